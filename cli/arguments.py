@@ -1,0 +1,70 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsiseg.errors import MissingSpacingError
+from wsiseg.options import Detector, TissueOptions
+
+__all__ = [
+    "DEFAULT_TISSUE",
+    "MinTissue",
+    "Mpp",
+    "Out",
+    "Reader",
+    "Slides",
+    "Tissue",
+    "parse_mpp",
+]
+
+DEFAULT_TISSUE = TissueOptions()
+
+Slides = Annotated[
+    list[str],
+    typer.Argument(
+        help="Slide files, folders, globs, URLs, or a CSV with the columns slide,mpp.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Mpp = Annotated[
+    str | None,
+    typer.Option(
+        "--mpp", help="µm per pixel at level 0, for slides that do not say: 0.25, or x,y: 0.25,0.26."
+    ),
+]
+Reader = Annotated[
+    str | None,
+    typer.Option("--reader", help="Force tiff, openslide, omezarr, dicom or image."),
+]
+Tissue = Annotated[Detector, typer.Option("--tissue", help="Tissue detector.")]
+MinTissue = Annotated[
+    float,
+    typer.Option(
+        "--min-tissue", min=0.0, max=1.0, help="Least share of tissue for a patch to be used."
+    ),
+]
+
+
+def parse_mpp(text: str | None) -> float | tuple[float, float] | None:
+    """Return `--mpp` as a number, or (x, y).
+
+    Raises
+    ------
+    MissingSpacingError
+        If it is neither one number nor two with a comma between.
+    """
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 1:
+        return values[0]
+    if len(values) == 2:
+        return values[0], values[1]
+    raise MissingSpacingError(f"--mpp {text}: needed a number such as 0.25, or x,y: 0.25,0.26")
+

@@ -1,0 +1,71 @@
+"""`wsiseg`: declares the commands, prints errors as one line."""
+
+import logging
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from wsiseg.errors import WsisegError
+from wsiseg_cli import demo, info, models, segment, tiles, tissue, verify_geojson
+from wsiseg_cli.console import log
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="wsiseg", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+)
+app.command("demo")(demo.demo)
+app.command("segment")(segment.segment)
+app.command("info")(info.info)
+app.command("tissue")(tissue.tissue)
+app.command("tiles")(tiles.tiles)
+app.add_typer(models.app, name="models")
+app.command("verify-geojson")(verify_geojson.verify_geojson)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import wsiseg
+
+        typer.echo(f"wsiseg {wsiseg.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Whole-slide images in, QuPath annotations out."""
+    if debug:
+        logging.basicConfig()
+        logging.getLogger("wsiseg").setLevel(logging.DEBUG)
+
+
+def main() -> None:
+    """Run the command line; exit 0 when all went well, 1 when something failed, 2 on wrong usage."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except WsisegError as error:
+        if "--debug" in sys.argv:
+            raise
+        log().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        text = f"unexpected {type(error).__name__}: {error}; run with --debug and report it"
+        log().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        log().print("stopped; finished slides stay as they are", style="yellow")
+        raise SystemExit(130) from None
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    log().print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,53 @@
+"""`wsiseg tiles`: patches of tissue as PNG."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsiseg.options import TissueOptions
+from wsiseg_cli.arguments import DEFAULT_TISSUE, MinTissue, Mpp, Out, Reader, Slides, Tissue, parse_mpp
+from wsiseg_cli.console import log
+
+__all__ = ["tiles"]
+
+
+def tiles(
+    slides: Slides,
+    out: Out = Path("tiles"),
+    spacing: Annotated[float, typer.Option(help="µm per pixel of the patches.")] = 0.5,
+    patch: Annotated[int, typer.Option(min=1, help="Side of a patch in pixels.")] = 256,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Distance between patches; default: the patch.")
+    ] = None,
+    coordinates_only: Annotated[
+        bool, typer.Option("--coordinates-only", help="Write tiles.csv without pictures.")
+    ] = False,
+    mpp: Mpp = None,
+    reader: Reader = None,
+    tissue: Tissue = DEFAULT_TISSUE.detector,
+    min_tissue: MinTissue = 0.5,
+    recursive: bool = typer.Option(False, "--recursive", help="Look into subfolders."),
+    nested: bool = typer.Option(False, "--nested", help="Tell slides of one name apart."),
+) -> None:
+    """Export tissue patches as PNG with their coordinates, in OUT/<slide>/."""
+    from wsiseg.run import list_slides, tiles_folder
+
+    jobs = list_slides(
+        slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
+    )
+    report = tiles_folder(
+        jobs,
+        out,
+        spacing_um=spacing,
+        patch=patch,
+        stride=stride,
+        pictures=not coordinates_only,
+        options=TissueOptions(detector=tissue, min_fraction=min_tissue),
+    )
+    for row in report.done:
+        typer.echo(row.folder)
+    for row in report.failures:
+        log().print(f"failed: {row.error}", style="red", markup=False, soft_wrap=True)
+    if report.failures:
+        raise typer.Exit(1)

@@ -1,0 +1,81 @@
+"""Whole-slide images and CT/MRI volumes in, annotations out.
+
+The flow, in order::
+
+    slide = wsiseg.open("case.svs")                        # source: a lazy pyramid
+    tissue = wsiseg.find_tissue(slide)                     # tissue: where it is worth looking
+    model = wsiseg.load_model("breast-tumour-demo")        # model: a card and its networks
+    plan = wsiseg.plan(slide, model)                       # engine: tiles, bytes, seconds
+    result = wsiseg.segment(slide, model)                  # engine -> stitch -> annotations
+    result.write("out/")                                   # files people open
+
+Names are loaded on first use, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "open": "wsiseg.source",
+    "Pyramid": "wsiseg.source",
+    "Level": "wsiseg.source",
+    "View": "wsiseg.source",
+    "Box": "wsiseg.geometry",
+    "Spacing": "wsiseg.geometry",
+    "LevelInfo": "wsiseg.geometry",
+    "Grid": "wsiseg.grid",
+    "Tile": "wsiseg.grid",
+    "TissueMask": "wsiseg.tissue",
+    "find_tissue": "wsiseg.tissue",
+    "Model": "wsiseg.model",
+    "ModelCard": "wsiseg.model",
+    "load_model": "wsiseg.model",
+    "list_models": "wsiseg.model",
+    "Plan": "wsiseg.engine",
+    "Annotations": "wsiseg.annotations",
+    "write_geojson": "wsiseg.annotations",
+    "read_geojson": "wsiseg.annotations",
+    "verify_geojson": "wsiseg.annotations",
+    "HeatmapStore": "wsiseg.stitch",
+    "Result": "wsiseg.result",
+    "plan": "wsiseg.pipeline",
+    "segment": "wsiseg.pipeline",
+    "segment_folder": "wsiseg.run",
+    "SegmentOptions": "wsiseg.options",
+    "TissueOptions": "wsiseg.options",
+    "ExportOptions": "wsiseg.options",
+    "RunOptions": "wsiseg.options",
+    "WsisegError": "wsiseg.errors",
+    "WsisegWarning": "wsiseg.errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from wsiseg.annotations import Annotations, read_geojson, verify_geojson, write_geojson
+    from wsiseg.engine import Plan
+    from wsiseg.errors import WsisegError, WsisegWarning
+    from wsiseg.geometry import Box, LevelInfo, Spacing
+    from wsiseg.grid import Grid, Tile
+    from wsiseg.model import Model, ModelCard, list_models, load_model
+    from wsiseg.options import ExportOptions, RunOptions, SegmentOptions, TissueOptions
+    from wsiseg.pipeline import plan, segment
+    from wsiseg.result import Result
+    from wsiseg.run import segment_folder
+    from wsiseg.source import Level, Pyramid, View, open
+    from wsiseg.stitch import HeatmapStore
+    from wsiseg.tissue import TissueMask, find_tissue
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wsiseg' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,66 @@
+"""QuPath's 0.01 px grid: what rounding to it does to polygons."""
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.errors import GEOSException
+
+from wsiseg.annotations._ragged import Points, Ragged
+
+__all__ = ["GRID", "count_parts", "is_kept_by_rounding", "reduce_to_grid", "round_points"]
+
+GRID = 0.01
+"""Pixels; QuPath from 0.6 rounds outlines to it when it loads them."""
+
+DECIMALS = 2
+
+LONGEST_EDGE = 100.0
+"""Pixels: 1 / 100 is more than half a grid cell's diagonal, 0.0071."""
+
+
+def round_points(points: Points) -> Points:
+    """Return coordinates rounded to the grid, without -0.0."""
+    rounded: Points = np.round(points, DECIMALS) + 0.0
+    return rounded
+
+
+@np.errstate(all="ignore")  # denormal coordinates
+def reduce_to_grid(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Return geometries as QuPath from 0.6 reduces them, `None` where it raises.
+
+    Notes
+    -----
+    QuPath reduces with JTS's snap rounding (Hobby 1999, doi:10.1016/S0925-7721(99)00021-8). GEOS is
+    the same code in C++, and raises, repairs and empties the same outlines.
+    """
+    try:
+        return np.asarray(shapely.set_precision(geometries, GRID), dtype=object)
+    except GEOSException:
+        if len(geometries) == 1:
+            return np.array([None], dtype=object)
+    half = len(geometries) // 2  # a few bad ones among many: found by halving
+    return np.concatenate([reduce_to_grid(geometries[:half]), reduce_to_grid(geometries[half:])])
+
+
+def is_kept_by_rounding(ragged: Ragged) -> NDArray[np.bool_]:
+    """Return (n,), true for objects that `reduce_to_grid` surely keeps if they are valid.
+
+    Notes
+    -----
+    On whole pixels a vertex off an edge of length l is at least 1 / l away from it, and at least 1
+    from an edge along an axis: out of reach of the rounding unless the edge is very long.
+    """
+    fractional = (np.round(ragged.points) != ragged.points).any(axis=1)
+    edges = ragged.edges()
+    slanted = (edges != 0).all(axis=1) & (np.hypot(*edges.T) > LONGEST_EDGE)
+    return ~ragged.any_of_objects(fractional | slanted)
+
+
+def count_parts(
+    geometries: NDArray[np.object_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (n,) parts and (n,) holes of polygonal geometries; 0 for what is empty or `None`."""
+    several, owner = shapely.get_parts(geometries, return_index=True)
+    parts = np.bincount(owner[~shapely.is_empty(several)], minlength=len(geometries))
+    rings = np.repeat(owner, shapely.get_num_interior_rings(several))
+    return parts, np.bincount(rings, minlength=len(geometries))

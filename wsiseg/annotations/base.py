@@ -1,0 +1,86 @@
+"""What people see: polygons with a class, in columns so that a million of them fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.errors import AnnotationError
+from wsiseg.geometry import Box, Spacing
+
+__all__ = ["AnnotationClass", "Annotations", "Frame", "ImageRef", "ObjectType"]
+
+Frame = Literal["level0", "qupath"]
+ObjectType = Literal["annotation", "detection", "tile", "cell"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationClass:
+    """A class and its colour, RGB 0-255."""
+
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """The image that annotations belong to."""
+
+    name: str
+    shape: tuple[int, int]
+    """Level-0 pixels (y, x) of the whole image."""
+
+    spacing: Spacing
+    """Level-0 µm per pixel (y, x)."""
+
+    vendor: str = "generic"
+    bounds: Box | None = None
+    """Level-0 pixels; the part QuPath shows, where the vendor declares one."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Polygons of one image, held in columns.
+
+    Parameters
+    ----------
+    geometries
+        Object array (n,) of shapely `Polygon` in pixels of `frame`, (x, y), y down, pixel corners.
+    class_index
+        Integers (n,), each an index into `classes`.
+    classes
+        The classes with their colours.
+    measurements
+        Name with unit -> float64 (n,); NaN where an object has no such measurement.
+    image
+        The image they belong to.
+    frame
+        `level0`: pixels of the whole level-0 image. `qupath`: pixels of the image QuPath shows.
+    object_type
+        QuPath's object type for all of them.
+    """
+
+    geometries: NDArray[np.object_]
+    class_index: NDArray[np.int64]
+    classes: tuple[AnnotationClass, ...]
+    image: ImageRef
+    measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    frame: Frame = "level0"
+    object_type: ObjectType = "annotation"
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.geometries), len(self.class_index)}
+        lengths |= {len(column) for column in self.measurements.values()}
+        if len(lengths) != 1:
+            raise AnnotationError(f"columns differ in length: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.geometries)
+
+    def to_geopandas(self) -> Any:
+        """Return a GeoDataFrame (needs the extra `notebook`)."""
+        from wsiseg.annotations.geoparquet import to_geopandas
+
+        return to_geopandas(self)

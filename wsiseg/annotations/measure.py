@@ -1,0 +1,33 @@
+"""How large polygons are.
+
+Polygons of a mask also bring exact figures along: `TracedPolygons.pixels`, and the mean probability
+over exactly their pixels in `TracedPolygons.probability`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+__all__ = ["area_mm2", "area_um2"]
+
+
+def area_um2(geometries: NDArray[np.object_], *, pixel: Sequence[float]) -> NDArray[np.float64]:
+    """Return areas (n,) in µm², holes not counted.
+
+    Parameters
+    ----------
+    geometries
+        Polygons (n,) in pixels.
+    pixel
+        Sides of one of these pixels in µm, (y, x): the level-0 spacing for level-0 polygons.
+    """
+    areas: NDArray[np.float64] = shapely.area(geometries) * math.prod(pixel)
+    return areas
+
+
+def area_mm2(geometries: NDArray[np.object_], *, pixel: Sequence[float]) -> NDArray[np.float64]:
+    """Return areas (n,) in mm² of polygons in pixels of `pixel` µm, (y, x)."""
+    return area_um2(geometries, pixel=pixel) / 1e6

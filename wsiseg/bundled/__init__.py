@@ -1,0 +1,1 @@
+"""Slides and models that come with wsiseg: data only."""

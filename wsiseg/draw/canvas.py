@@ -1,0 +1,108 @@
+"""Text on pixels, and pixels into a file."""
+
+import errno
+import os
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from wsiseg.draw.palette import Color
+from wsiseg.errors import AnnotationError, DiskFullError, RunError
+
+__all__ = ["Pixels", "checked", "line_height", "save_png", "shortened", "text_width", "write_text"]
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+INK: Color = (26, 26, 26)
+PAPER: Color = (255, 255, 255)
+
+
+def checked(pixels: Pixels) -> Pixels:
+    """Return `pixels` as they are, or say what is wrong with them."""
+    array = np.asarray(pixels)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise AnnotationError(
+            f"a picture needs uint8 (h, w, 3) with at least one pixel, got {array.dtype} "
+            f"{array.shape}"
+        )
+    return array
+
+
+def write_text(
+    pixels: Pixels,
+    text: str,
+    at: tuple[int, int],
+    size: int,
+    *,
+    color: Color = INK,
+    halo: Color | None = None,
+) -> None:
+    """Write one line of text into `pixels`, its line box starting at `at` (y, x).
+
+    `halo` draws an edge around the letters, so that they can be read on any background.
+    """
+    image = Image.fromarray(pixels)
+    edge = 0 if halo is None else max(1, size // 7)
+    ImageDraw.Draw(image).text(
+        (at[1], at[0]), text, fill=color, font=_font(size), stroke_width=edge, stroke_fill=halo
+    )
+    pixels[:] = np.asarray(image)
+
+
+def text_width(text: str, size: int) -> int:
+    """Return the width of one line of text in pixels."""
+    return int(_font(size).getlength(text) + 0.999)
+
+
+def line_height(size: int) -> int:
+    """Return the height of a line of text in pixels, letters with descenders included."""
+    return int(_font(size).getbbox("Ågµ|")[3] + 0.999)
+
+
+def shortened(text: str, size: int, width: int) -> str:
+    """Return `text`, cut and ended with an ellipsis if it is wider than `width` pixels."""
+    if text_width(text, size) <= width:
+        return text
+    while text and text_width(text + "…", size) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def save_png(path: str | Path, pixels: Pixels) -> None:
+    """Write `pixels`, uint8 (h, w, 3), as PNG.
+
+    The same pixels give the same bytes: no times, no metadata. The file appears under its name
+    when it is complete.
+
+    Raises
+    ------
+    AnnotationError
+        If these are not pixels.
+    DiskFullError
+        If there is no room left.
+    RunError
+        If the file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    image = Image.fromarray(checked(pixels))
+    try:
+        image.save(part, format="PNG", compress_level=6)
+        part.replace(path)
+    except OSError as error:
+        kind = DiskFullError if error.errno == errno.ENOSPC else RunError
+        raise kind(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise RunError("text cannot be drawn: Pillow was built without FreeType; reinstall pillow")
+    return font

@@ -1,0 +1,187 @@
+"""The one picture of a slide: thumbnail, tissue outline, classes, scale bar and legend."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from wsiseg.draw.canvas import (
+    INK,
+    PAPER,
+    Pixels,
+    checked,
+    line_height,
+    shortened,
+    text_width,
+    write_text,
+)
+from wsiseg.draw.overlay import FILL, Shapes, fill, outline
+from wsiseg.draw.palette import Color, class_color
+from wsiseg.draw.scale_bar import ScaleBar
+
+__all__ = ["DrawnClass", "overview"]
+
+SMALLEST_SIDE = 480
+"""Pictures whose longer side is shorter are enlarged by a whole factor."""
+
+NARROWEST = 320
+"""Of the panel below the picture, so that a legend fits."""
+
+TISSUE_LINE: Color = (20, 20, 20)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnClass:
+    """One class on a picture.
+
+    Parameters
+    ----------
+    name
+        For the legend.
+    color
+        RGB 0-255; `None`: one of a palette for any colour vision.
+    shapes
+        Polygons in pixels of the picture, (x, y), pixel corners: shapely geometries, or arrays
+        (n, 2).
+    note
+        Written behind the name, such as an area.
+    """
+
+    name: str
+    color: Color | None = None
+    shapes: Shapes = field(default=())
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing in the panel: a swatch (or the scale bar) with its text."""
+
+    text: str
+    swatch: int
+    """Width in pixels."""
+
+    color: Color
+    kind: str
+    """`bar`, `line` or `area`."""
+
+
+def overview(
+    pixels: Pixels,
+    um_per_pixel: float,
+    *,
+    tissue: Shapes = (),
+    classes: Sequence[DrawnClass] = (),
+    tissue_note: str = "",
+) -> Pixels:
+    """Return the picture with everything drawn on it, and a panel with scale bar and legend below.
+
+    Parameters
+    ----------
+    pixels
+        Thumbnail, uint8 (h, w, 3).
+    um_per_pixel
+        Of the thumbnail, along x.
+    tissue
+        Polygons in pixels of the thumbnail: outlined, not filled.
+    classes
+        Filled and outlined in this order; each has its line in the legend.
+    tissue_note
+        Written behind "Tissue" in the legend, such as an area.
+
+    Returns
+    -------
+    uint8 (h, w, 3)
+        Nothing is written over the slide: texts stand in the panel, on white. Thumbnails with a
+        longer side below 480 pixels are enlarged by a whole factor.
+
+    Raises
+    ------
+    AnnotationError
+        If these are not pixels, the pixel size is not positive, or a shape is no polygon.
+    """
+    tissue = list(tissue)
+    zoom = max(1, -(-SMALLEST_SIDE // max(checked(pixels).shape[:2])))
+    picture = pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    thick = max(1, round(max(picture.shape[:2]) / 700))
+    colors = [c.color or class_color(i) for i, c in enumerate(classes)]
+    for known, color in zip(classes, colors, strict=True):
+        shapes = _zoomed(known.shapes, zoom)
+        picture = outline(fill(picture, shapes, color, opacity=FILL), shapes, color, width=thick)
+    if tissue:
+        shapes = _zoomed(tissue, zoom)
+        picture = outline(picture, shapes, TISSUE_LINE, width=thick, casing=PAPER)
+    width = max(NARROWEST, picture.shape[1])
+    size = int(np.clip(width / 55, 13, 24))
+    bar = ScaleBar.fitting(um_per_pixel / zoom, max(0.25 * picture.shape[1], 60))
+    entries = [Entry(bar.label, bar.pixels, INK, "bar")]
+    if tissue or tissue_note:
+        entries.append(Entry(f"Tissue  {tissue_note}".strip(), 2 * size, TISSUE_LINE, "line"))
+    for known, color in zip(classes, colors, strict=True):
+        text = f"{known.name}  {known.note}".strip()
+        entries.append(Entry(text, 2 * size, color, "area"))
+    return _with_panel(picture, _panel(entries, width, size))
+
+
+def _zoomed(shapes: Shapes, zoom: int) -> list[object]:
+    """Return polygons in pixels of the enlarged picture."""
+    if zoom == 1:
+        return list(shapes)
+    import shapely
+
+    return [
+        shape * zoom
+        if isinstance(shape, np.ndarray)
+        else shapely.transform(shape, lambda points: points * zoom)
+        for shape in shapes
+    ]
+
+
+def _with_panel(picture: Pixels, panel: Pixels) -> Pixels:
+    """Return the picture, centred above the panel."""
+    height, width = picture.shape[:2]
+    out = np.full((height + panel.shape[0], panel.shape[1], 3), PAPER, np.uint8)
+    left = (panel.shape[1] - width) // 2
+    out[:height, left : left + width] = picture
+    out[height:] = panel
+    return out
+
+
+def _panel(entries: Sequence[Entry], width: int, size: int) -> Pixels:
+    """Return the entries from left to right, in as many rows as they need, on white."""
+    row, gap = line_height(size) + size // 2, size
+    inner = width - 2 * gap
+    places, x, y = [], 0, 0
+    for entry in entries:
+        text = shortened(entry.text, size, inner - entry.swatch - gap // 2)
+        wide = entry.swatch + gap // 2 + text_width(text, size)
+        if x and x + wide > inner:
+            x, y = 0, y + row
+        places.append((entry, text, x + gap, y + gap // 2))
+        x += wide + 2 * gap
+    panel = np.full((y + row + gap, width, 3), PAPER, np.uint8)
+    for entry, text, left, top in places:
+        _draw_swatch(panel, entry, left, top, size)
+        at = top + size // 4, left + entry.swatch + gap // 2
+        write_text(panel, text, at, size)
+    return panel
+
+
+def _draw_swatch(panel: Pixels, entry: Entry, left: int, top: int, size: int) -> None:
+    """Draw what stands before the text: the bar, a piece of line, or a filled box."""
+    right = left + entry.swatch
+    middle = top + (line_height(size) + size // 2) // 2
+    half = size // 2
+    if entry.kind == "bar":
+        panel[middle - 1 : middle + 2, left:right] = entry.color
+        for x in (left, right - 2):
+            panel[middle - half // 2 - 1 : middle + half // 2 + 2, max(x, left) : x + 2] = (
+                entry.color
+            )
+    elif entry.kind == "line":
+        panel[middle - 1 : middle + 1, left:right] = entry.color
+    else:
+        box = panel[middle - half : middle + half, left:right]
+        box[:] = np.rint(box * (1 - FILL) + np.array(entry.color) * FILL).astype(np.uint8)
+        cv2.rectangle(panel, (left, middle - half), (right - 1, middle + half - 1), entry.color, 2)

@@ -1,0 +1,118 @@
+"""From masks to annotations: exact outlines in level-0 pixels, with measurements."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsiseg.annotations import AnnotationClass, Annotations, ImageRef
+from wsiseg.annotations.simplify import drop_small, simplify
+from wsiseg.annotations.trace import TracedPolygons, to_level0, trace_labels
+from wsiseg.model import ModelCard
+from wsiseg.options import ExportOptions
+from wsiseg.source import Pyramid
+from wsiseg.stitch import HeatmapStore, LabelStore
+from wsiseg.tissue import TissueMask
+
+__all__ = ["AREA", "PROBABILITY", "annotate_labels", "annotate_tissue", "image_ref"]
+
+AREA = "wsiseg: Area mm^2"
+PROBABILITY = "wsiseg: Mean probability"
+TISSUE = AnnotationClass("Tissue", (128, 128, 128))
+
+
+def image_ref(slide: Pyramid) -> ImageRef:
+    """Return what annotations need to know of their slide."""
+    metadata = slide.metadata
+    return ImageRef(
+        name=slide.name,
+        shape=(slide.shape[0], slide.shape[1]),
+        spacing=slide.spacing,
+        vendor=metadata.vendor,
+        bounds=metadata.bounds,
+    )
+
+
+def annotate_labels(
+    labels: LabelStore,
+    heatmap: HeatmapStore,
+    card: ModelCard,
+    image: ImageRef,
+    options: ExportOptions,
+) -> Annotations:
+    """Return the objects of a mask, each with its area and mean probability.
+
+    Parameters
+    ----------
+    labels, heatmap
+        The last stage's, on the same grid.
+    image
+        The slide; polygons are cut at its edge, since the last mask pixel may overhang.
+    options
+        Small objects and holes are dropped first, then outlines are simplified, if asked for.
+    """
+    traced = trace_labels(
+        labels.labels, probability=_OwnProbability(labels, heatmap, card)
+    )
+    classes = tuple(AnnotationClass(spec.name, spec.color) for spec in card.classes[1:])
+    measured = {PROBABILITY: traced.probability} if traced.probability is not None else {}
+    return _annotations(traced, labels.downsample, labels.placement.origin, classes, measured, image, options)
+
+
+def annotate_tissue(tissue: TissueMask, image: ImageRef, options: ExportOptions) -> Annotations:
+    """Return the pieces of tissue, each with its area."""
+    traced = trace_labels(tissue.mask.astype(np.uint8))
+    return _annotations(traced, tissue.downsample, (0.0, 0.0), (TISSUE,), {}, image, options)
+
+
+def _annotations(
+    traced: TracedPolygons,
+    downsample: Sequence[float],
+    origin: Sequence[float],
+    classes: tuple[AnnotationClass, ...],
+    measured: dict[str, NDArray[np.float64]],
+    image: ImageRef,
+    options: ExportOptions,
+) -> Annotations:
+    polygons = to_level0(
+        traced.geometries, downsample=downsample, origin=origin, size=image.shape
+    )
+    pixel_um2 = image.spacing.area_um2
+    polygons, kept = drop_small(
+        polygons,
+        min_area=options.min_area_um2,
+        min_hole=options.min_hole_um2,
+        pixel_area=pixel_um2,
+    )
+    polygons = simplify(polygons, options.simplify_um, pixel=image.spacing.um)
+    measurements = {AREA: shapely.area(polygons) * pixel_um2 / 1e6}
+    measurements |= {name: column[kept] for name, column in measured.items()}
+    return Annotations(
+        geometries=polygons,
+        class_index=traced.values[kept] - 1,
+        classes=classes,
+        image=image,
+        measurements=measurements,
+        object_type=options.object_type,
+    )
+
+
+class _OwnProbability:
+    """Codes of the probability of each pixel's own class, read in rows like the labels."""
+
+    def __init__(self, labels: LabelStore, heatmap: HeatmapStore, card: ModelCard) -> None:
+        self.shape = labels.shape
+        self._labels = labels.labels
+        self._codes = heatmap.codes
+        names = [spec.name for spec in card.classes]
+        self._channel = {names.index(name): i for i, name in enumerate(heatmap.channels)}
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        labels = np.asarray(self._labels[rows])
+        codes: NDArray[Any] = np.asarray(self._codes[:, rows])
+        out = np.zeros(labels.shape, np.uint8)
+        for value, channel in self._channel.items():
+            np.copyto(out, codes[channel], where=labels == value)
+        return out

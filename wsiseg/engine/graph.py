@@ -1,0 +1,160 @@
+"""The stage graph of a card laid over one slide: which grid, which pixels, which output."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.engine.inputs import HeatmapInput, Readable
+from wsiseg.errors import ModelError, SpacingUnavailableError
+from wsiseg.geometry import Box, Spacing
+from wsiseg.grid import Grid
+from wsiseg.model.card import InputSpec, ModelCard, StageSpec
+from wsiseg.resample import target_shape
+from wsiseg.source import Pyramid, View
+from wsiseg.stitch import HeatmapStore, Placement
+from wsiseg.tissue import TissueMask
+
+__all__ = ["StageInput", "StageSetup", "connect", "lay_out", "select_tiles"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageInput:
+    """One input of a stage, on its own grid of pixels over the slide."""
+
+    spec: InputSpec
+    shape: tuple[int, ...]
+    downsample: tuple[float, ...]
+    """Level-0 pixels per input pixel, per axis."""
+
+    spacing: Spacing
+    """Effective µm per pixel; what was asked for is in `requested`."""
+
+    requested: Spacing
+    view: View | None
+    """The slide at that spacing; `None` for the output of an earlier stage."""
+
+    def box_of(self, read: Box, reference: "StageInput") -> Box:
+        """Return this input's patch whose centre is that of `read`, a box of the reference."""
+        if self.downsample == reference.downsample and self.spec.patch == read.shape:
+            return read
+        start = []
+        for axis, size in enumerate(self.spec.patch):
+            centre = (read.start[axis] + read.stop[axis]) / 2 * reference.downsample[axis]
+            start.append(round(centre / self.downsample[axis] - size / 2))
+        return Box(tuple(start), tuple(a + n for a, n in zip(start, self.spec.patch, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class StageSetup:
+    """A stage of the card with its place on the slide. The first input is the reference."""
+
+    spec: StageSpec
+    inputs: tuple[StageInput, ...]
+    grid: Grid
+    """Over the pixels of the reference input."""
+
+    channels: tuple[str, ...]
+    """Names of the output's channels: the classes."""
+
+    @property
+    def reference(self) -> StageInput:
+        """The input whose pixels the grid counts."""
+        return self.inputs[0]
+
+    @property
+    def placement(self) -> Placement:
+        """Where the output lies: a pixel per tile of a classifier, else per reference pixel."""
+        dense = Placement(self.grid.shape, self.reference.spacing, self.reference.downsample)
+        return dense.cells(self.grid) if self.spec.kind == "classifier" else dense
+
+
+def lay_out(card: ModelCard, pyramid: Pyramid) -> tuple[StageSetup, ...]:
+    """Return the stages of `card` laid over the slide; reads no pixels.
+
+    Raises
+    ------
+    MissingSpacingError
+        If the slide does not know its pixel size.
+    SpacingUnavailableError
+        If a stage wants finer pixels than the slide has, or the slide's size puts a whole view
+        outside the range the card allows.
+    """
+    names = tuple(spec.name for spec in card.classes)
+    return tuple(_lay_out_stage(stage, pyramid, names) for stage in card.stages)
+
+
+def _lay_out_stage(stage: StageSpec, pyramid: Pyramid, classes: tuple[str, ...]) -> StageSetup:
+    inputs = tuple(_lay_out_input(stage, spec, pyramid) for spec in stage.inputs)
+    shape, patch = inputs[0].shape, inputs[0].spec.patch
+    if stage.extent == "whole":
+        grid = Grid.of_patches(shape, patch)
+    elif stage.kind == "classifier":
+        stride = inputs[0].spec.stride or patch
+        spare = [p - s for p, s in zip(patch, stride, strict=True)]
+        halo = tuple(n // 2 for n in spare)
+        grid = Grid(shape, stride, halo, overlap=tuple(n % 2 for n in spare))
+    else:
+        grid = Grid.of_patches(shape, patch, stride=inputs[0].spec.stride, halo=stage.output.halo)
+    return StageSetup(spec=stage, inputs=inputs, grid=grid, channels=classes)
+
+
+def _lay_out_input(stage: StageSpec, spec: InputSpec, pyramid: Pyramid) -> StageInput:
+    if stage.extent == "whole":
+        wanted = _whole_spacing(stage, spec, pyramid)
+    else:
+        if spec.spacing_um is None:
+            raise ModelError(f"stage {stage.name!r}: extent 'window' needs spacing_um in the card")
+        wanted = Spacing(spec.spacing_um)
+    if spec.source == "slide":
+        exact = stage.extent == "whole"
+        view = View(pyramid, wanted, spec.spacing_tolerance, exact=exact)
+        return StageInput(spec, view.shape, view.downsample, view.spacing, wanted, view)
+    # A heatmap has no pixels of its own to respect: it is read where the slide's would be.
+    view = View(pyramid, wanted, spec.spacing_tolerance, exact=stage.extent == "whole")
+    shape = target_shape(pyramid.shape, view.downsample)
+    return StageInput(spec, shape, view.downsample, view.spacing, wanted, None)
+
+
+def _whole_spacing(stage: StageSpec, spec: InputSpec, pyramid: Pyramid) -> Spacing:
+    """Return the spacing at which the whole slide just fits in the patch, aspect kept."""
+    extent = zip(pyramid.shape, pyramid.spacing.um, spec.patch, strict=True)
+    um = max(n * size / p for n, size, p in extent)
+    low, high = spec.spacing_range_um or (0.0, float("inf"))
+    if not low <= um <= high:
+        raise SpacingUnavailableError(
+            f"{pyramid.name}: stage {stage.name!r} sees the whole slide in "
+            f"{' x '.join(map(str, spec.patch))} pixels: that is {um:.3g} µm per pixel here, the "
+            f"card allows {low:g} to {high:g}; use a model for slides of this size"
+        )
+    return Spacing((um,) * len(spec.patch))
+
+
+def connect(setup: StageSetup, outputs: Mapping[str, HeatmapStore]) -> tuple[Readable, ...]:
+    """Return what each input of a stage reads from, given what earlier stages wrote."""
+    readables: list[Readable] = []
+    for item in setup.inputs:
+        if item.view is not None:
+            readables.append(item.view)
+            continue
+        heatmap = outputs[item.spec.source]
+        channels = [heatmap.channels.index(name) for name in item.spec.channels]
+        pairs = zip(item.downsample, heatmap.downsample, strict=True)
+        ratio = tuple(mine / theirs for mine, theirs in pairs)
+        pairs = zip(heatmap.placement.origin, heatmap.downsample, strict=True)
+        offset = tuple(start / d for start, d in pairs)
+        readables.append(HeatmapInput(heatmap, channels, ratio, item.shape, offset=offset))
+    return tuple(readables)
+
+
+def select_tiles(setup: StageSetup, tissue: TissueMask, min_fraction: float) -> NDArray[np.bool_]:
+    """Return which tiles of a stage have enough tissue, bool of `grid.counts`.
+
+    A tile of a dense stage decides many pixels, so any tissue in it counts; a view of the whole
+    slide is always looked at.
+    """
+    if setup.spec.extent == "whole":
+        return np.ones(setup.grid.counts, np.bool_)
+    least = min_fraction if setup.spec.kind == "classifier" else 0.0
+    return tissue.select(setup.grid, setup.reference.downsample, least)

@@ -1,0 +1,177 @@
+"""Every error and warning wsiseg raises on purpose.
+
+* WsisegError
+  + SourceError                  a slide or volume cannot be opened or read
+    - UnsupportedFormatError     no reader knows this file
+    - DamagedFileError           (OSError) the file, or a tile of it, cannot be decoded
+    - MissingSpacingError        (ValueError) the file does not say how large a pixel is
+    - LevelError                 (IndexError) the pyramid has no such level
+  + GridError                    (ValueError) the tiling asked for cannot exist
+  + TissueError                  tissue cannot be looked for
+  + ModelError                   a model cannot be used
+    - ModelCardError             (ValueError) the card is missing, malformed or of an unknown version
+    - WeightsError               weights are missing, changed, or unsafe to load
+    - SpacingUnavailableError    the model wants finer pixels than the slide has
+    - OutputShapeError           the network returned something the card does not promise
+  + HeatmapError                 a heatmap cannot be written or read
+    - HeatmapExistsError         (FileExistsError) it is there already
+    - UnfinishedHeatmapError     it was never finished
+  + PlanError                    a run cannot be planned
+    - MemoryBudgetError          the plan needs more memory than allowed
+  + AnnotationError              (ValueError) annotations cannot be made, written or read
+    - LabelError                 a class name or value is unknown
+  + TrainingError                a network cannot be trained as asked
+  + RunError                     a run over slides cannot go on
+    - LeaseError                 somebody else holds the slide
+    - DiskFullError              (OSError) no room left for the output
+* WsisegWarning (UserWarning)
+  + EmptyTissueWarning           no tissue was found
+  + IncompleteSlideWarning       part of the slide could not be used
+
+Messages read *what failed: needed, found; what to do*. Every error takes one positional argument,
+so that it survives the way back from a worker process.
+"""
+
+from pathlib import Path
+
+__all__ = [
+    "AnnotationError",
+    "DamagedFileError",
+    "DiskFullError",
+    "EmptyTissueWarning",
+    "GridError",
+    "HeatmapError",
+    "HeatmapExistsError",
+    "IncompleteSlideWarning",
+    "LabelError",
+    "LeaseError",
+    "LevelError",
+    "MemoryBudgetError",
+    "MissingSpacingError",
+    "ModelCardError",
+    "ModelError",
+    "OutputShapeError",
+    "PlanError",
+    "RunError",
+    "SourceError",
+    "SpacingUnavailableError",
+    "TissueError",
+    "TrainingError",
+    "UnfinishedHeatmapError",
+    "UnsupportedFormatError",
+    "WeightsError",
+    "WsisegError",
+    "WsisegWarning",
+]
+
+
+class WsisegError(Exception):
+    """Root of all wsiseg errors; the command line prints it as one line, without a traceback."""
+
+
+class SourceError(WsisegError):
+    """A slide or volume cannot be opened or read."""
+
+    def __init__(self, message: str, *, path: Path | str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class UnsupportedFormatError(SourceError):
+    """No reader knows this file."""
+
+
+class DamagedFileError(SourceError, OSError):
+    """The file, or a tile of it, cannot be decoded."""
+
+
+class MissingSpacingError(SourceError, ValueError):
+    """The file does not say how large a pixel is, or says something absurd."""
+
+
+class LevelError(SourceError, IndexError):
+    """The pyramid has no such level."""
+
+
+class GridError(WsisegError, ValueError):
+    """The tiling asked for cannot exist."""
+
+
+class TissueError(WsisegError):
+    """Tissue cannot be looked for."""
+
+
+class ModelError(WsisegError):
+    """A model cannot be used."""
+
+
+class ModelCardError(ModelError, ValueError):
+    """A model card is missing, malformed or of an unknown version."""
+
+
+class WeightsError(ModelError):
+    """Weights are missing, differ from their hash, or are unsafe to load."""
+
+
+class SpacingUnavailableError(ModelError):
+    """The model wants finer pixels than the slide has."""
+
+
+class OutputShapeError(ModelError):
+    """The network returned something its card does not promise."""
+
+
+class HeatmapError(WsisegError):
+    """A heatmap cannot be written or read."""
+
+
+class HeatmapExistsError(HeatmapError, FileExistsError):
+    """A heatmap is there already."""
+
+
+class UnfinishedHeatmapError(HeatmapError):
+    """A heatmap was never finished."""
+
+
+class PlanError(WsisegError):
+    """A run cannot be planned."""
+
+
+class MemoryBudgetError(PlanError):
+    """The plan needs more memory than allowed."""
+
+
+class AnnotationError(WsisegError, ValueError):
+    """Annotations cannot be made, written or read."""
+
+
+class LabelError(AnnotationError):
+    """A class name or label value is unknown."""
+
+
+class TrainingError(WsisegError):
+    """A network cannot be trained as asked."""
+
+
+class RunError(WsisegError):
+    """A run over slides cannot go on."""
+
+
+class LeaseError(RunError):
+    """Somebody else holds the slide."""
+
+
+class DiskFullError(RunError, OSError):
+    """No room left for the output."""
+
+
+class WsisegWarning(UserWarning):
+    """Root of all wsiseg warnings."""
+
+
+class EmptyTissueWarning(WsisegWarning):
+    """No tissue was found."""
+
+
+class IncompleteSlideWarning(WsisegWarning):
+    """Part of the slide could not be used."""

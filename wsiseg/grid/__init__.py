@@ -1,0 +1,5 @@
+"""Where we look: tiles that cover an image, and the order they are walked in."""
+
+from wsiseg.grid.grid import Grid, Tile
+
+__all__ = ["Grid", "Tile"]

@@ -1,0 +1,402 @@
+"""What is known about a network: `model.json`. Data, never code; imports no torch."""
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from wsiseg.errors import ModelCardError
+from wsiseg.geometry import COARSEST_UM, FINEST_UM
+
+__all__ = [
+    "Calibration",
+    "Check",
+    "ClassSpec",
+    "InputSpec",
+    "ModelCard",
+    "NormalizeStep",
+    "OutputSpec",
+    "Provenance",
+    "ScaleStep",
+    "StageSpec",
+    "Step",
+    "WeightsSpec",
+    "card_schema",
+]
+
+CARD_FILE = "model.json"
+"""Name of the card inside a model package."""
+
+SLIDE = "slide"
+"""What an input reads when it reads no earlier stage."""
+
+RGB = ("R", "G", "B")
+
+
+def _printable(name: str) -> str:
+    """Refuse what QuPath refuses (blank, line break) or silently changes (outer spaces)."""
+    if name != name.strip() or not name:
+        raise ValueError(f"name {name!r} is blank or has outer spaces; remove them")
+    if any(unicodedata.category(c) in {"Cc", "Zl", "Zp", "Cs"} for c in name):
+        raise ValueError(f"name {name!r} holds a line break or control character; remove it")
+    return name
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+SpacingUm = Annotated[float, Field(ge=FINEST_UM, le=COARSEST_UM)]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+
+class CardPart(BaseModel):
+    """A part of the card; a misspelled key is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ClassSpec(CardPart):
+    """One output class; the first is what stays unannotated."""
+
+    name: Label
+    color: tuple[Byte, Byte, Byte] = (64, 64, 64)
+
+
+class ScaleStep(CardPart):
+    """Divide every value."""
+
+    name: Literal["scale"]
+    divide_by: PositiveFloat
+
+
+class NormalizeStep(CardPart):
+    """Subtract a mean and divide by a standard deviation, per channel."""
+
+    name: Literal["normalize"]
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+
+
+Step = Annotated[ScaleStep | NormalizeStep, Field(discriminator="name")]
+
+
+class InputSpec(CardPart):
+    """One input of a stage. Sizes are pixels at `spacing_um`, one value per axis (y, x)."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: Annotated[str, Field(alias="from")]
+    """`slide`, or the output name of an earlier stage."""
+
+    channels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    """`R`, `G`, `B` of the slide, or class names of an earlier output."""
+
+    spacing_um: tuple[SpacingUm, ...] | None = None
+    """Required for extent `window`."""
+
+    spacing_tolerance: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """A level within this relative distance is read as it is, without resampling; a slide may be
+    coarser than `spacing_um` by this much at most."""
+
+    spacing_range_um: tuple[SpacingUm, SpacingUm] | None = None
+    """Allowed effective spacing of a letterboxed view; required for extent `whole`."""
+
+    patch: tuple[PositiveInt, ...]
+    stride: tuple[PositiveInt, ...] | None = None
+    """Distance between patches; default: the patch without its halo. First input only."""
+
+    steps: tuple[Step, ...] = ()
+
+
+class OutputSpec(CardPart):
+    """What a stage gives."""
+
+    name: Identifier
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    """What turns network values into probabilities; `none` where they are probabilities."""
+
+    halo: tuple[NonNegativeInt, ...] | None = None
+    """Pixels per side that are predicted and thrown away."""
+
+    blend: Literal["crop", "constant", "gaussian"] = "crop"
+
+
+class WeightsSpec(CardPart):
+    """Where the weights are and what they must hash to."""
+
+    file: FileName
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+    """`wsiseg.<name>`, `monai.<name>`, `timm.<name>`, or `onnx` for a graph that is complete."""
+
+    arguments: dict[str, int | float | bool | str | list[int] | list[float]] = {}
+    """Keyword arguments of the architecture. For `onnx` only `output`: the name of the graph's
+    output to use, where it has several."""
+
+    layout: Literal["channels_first", "channels_last"] | None = None
+    """Axis order of the inputs of an `onnx` graph; `None`: told by its declared shape."""
+
+
+class StageSpec(CardPart):
+    """One network and how it is walked over the slide."""
+
+    name: Identifier
+    kind: Literal["classifier", "segmenter"]
+    extent: Literal["window", "whole"] = "window"
+    inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=16)]
+    """The first input defines the grid."""
+
+    output: OutputSpec
+    weights: WeightsSpec
+
+    @model_validator(mode="after")
+    def _extent(self) -> Self:
+        window = self.extent == "window"
+        for i, spec in enumerate(self.inputs):
+            where = f"input {i} of stage {self.name!r}"
+            if window and (spec.spacing_um is None or spec.spacing_range_um is not None):
+                raise ValueError(f"{where}: extent 'window' needs spacing_um, no spacing_range_um")
+            if not window and (spec.spacing_um is not None or spec.spacing_range_um is None):
+                raise ValueError(f"{where}: extent 'whole' needs spacing_range_um, no spacing_um")
+            if spec.spacing_range_um and spec.spacing_range_um[0] > spec.spacing_range_um[1]:
+                raise ValueError(f"{where}: spacing_range_um {spec.spacing_range_um} runs backward")
+            if spec.stride is not None and (i > 0 or not window):
+                raise ValueError(
+                    f"{where}: only the first input of extent 'window' has a stride; remove it"
+                )
+        if not window and any(self.output.halo or ()):
+            raise ValueError(f"stage {self.name!r}: extent 'whole' has no halo; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _tiling(self) -> Self:
+        patch, halo = self.inputs[0].patch, self.output.halo
+        halo = halo or (0,) * len(patch)
+        if len(halo) != len(patch):
+            raise ValueError(f"stage {self.name!r}: halo {halo} needs {len(patch)} values")
+        inner = tuple(p - 2 * h for p, h in zip(patch, halo, strict=True))
+        if self.kind == "classifier" and any(halo):
+            raise ValueError(
+                f"stage {self.name!r}: a classifier gives one value per patch and has no halo"
+            )
+        if min(inner) < 1:
+            raise ValueError(
+                f"stage {self.name!r}: halo {halo} leaves nothing of patch {patch}; needed "
+                "2 * halo < patch"
+            )
+        stride = self.inputs[0].stride or inner
+        if len(stride) == len(patch) and any(s > i for s, i in zip(stride, inner, strict=True)):
+            raise ValueError(
+                f"stage {self.name!r}: stride {stride} leaves gaps between patches of {patch} "
+                f"with halo {halo}; needed at most {inner}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        weights = self.weights
+        if weights.architecture == "onnx":
+            if unknown := weights.arguments.keys() - {"output"}:
+                raise ValueError(f"stage {self.name!r}: onnx has no argument {sorted(unknown)}")
+        elif weights.layout is not None:
+            raise ValueError(f"stage {self.name!r}: layout is for architecture 'onnx' only")
+        return self
+
+
+class Calibration(CardPart):
+    """How raw outputs become probabilities one can trust.
+
+    `temperature` divides the last stage's raw outputs by its one value before the activation
+    (Guo et al. 2017, https://proceedings.mlr.press/v70/guo17a.html).
+    """
+
+    method: Literal["none", "temperature"] = "none"
+    values: tuple[PositiveFloat, ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if len(self.values) != 1:
+            raise ValueError(f"calibration needs exactly one value, found {len(self.values)}")
+        if self.method == "none" and self.values != (1.0,):
+            raise ValueError(
+                f"calibration value {self.values[0]} would be ignored by method 'none'; "
+                "set method 'temperature'"
+            )
+        return self
+
+
+class Provenance(CardPart):
+    """Where the model comes from and what it is for."""
+
+    license: Text
+    citation: str = ""
+    trained_on: Text
+    intended_use: Text
+    limits: Text
+    metrics: dict[str, float | str] = {}
+
+
+class Check(CardPart):
+    """An input and the output it must give, run once when the model is loaded.
+
+    Outputs agree when they differ by at most `tolerance * max(1, largest |expected value|)`.
+    """
+
+    file: FileName = "check.npz"
+    tolerance: PositiveFloat = 1e-4
+    int8_tolerance: PositiveFloat = 0.05
+    """The tolerance at reduced precision (int8, bfloat16)."""
+
+
+class ModelCard(CardPart):
+    """`model.json`: everything that is needed to run a network right."""
+
+    schema_version: Literal[1]
+    name: FileName
+    version: Text
+    task: Literal["semantic"]
+    axes: Literal["yx", "zyx"]
+    classes: Annotated[tuple[ClassSpec, ...], Field(min_length=2, max_length=250)]
+    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=16)]
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Two classes: the second wins at or above this probability; `None`: the most probable."""
+
+    calibration: Calibration = Calibration()
+    provenance: Provenance
+    check: Check = Check()
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        _unique("class", (c.name for c in self.classes))
+        _unique("stage", (s.name for s in self.stages))
+        _unique("output", [SLIDE, *(s.output.name for s in self.stages)])
+        if self.threshold is not None and len(self.classes) != 2:
+            raise ValueError(
+                f"a threshold needs two classes, found {len(self.classes)}; remove the threshold"
+            )
+        if self.calibration.method != "none" and self.stages[-1].output.activation == "none":
+            raise ValueError("calibration needs raw outputs; activation 'none' has none")
+        return self
+
+    @model_validator(mode="after")
+    def _inputs(self) -> Self:
+        known = {SLIDE}
+        classes = tuple(c.name for c in self.classes)
+        for stage in self.stages:
+            for i, spec in enumerate(stage.inputs):
+                where = f"input {i} of stage {stage.name!r}"
+                if spec.source not in known:
+                    raise ValueError(
+                        f"{where} reads {spec.source!r}, which no earlier stage gives; known "
+                        f"here: {sorted(known)}"
+                    )
+                self._check_axes(where, spec)
+                _check_channels(where, spec, classes, planar=self.axes == "yx")
+            known.add(stage.output.name)
+        return self
+
+    @model_validator(mode="after")
+    def _files(self) -> Self:
+        reserved = {CARD_FILE, self.check.file, "README.md"}
+        seen: dict[str, tuple[str, str]] = {}
+        for stage in self.stages:
+            weights = stage.weights
+            identity = (weights.sha256, weights.architecture)
+            if weights.file in reserved or self.check.file == CARD_FILE:
+                raise ValueError(f"stage {stage.name!r}: file name {weights.file!r} is taken")
+            if seen.setdefault(weights.file, identity) != identity:
+                raise ValueError(
+                    f"stage {stage.name!r}: {weights.file} has another hash or architecture than "
+                    "in an earlier stage"
+                )
+        return self
+
+    def _check_axes(self, where: str, spec: InputSpec) -> None:
+        sizes = {"patch": spec.patch, "stride": spec.stride, "spacing_um": spec.spacing_um}
+        for field, value in sizes.items():
+            if value is not None and len(value) != len(self.axes):
+                raise ValueError(
+                    f"{where}: {field} {value} needs {len(self.axes)} values, one per axis of "
+                    f"{self.axes!r}"
+                )
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelCard":
+        """Read `model.json`; raise `ModelCardError` naming the first wrong field."""
+        try:
+            return cls.parse(path.read_bytes(), name=str(path))
+        except OSError as error:
+            raise ModelCardError(f"{path}: cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def parse(cls, text: bytes | str, *, name: str = "model card") -> "ModelCard":
+        """Return the card in a JSON text; `name` is what messages call it.
+
+        Raises
+        ------
+        ModelCardError
+            If it is no JSON, or a field is unknown, missing or wrong; names the first.
+        """
+        try:
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "card"
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ModelCardError(f"{name}: {field}: {reason}; fix the card") from error
+
+    def to_json(self) -> str:
+        """Return the text of `model.json`."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def card_schema() -> dict[str, Any]:
+    """Return the JSON schema of `model.json`; a copy is kept in `docs/`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **ModelCard.model_json_schema(by_alias=True),
+    }
+
+
+def _unique(kind: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{kind} name {name!r} is taken; names must differ")
+        seen.add(name)
+
+
+def _check_channels(where: str, spec: InputSpec, classes: tuple[str, ...], *, planar: bool) -> None:
+    """Compare the channels with what their source has, and the steps with the channels."""
+    _unique(f"{where}: channel", spec.channels)
+    if spec.source != SLIDE:
+        if unknown := [c for c in spec.channels if c not in classes]:
+            raise ValueError(
+                f"{where}: channels {unknown} are no classes of this model; known: {list(classes)}"
+            )
+    elif planar and spec.channels != RGB:
+        raise ValueError(
+            f"{where}: a slide gives channels ['R', 'G', 'B'], found {list(spec.channels)}; a "
+            "network trained on another order needs the weights of its first layer reordered"
+        )
+    for step in spec.steps:
+        if isinstance(step, NormalizeStep) and {len(step.mean), len(step.std)} != {
+            len(spec.channels)
+        }:
+            raise ValueError(
+                f"{where}: normalize needs {len(spec.channels)} means and deviations, one per "
+                f"channel; found {len(step.mean)} and {len(step.std)}"
+            )

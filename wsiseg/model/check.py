@@ -1,0 +1,94 @@
+"""Whether a loaded model gives what its package says it gives."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsiseg.errors import ModelError
+from wsiseg.model.package import Package
+from wsiseg.model.predictor import Predictor
+
+__all__ = ["CheckReport", "StageCheck", "check_predictors"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageCheck:
+    """What the check of one stage found."""
+
+    stage: str
+
+    error: float
+    """Largest difference between a value found and the value expected."""
+
+    allowed: float
+
+    seconds: float
+    """Time of the call, the first of this network."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """A model that passed its check; a model that did not raised an error instead."""
+
+    model: str
+    digest: str
+    backend: str
+    device: str
+    precision: str
+    stages: tuple[StageCheck, ...]
+
+    def __str__(self) -> str:
+        where = f"{self.backend} on {self.device}, {self.precision}"
+        lines = [f"{self.model}: as it should be with {where} (digest {self.digest[:12]})"]
+        for stage in self.stages:
+            lines.append(
+                f"  {stage.stage}: differs by {stage.error:.2g}, allowed {stage.allowed:.2g}"
+            )
+        return "\n".join(lines)
+
+
+def check_predictors(
+    package: Package, predictors: Sequence[Predictor], *, reduced_precision: bool = False
+) -> tuple[StageCheck, ...]:
+    """Run every stage on its check input and compare.
+
+    Parameters
+    ----------
+    package, predictors
+        A package, and a predictor per stage of its card.
+    reduced_precision
+        Compare with the card's `int8_tolerance` instead of its `tolerance`.
+
+    Raises
+    ------
+    OutputShapeError
+        If a network gives something its card does not promise.
+    ModelError
+        If values differ by more than allowed, or the check file is unusable.
+    """
+    check = package.card.check
+    tolerance = check.int8_tolerance if reduced_precision else check.tolerance
+    examples = package.read_examples()
+    results = []
+    for stage, predictor in zip(package.card.stages, predictors, strict=True):
+        example = examples[stage.name]
+        started = time.perf_counter()
+        found = predictor(*example.inputs)
+        seconds = time.perf_counter() - started
+        if found.shape != example.output.shape:
+            raise ModelError(
+                f"{package.folder / check.file}: stage {stage.name!r} expects "
+                f"{example.output.shape}, the network gives {found.shape}; write the package anew"
+            )
+        allowed = tolerance * max(1.0, float(np.abs(example.output).max()))
+        error = float(np.abs(found - example.output).max())
+        if not error <= allowed:  # not `error > allowed`: NaN must not pass
+            raise ModelError(
+                f"{package.card.name}, stage {stage.name!r}: output differs from the recorded one "
+                f"by {error:.3g}: needed at most {allowed:.3g}; channel order, steps, weights or "
+                "architecture in model.json are not those the model was trained with"
+            )
+        results.append(StageCheck(stage.name, error, allowed, seconds))
+    return tuple(results)

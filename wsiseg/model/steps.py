@@ -1,0 +1,45 @@
+"""Preprocessing: the card's steps as one multiplication and one addition per channel.
+
+Every step of the closed list is affine, and so is any chain of them. One multiply-add costs a
+quarter of the time of dividing, subtracting and dividing again, and differs from it by less than
+one part in 10^6.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.model.card import InputSpec, ScaleStep
+
+__all__ = ["Affine", "affine"]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What turns raw values `x` into network input: `scale * x + offset`, float32 (channel,)."""
+
+    scale: NDArray[np.float32]
+    offset: NDArray[np.float32]
+
+    @property
+    def scales(self) -> bool:
+        """Whether multiplying changes anything."""
+        return bool(np.any(self.scale != 1))
+
+    @property
+    def shifts(self) -> bool:
+        """Whether adding changes anything."""
+        return bool(np.any(self.offset != 0))
+
+
+def affine(spec: InputSpec) -> Affine:
+    """Return the steps of an input, combined in float64 and rounded once."""
+    scale = np.ones(len(spec.channels))
+    offset = np.zeros(len(spec.channels))
+    for step in spec.steps:
+        if isinstance(step, ScaleStep):
+            scale, offset = scale / step.divide_by, offset / step.divide_by
+        else:
+            scale, offset = scale / step.std, (offset - step.mean) / step.std
+    return Affine(scale.astype(np.float32), offset.astype(np.float32))

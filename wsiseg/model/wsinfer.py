@@ -1,0 +1,135 @@
+"""Model configurations of the WSInfer zoo (`config.json`) as model cards.
+
+The format: architecture, class names, patch size and spacing, and a list of transforms, described
+in https://github.com/SBU-BMI/wsinfer-zoo (config schema 1.0). Keys it does not need are ignored.
+"""
+
+import colorsys
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
+
+from wsiseg.errors import ModelCardError
+
+__all__ = ["CONFIG_FILE", "TORCHSCRIPT_FILE", "card_from_wsinfer"]
+
+CONFIG_FILE = "config.json"
+TORCHSCRIPT_FILE = "torchscript_model.pt"
+
+
+class Transform(BaseModel):
+    """One step of a transform list, in torchvision's names."""
+
+    name: str
+    arguments: dict[str, Any] | None = None
+
+
+class WsinferConfig(BaseModel):
+    """The part of `config.json` that says how to run the network."""
+
+    architecture: str
+    num_classes: PositiveInt
+    class_names: Annotated[list[str], Field(min_length=1)]
+    patch_size_pixels: PositiveInt
+    spacing_um_px: PositiveFloat
+    transform: list[Transform]
+
+
+def card_from_wsinfer(path: Path, *, name: str) -> dict[str, Any]:
+    """Return the content of a card, hashes left out, for a classifier with one input.
+
+    `Resize` becomes another spacing: a patch of 350 px at 0.25 µm resized to 224 px is a patch of
+    224 px at 0.391 µm. The slide is then sampled once.
+
+    Raises
+    ------
+    ModelCardError
+        If the file is no such configuration, or has a transform that the card cannot say.
+    """
+    try:
+        config = WsinferConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelCardError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "file"
+        raise ModelCardError(f"{path}: {field}: {first['msg']}; correct the file") from error
+    if len(config.class_names) != config.num_classes:
+        raise ModelCardError(
+            f"{path}: num_classes {config.num_classes} but {len(config.class_names)} class_names; "
+            "correct the file"
+        )
+    patch, steps = _transforms(config, path)
+    spacing = config.spacing_um_px * config.patch_size_pixels / patch
+    return {
+        "schema_version": 1,
+        "name": name,
+        "version": "1",
+        "task": "semantic",
+        "axes": "yx",
+        "classes": _classes(config.class_names),
+        "stages": [
+            {
+                "name": "patches",
+                "kind": "classifier",
+                "inputs": [
+                    {
+                        "from": "slide",
+                        "channels": ["R", "G", "B"],
+                        "spacing_um": [spacing, spacing],
+                        "patch": [patch, patch],
+                        "steps": steps,
+                    }
+                ],
+                "output": {"name": "heatmap", "activation": "softmax"},
+                "weights": {
+                    "file": "patches.onnx",
+                    "architecture": "onnx",
+                    "layout": "channels_first",
+                },
+            }
+        ],
+        "provenance": {
+            "license": "not stated in config.json",
+            "trained_on": "not stated in config.json",
+            "intended_use": f"patch classification with {config.architecture}",
+            "limits": f"the first class, {config.class_names[0]}, stays unannotated",
+        },
+    }
+
+
+def _classes(names: list[str]) -> list[dict[str, Any]]:
+    """Give the classes colours spread around the colour circle; the first stays grey."""
+    classes: list[dict[str, Any]] = [{"name": names[0]}]
+    for i, name in enumerate(names[1:]):
+        rgb = colorsys.hsv_to_rgb(i / max(1, len(names) - 1), 0.9, 0.8)
+        classes.append({"name": name, "color": [round(255 * value) for value in rgb]})
+    return classes
+
+
+def _transforms(config: WsinferConfig, path: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Return the patch after resizing, and the steps of the card."""
+    patch = config.patch_size_pixels
+    steps: list[dict[str, Any]] = []
+    for transform in config.transform:
+        arguments = transform.arguments or {}
+        if transform.name == "Resize":
+            patch = _resized(arguments.get("size"), path)
+        elif transform.name == "ToTensor":
+            steps.append({"name": "scale", "divide_by": 255.0})
+        elif transform.name == "Normalize":
+            steps.append({"name": "normalize", **{k: arguments.get(k) for k in ("mean", "std")}})
+        else:
+            raise ModelCardError(
+                f"{path}: transform {transform.name!r} is unknown: needed Resize, ToTensor or "
+                "Normalize; write a model.json by hand"
+            )
+    return patch, steps
+
+
+def _resized(size: object, path: Path) -> int:
+    sizes = size if isinstance(size, list) else [size]
+    if len(set(sizes)) != 1 or not isinstance(sizes[0], int) or sizes[0] < 1:
+        raise ModelCardError(f"{path}: Resize to {size!r}: needed one size in pixels")
+    return int(sizes[0])

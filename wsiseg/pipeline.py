@@ -1,0 +1,137 @@
+"""THE FLOW: source -> grid -> tissue -> model -> engine -> stitch -> annotations -> files."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from wsiseg.engine import (
+    Listener,
+    Plan,
+    annotate_labels,
+    annotate_tissue,
+    ignore,
+    image_ref,
+    lay_out,
+    make_plan,
+    run_cascade,
+)
+from wsiseg.model import Model, load_model
+from wsiseg.options import SegmentOptions
+from wsiseg.result import Result
+from wsiseg.source import Pyramid
+from wsiseg.source import open as open_slide
+from wsiseg.tissue import TissueMask, find_tissue
+
+__all__ = ["plan", "segment"]
+
+DEFAULTS = SegmentOptions()
+
+
+def plan(
+    slide: Pyramid | str | Path,
+    model: Model | str | Path,
+    *,
+    options: SegmentOptions = DEFAULTS,
+    tissue: TissueMask | None = None,
+) -> Plan:
+    """Return the tiles, bytes, memory and seconds a segmentation will take, without doing it.
+
+    Only the tissue step reads pixels, at low resolution; give `tissue` and nothing is read.
+
+    Raises
+    ------
+    SourceError, ModelError, PlanError
+        As `segment`.
+    """
+    slide, model = _opened(slide), _loaded(model, options)
+    setups = lay_out(model.card, slide)
+    return make_plan(
+        setups,
+        model,
+        tissue or find_tissue(slide, options.tissue),
+        slide=slide.name,
+        tissue_options=options.tissue,
+        options=options.run,
+    )
+
+
+def segment(
+    slide: Pyramid | str | Path,
+    model: Model | str | Path = "breast-tumour-demo",
+    *,
+    options: SegmentOptions = DEFAULTS,
+    work_dir: Path | None = None,
+    listen: Listener = ignore,
+) -> Result:
+    """Segment one slide.
+
+    Parameters
+    ----------
+    slide
+        An open slide, or what `wsiseg.open` takes.
+    model
+        A loaded model, or the name or folder of one.
+    options
+        What counts as tissue, what annotations look like, how the machine is used.
+    work_dir
+        Where heatmaps are written; default: a temporary folder that lives as long as the result.
+    listen
+        Called with progress events (`wsiseg.engine.events`).
+
+    Returns
+    -------
+    Result
+        Tissue, heatmaps, mask and annotations (level-0 pixels); `write` makes the files.
+
+    Raises
+    ------
+    MissingSpacingError
+        If the slide does not say how large its pixels are; open it with `mpp=`.
+    SpacingUnavailableError
+        If the model wants finer pixels than the slide has.
+    DamagedFileError
+        If a needed block of the slide cannot be decoded.
+    MemoryBudgetError
+        If the run would need more memory than allowed.
+
+    Warns
+    -----
+    EmptyTissueWarning
+        If there is no tissue; the result is then empty and valid.
+    """
+    started = time.perf_counter()
+    slide, model = _opened(slide), _loaded(model, options)
+    setups = lay_out(model.card, slide)
+    tissue = find_tissue(slide, options.tissue)
+    counted = plan(slide, model, options=options, tissue=tissue)
+    temporary = None if work_dir else tempfile.TemporaryDirectory(prefix="wsiseg-")
+    folder = work_dir or Path(str(temporary and temporary.name))
+    output = run_cascade(setups, model, counted, folder, slide=slide.name, listen=listen)
+    image = image_ref(slide)
+    *_, heatmap = output.heatmaps.values()
+    annotations = annotate_labels(output.labels, heatmap, model.card, image, options.export)
+    return Result(
+        slide=slide,
+        model=model,
+        options=options,
+        plan=counted,
+        tissue=tissue,
+        tissue_annotations=annotate_tissue(tissue, image, options.export),
+        heatmaps=output.heatmaps,
+        labels=output.labels,
+        annotations=annotations,
+        reports=output.reports,
+        seconds=time.perf_counter() - started,
+        folder=temporary or folder,
+    )
+
+
+def _opened(slide: Pyramid | str | Path | Any) -> Pyramid:
+    return slide if isinstance(slide, Pyramid) else open_slide(slide)
+
+
+def _loaded(model: Model | str | Path, options: SegmentOptions) -> Model:
+    if isinstance(model, Model):
+        return model
+    return load_model(model, backend=options.run.backend, device=options.run.device)

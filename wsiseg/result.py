@@ -1,0 +1,248 @@
+"""What a segmentation gives: arrays and annotations in memory, and the files people open."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import shapely
+from numpy.typing import NDArray
+
+from wsiseg import __version__
+from wsiseg.annotations import Annotations, write_annotations
+from wsiseg.draw import DrawnClass, overview, save_png
+from wsiseg.engine import Plan, StageReport, fingerprint, versions
+from wsiseg.errors import DiskFullError, RunError, WsisegError
+from wsiseg.model import Model
+from wsiseg.options import SegmentOptions
+from wsiseg.source import Pyramid
+from wsiseg.stitch import HeatmapStore, LabelStore
+from wsiseg.tissue import TissueMask
+
+__all__ = ["Result", "as_run_error", "finished_folder"]
+
+OVERVIEW_PIXELS = 1600
+"""Longest side of `overview.png`."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The segmentation of one slide."""
+
+    slide: Pyramid
+    model: Model
+    options: SegmentOptions
+    plan: Plan
+    tissue: TissueMask
+    tissue_annotations: Annotations
+    """Pieces of tissue, level-0 pixels."""
+
+    heatmaps: Mapping[str, HeatmapStore]
+    """By output name of the card's stages, in their order."""
+
+    labels: LabelStore
+    """The mask: 0 background or nodata, k is class k of the card."""
+
+    annotations: Annotations
+    """Objects of the mask, level-0 pixels."""
+
+    reports: tuple[StageReport, ...]
+    seconds: float
+    folder: "Path | tempfile.TemporaryDirectory[str]"
+    """Where the heatmaps lie; a temporary folder goes when the result goes."""
+
+    @property
+    def heatmap(self) -> HeatmapStore:
+        """Probabilities of the last stage."""
+        return list(self.heatmaps.values())[-1]
+
+    def summary(self) -> dict[str, Any]:
+        """Return one row of `summary.csv`: areas in mm², counts and seconds."""
+        level0_mm2 = self.slide.spacing.area_um2 / 1e6
+        row: dict[str, Any] = {
+            "slide": self.slide.name,
+            "model": f"{self.model.card.name} {self.model.card.version}",
+            "mpp_x": self.slide.spacing.um[1],
+            "mpp_y": self.slide.spacing.um[0],
+            "width": self.slide.shape[1],
+            "height": self.slide.shape[0],
+            "tissue_mm2": round(self.tissue.area_mm2, 6),
+            "objects": len(self.annotations),
+        }
+        for index, known in enumerate(self.annotations.classes):
+            own = self.annotations.geometries[self.annotations.class_index == index]
+            row[f"{known.name}_mm2"] = round(float(shapely.area(own).sum()) * level0_mm2, 6)
+        row["tiles"] = sum(report.tiles for report in self.reports)
+        row["seconds"] = round(self.seconds, 2)
+        return row
+
+    def overview(self, size: int = OVERVIEW_PIXELS) -> NDArray[np.uint8]:
+        """Return a picture: slide, tissue outline, classes, legend and scale bar; (y, x, 3)."""
+        pixels = self.slide.thumbnail(size)
+        scale = pixels.shape[1] / self.slide.shape[1], pixels.shape[0] / self.slide.shape[0]
+        areas = self.summary()
+        drawn = [
+            DrawnClass(
+                known.name,
+                known.color,
+                _scaled(self.annotations, index, scale),
+                note=f"{areas[f'{known.name}_mm2']:.3g} mm²",
+            )
+            for index, known in enumerate(self.annotations.classes)
+        ]
+        um = self.slide.spacing.um[1] / scale[0]
+        return overview(
+            pixels,
+            um,
+            tissue=_scaled(self.tissue_annotations, 0, scale),
+            classes=drawn,
+            tissue_note=f"{areas['tissue_mm2']:.3g} mm²",
+        )
+
+    def plot(self, size: int = OVERVIEW_PIXELS) -> Any:
+        """Return the overview as a matplotlib figure."""
+        from wsiseg.draw import plot_image
+
+        return plot_image(self.overview(size), title=self.slide.name)
+
+    def write(self, out: str | Path, *, name: str | None = None) -> Path:
+        """Write the files of this slide to `out/<name>/` and return that folder.
+
+        `annotations.geojson`, `tissue.geojson`, `heatmap.zarr`, `mask.zarr`, heatmaps of earlier
+        stages, `overview.png` and `run.json`. The folder appears when everything in it is there;
+        results of an earlier run are replaced.
+
+        Raises
+        ------
+        RunError
+            If the folder cannot be written.
+        DiskFullError
+            If there is no room left.
+        """
+        with finished_folder(Path(out), name or self.slide.stem) as folder:
+            export = self.options.export
+            stores = [*self.heatmaps.values(), self.labels]
+            for store in stores:
+                _link_tree(store.path, folder / store.path.name)
+            for stem, annotations in (
+                ("annotations", self.annotations),
+                ("tissue", self.tissue_annotations),
+            ):
+                write_annotations(
+                    folder, annotations, name=stem, frame=export.frame, compress=export.compress
+                )
+            save_png(folder / "overview.png", self.overview())
+            (folder / "run.json").write_bytes(
+                orjson.dumps(self.provenance(), option=orjson.OPT_INDENT_2)
+            )
+        return Path(out) / (name or self.slide.stem)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where this result comes from: slide, model, options, spacing, machine, times."""
+        metadata = self.slide.metadata
+        return {
+            "wsiseg": __version__,
+            "slide": {
+                "name": self.slide.name,
+                "sha256_sampled": fingerprint(self.slide.path) if self.slide.path else None,
+                "reader": metadata.reader,
+                "vendor": metadata.vendor,
+                "mpp": list(self.slide.spacing.um[::-1]),
+                "size": list(self.slide.shape[::-1]),
+            },
+            "model": {
+                "name": self.model.card.name,
+                "version": self.model.card.version,
+                "digest": self.model.digest,
+                "backend": self.model.backend,
+                "device": self.model.device,
+            },
+            "options": asdict(self.options),
+            "plan": self.plan.to_dict(),
+            "stages": [asdict(report) for report in self.reports],
+            "summary": self.summary(),
+            "versions": versions(),
+        }
+
+
+@contextmanager
+def finished_folder(out: Path, name: str) -> Iterator[Path]:
+    """Yield a folder to fill; it becomes `out/name` only when the block ends without an error.
+
+    Raises
+    ------
+    RunError
+        If `out` cannot be written, or `name` leads outside of it.
+    DiskFullError
+        If there is no room left; nothing half-written stays.
+    """
+    final = out / name
+    if not final.resolve().is_relative_to(out.resolve()) or final.resolve() == out.resolve():
+        raise RunError(f"{name!r}: would write outside the output folder {out}; choose another name")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".wsiseg-", dir=final.parent))
+        partial.chmod(0o777 & ~_umask())
+    except OSError as error:
+        raise as_run_error(error, final) from error
+    try:
+        yield partial
+        _replace(partial, final)
+    except OSError as error:
+        if isinstance(error, WsisegError):
+            raise
+        raise as_run_error(error, final) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def as_run_error(error: OSError, path: Path) -> RunError:
+    """Return what an operating system's refusal to write means for a run."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"{path}: no room left on the disk; free some, or choose another --out")
+    return RunError(f"{path}: cannot be written: {error.strerror or error}; choose another --out")
+
+
+def _replace(partial: Path, final: Path) -> None:
+    """Give `partial` its final name; a folder that is there already goes."""
+    if final.exists():
+        old = Path(tempfile.mkdtemp(prefix=".wsiseg-old-", dir=final.parent))
+        final.rename(old / final.name)
+        partial.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        partial.rename(final)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Copy a folder, by hard links where the file system has them: heatmaps are never changed."""
+
+    def link_or_copy(a: str, b: str) -> str:
+        try:
+            os.link(a, b)
+        except OSError:
+            shutil.copyfile(a, b)
+        return b
+
+    shutil.copytree(source, target, copy_function=link_or_copy)
+
+
+def _scaled(
+    annotations: Annotations, index: int, scale: tuple[float, float]
+) -> NDArray[np.object_]:
+    """Return the polygons of one class in pixels of a picture; `scale` is (x, y)."""
+    own = annotations.geometries[annotations.class_index == index]
+    return np.asarray(shapely.transform(own, lambda points: points * scale), dtype=object)

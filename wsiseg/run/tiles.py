@@ -1,0 +1,137 @@
+"""Patches of tissue as PNG files, with their coordinates."""
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsiseg.engine.inputs import BlockCache
+from wsiseg.engine.stream import prefetch
+from wsiseg.geometry import Spacing
+from wsiseg.grid import Grid, Tile
+from wsiseg.options import TissueOptions
+from wsiseg.result import finished_folder
+from wsiseg.run.folder import FolderReport, run_each
+from wsiseg.run.inputs import SlideJob
+from wsiseg.source import Pyramid, View
+from wsiseg.tissue import find_tissue
+
+__all__ = ["export_tiles", "tiles_folder"]
+
+COLUMNS = ("file", "minx", "miny", "width", "height", "tissue")
+"""Level-0 pixels, and the share of tissue."""
+
+
+def tiles_folder(
+    jobs: Sequence[SlideJob],
+    out: str | Path,
+    *,
+    spacing_um: float,
+    patch: int,
+    stride: int | None = None,
+    pictures: bool = True,
+    options: TissueOptions | None = None,
+) -> FolderReport:
+    """Export the patches of each slide into `out/<slide>/`; see `export_tiles`."""
+    out = Path(out)
+
+    def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
+        with finished_folder(out, job.output) as folder:
+            return export_tiles(
+                slide,
+                folder,
+                spacing_um=spacing_um,
+                patch=patch,
+                stride=stride,
+                pictures=pictures,
+                options=options or TissueOptions(),
+            )
+
+    return run_each(jobs, out, work)
+
+
+def export_tiles(
+    slide: Pyramid,
+    folder: Path,
+    *,
+    spacing_um: float,
+    patch: int,
+    stride: int | None = None,
+    pictures: bool = True,
+    options: TissueOptions,
+) -> dict[str, Any]:
+    """Write `tiles.csv` and, if wanted, one PNG for each patch with enough tissue.
+
+    Parameters
+    ----------
+    spacing_um
+        µm per pixel of the patches.
+    patch, stride
+        Pixels; a stride below the patch makes patches overlap.
+    options
+        `min_fraction` is the least share of tissue.
+
+    Notes
+    -----
+    Patches are named as QuPath names exported tiles, `<slide> [d=..,x=..,y=..,w=..,h=..].png` in
+    level-0 pixels. `tiles.csv` has the columns file, minx, miny, width, height (level-0 pixels) and
+    tissue. Patches that overhang the slide hold its background there.
+    """
+    started = time.perf_counter()
+    view = View(slide, Spacing((spacing_um, spacing_um)), 0.1)
+    steps = (stride or patch,) * 2
+    grid = Grid(view.shape, (patch, patch), (0, 0), (0, 0))
+    if steps != (patch, patch):
+        grid = Grid.of_patches(view.shape, (patch, patch), stride=steps)
+    tissue = find_tissue(slide, options)
+    selected = tissue.select(grid, view.downsample, options.min_fraction)
+    tiles = [grid.tile(tuple(int(i) for i in index)) for index in np.argwhere(selected)]
+    boxes = np.array([[*t.write.start, *t.write.stop] for t in tiles], np.float64).reshape(-1, 4)
+    shares = tissue.fraction(boxes * np.tile(view.downsample, 2))
+    names = [_name(slide.stem, tile, view) for tile in tiles]
+    if pictures:
+        _write_pictures(view, tiles, [folder / name for name in names])
+    with (folder / "tiles.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for name, tile, share in zip(names, tiles, shares, strict=True):
+            table.writerow([name if pictures else "", *_place(tile, view), f"{share:.4f}"])
+    return {
+        "slide": slide.name,
+        "tiles": len(tiles),
+        "spacing_um": view.spacing.um[1],
+        "patch": patch,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def _write_pictures(view: View, tiles: Sequence[Tile], paths: Sequence[Path]) -> None:
+    import cv2
+
+    cached = BlockCache(view)
+
+    def write(item: tuple[Tile, Path]) -> None:
+        tile, path = item
+        _, encoded = cv2.imencode(".png", cached.read(tile.read)[..., ::-1])
+        path.write_bytes(encoded.tobytes())
+
+    workers = os.cpu_count() or 1
+    for _ in prefetch(write, zip(tiles, paths, strict=True), workers=workers, ahead=4 * workers):
+        pass
+
+
+def _place(tile: Tile, view: View) -> tuple[int, int, int, int]:
+    """Return (x, y, width, height) of a patch in level-0 pixels."""
+    (y, x), (h, w) = tile.read.start, tile.read.shape
+    down_y, down_x = view.downsample
+    return round(x * down_x), round(y * down_y), round(w * down_x), round(h * down_y)
+
+
+def _name(stem: str, tile: Tile, view: View) -> str:
+    x, y, width, height = _place(tile, view)
+    down = f"d={view.downsample[1]:.6g}," if view.downsample[1] != 1 else ""
+    return f"{stem} [{down}x={x},y={y},w={width},h={height}].png"

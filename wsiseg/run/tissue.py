@@ -1,0 +1,40 @@
+"""Tissue of one slide, written."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from wsiseg.annotations import write_annotations
+from wsiseg.draw import overview, save_png
+from wsiseg.engine import annotate_tissue, image_ref
+from wsiseg.options import ExportOptions, TissueOptions
+from wsiseg.result import OVERVIEW_PIXELS, finished_folder
+from wsiseg.source import Pyramid
+from wsiseg.tissue import find_tissue
+
+__all__ = ["write_tissue"]
+
+
+def write_tissue(slide: Pyramid, out: Path, name: str, options: TissueOptions) -> dict[str, Any]:
+    """Write `out/<name>/tissue.geojson` and `overview.png`; return the row of the summary."""
+    started = time.perf_counter()
+    tissue = find_tissue(slide, options)
+    annotations = annotate_tissue(tissue, image_ref(slide), ExportOptions())
+    pixels = slide.thumbnail(OVERVIEW_PIXELS)
+    scale = pixels.shape[1] / slide.shape[1], pixels.shape[0] / slide.shape[0]
+    outlines = shapely.transform(annotations.geometries, lambda points: points * scale)
+    with finished_folder(out, name) as folder:
+        write_annotations(folder, annotations, name="tissue")
+        save_png(
+            folder / "overview.png",
+            overview(pixels, slide.spacing.um[1] / scale[0], tissue=outlines),
+        )
+    return {
+        "slide": slide.name,
+        "tissue_mm2": round(tissue.area_mm2, 6),
+        "tissue_share": round(tissue.share, 6),
+        "pieces": len(annotations),
+        "seconds": round(time.perf_counter() - started, 2),
+    }

@@ -1,0 +1,108 @@
+"""What every source of pixels promises: the `PyramidSource` protocol and its metadata."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.geometry import Box, LevelInfo, Spacing
+
+__all__ = ["CompressedTile", "Pixels", "PyramidSource", "SlideMetadata"]
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class SlideMetadata:
+    """What a file says about the slide; nothing personal, no pixels."""
+
+    name: str
+    """File name without folder; the annotation and output names come from its stem."""
+
+    reader: str
+    """`tiff`, `openslide`, `omezarr`, `dicom`, `image` or `array`."""
+
+    vendor: str
+    """Vendor in OpenSlide's words (`aperio`, `hamamatsu`, `mirax`, ...), or `generic`."""
+
+    spacing: Spacing | None
+    """Level-0 µm per pixel (y, x), or `None` where the file does not say."""
+
+    objective_power: float | None = None
+    """The scanner's nominal magnification; a label, never used in arithmetic."""
+
+    bounds: Box | None = None
+    """The non-empty part in level-0 pixels where the vendor declares one (OpenSlide's bounds)."""
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB of what lies outside the image and in tiles that the file leaves out."""
+
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """Technical properties as the file gives them; patient and operator fields left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedTile:
+    """One block as it lies in the file: where it is in its level, and where in the file."""
+
+    box: Box
+    """Level pixels covered; may overhang the right and lower edge of the level."""
+
+    offset: int
+    nbytes: int
+    """0 where the file leaves the tile out."""
+
+
+class PyramidSource(Protocol):
+    """Anything with pixels at one or more resolutions.
+
+    The contract, checked for each source by `wsiseg.testing.SourceContract`:
+
+    * `levels[0]` is the finest; downsamples increase; `levels[0].downsample` is all ones.
+    * `read` returns exactly `(*box.shape, 3)` uint8 RGB for any box: pixels outside the level,
+      and tiles the file leaves out, hold `metadata.background`.
+    * `read` may be called from any number of threads at once and gives the same bytes each time.
+    * A block that cannot be decoded raises `DamagedFileError`; it is never filled with white.
+    * Associated images (label, macro, thumbnail) are named, and read only when asked for.
+    """
+
+    @property
+    def levels(self) -> tuple[LevelInfo, ...]:
+        """Levels from finest to coarsest."""
+        ...
+
+    @property
+    def metadata(self) -> SlideMetadata:
+        """What the file says about the slide."""
+        ...
+
+    @property
+    def associated_names(self) -> tuple[str, ...]:
+        """Names of the associated images; looking at them reads no pixels."""
+        ...
+
+    def read_associated(self, name: str) -> Pixels:
+        """Return one associated image, `(y, x, 3)` uint8."""
+        ...
+
+    def read(self, level: int, box: Box) -> Pixels:
+        """Return the pixels of `box` (level pixels), `(*box.shape, 3)` uint8."""
+        ...
+
+    def close(self) -> None:
+        """Free files and caches; reading afterwards raises `SourceError`."""
+        ...
+
+
+class CompressedTileSource(PyramidSource, Protocol):
+    """A source whose compressed tiles can be walked one by one (the fast path)."""
+
+    def compressed_tiles(self, level: int) -> Iterator[CompressedTile]:
+        """Yield the tiles of a level in file order."""
+        ...
+
+    def decode(self, level: int, tile: CompressedTile) -> Pixels:
+        """Return the pixels of one compressed tile, cropped to the level, `(y, x, 3)` uint8."""
+        ...

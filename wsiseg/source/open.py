@@ -1,0 +1,251 @@
+"""Open anything with pixels: which reader serves a file is told from its content."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
+from wsiseg.source._spacing import parse_mpp
+from wsiseg.source.array import ArrayLike, ArraySource
+from wsiseg.source.base import PyramidSource
+from wsiseg.source.pyramid import Pyramid
+
+__all__ = ["READERS", "open"]
+
+READERS = ("tiff", "openslide", "omezarr", "dicom", "image", "array")
+"""Names of the built-in readers. Installed packages add more by an entry point in the group
+`wsiseg.sources`: a callable that takes a `Path` and returns a `PyramidSource`, or raises
+`UnsupportedFormatError` where the file is not of its format."""
+
+ENTRY_POINTS = "wsiseg.sources"
+
+_HEAD_BYTES = 132
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DICOM_AT = slice(128, 132)
+_IMAGES = (
+    b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF",
+    b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"P5", b"P6",
+)  # fmt: skip
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs")
+_DIRECT_VENDORS = frozenset({None, "aperio", "generic-tiff"})
+"""What OpenSlide calls TIFFs whose blocks are read directly."""
+
+
+def open(
+    path: str | Path | ArrayLike | Sequence[ArrayLike],
+    *,
+    mpp: float | Sequence[float] | None = None,
+    reader: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Pyramid:
+    """Open a slide.
+
+    Parameters
+    ----------
+    path
+        File, folder (OME-Zarr, DICOM) or URL; or an array `(y, x, 3)` uint8 of NumPy, Dask or
+        Zarr; or a list of arrays, the levels of a pyramid from finest to coarsest.
+    mpp
+        µm per level-0 pixel, one value or (x, y), in place of what the file says.
+    reader
+        One of `READERS` or an installed one, instead of the one told from the content.
+    storage_options
+        For URLs: passed to fsspec.
+
+    Returns
+    -------
+    Pyramid
+        No pixel is read yet (plain images excepted).
+
+    Raises
+    ------
+    MissingSpacingError
+        If `mpp` is not a possible pixel size.
+    UnsupportedFormatError
+        If no reader knows the format, or the file holds no RGB brightfield image.
+    DamagedFileError
+        If the file is empty or cannot be decoded.
+    SourceError
+        If there is no such file, or it cannot be read.
+    """
+    spacing = parse_mpp(mpp)
+    if isinstance(path, str | Path):
+        return Pyramid(_open_path(path, reader, storage_options), spacing=spacing, path=path)
+    return Pyramid(_open_array(path, reader), spacing=spacing)
+
+
+def _open_array(arrays: ArrayLike | Sequence[ArrayLike], reader: str | None) -> PyramidSource:
+    if reader not in {None, "array"}:
+        raise SourceError(f"reader {reader!r} needs a path, found {type(arrays).__name__}")
+    return ArraySource(arrays)
+
+
+def _open_path(
+    path: str | Path, reader: str | None, storage_options: Mapping[str, Any] | None
+) -> PyramidSource:
+    from wsiseg.source.remote import is_url
+
+    if isinstance(path, str) and is_url(path):
+        return _open_url(path, reader, storage_options)
+    file = Path(path)
+    _check_path(file)
+    if reader is None:
+        return _detect(file)(file)
+    return _reader(reader)(file)
+
+
+def _open_url(
+    url: str, reader: str | None, storage_options: Mapping[str, Any] | None
+) -> PyramidSource:
+    """Open a slide behind a URL: an OME-Zarr folder or a TIFF."""
+    from wsiseg.source.remote import open_remote
+    from wsiseg.source.tiff import TiffSource
+
+    if reader == "omezarr" or (reader is None and ".zarr" in url):
+        from wsiseg.source.omezarr import OmeZarrSource
+
+        return OmeZarrSource(url, storage_options=storage_options)
+    if reader not in {None, "tiff"}:
+        raise SourceError(f"reader {reader!r} needs a local file; download the slide")
+    file = open_remote(url, storage_options)
+    return TiffSource(file, name=file.name)
+
+
+def _check_path(path: Path) -> None:
+    """Say what is wrong with a path before any reader stumbles over it."""
+    try:
+        size = path.stat().st_size
+        if path.is_file():
+            path.open("rb").close()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        shown = path.name if len(path.name) < 100 else f"{path.name[:100]}..."
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"{shown}: cannot be opened ({reason}); check the path") from error
+    if path.is_file() and not size:
+        raise DamagedFileError(f"{path.name}: the file is empty; copy it anew", path=path)
+
+
+def _detect(path: Path) -> Callable[[Path], PyramidSource]:
+    """Return the reader for a file or folder by looking into it."""
+    if path.is_dir():
+        return _detect_folder(path)
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head[_DICOM_AT] == b"DICM":
+        return _dicom
+    from wsiseg.source.openslide import detect_vendor
+
+    vendor = detect_vendor(path)
+    if vendor not in _DIRECT_VENDORS:
+        return _openslide
+    if head.startswith(_TIFF):
+        return _tiff_or_openslide
+    if path.suffix.lower() == ".mrxs":
+        return _incomplete_mirax
+    if head.startswith(_IMAGES):
+        return _image
+    return _try_installed
+
+
+def _detect_folder(path: Path) -> Callable[[Path], PyramidSource]:
+    if any((path / name).is_file() for name in _ZARR_FILES):
+        return _omezarr
+    if any(entry.suffix.lower() in {".dcm", ""} and entry.is_file() for entry in path.iterdir()):
+        return _dicom
+    index = path.with_suffix(".mrxs")
+    if index.is_file():
+        raise UnsupportedFormatError(
+            f"{path.name}: this folder belongs to {index.name}; open that file", path=path
+        )
+    raise UnsupportedFormatError(
+        f"{path.name}: needed a slide, found a folder; name a file in it (the command line takes "
+        "folders of slides)",
+        path=path,
+    )
+
+
+def _reader(name: str) -> Callable[[Path], PyramidSource]:
+    """Return a reader by its name, built in or installed."""
+    builtin: dict[str, Callable[[Path], PyramidSource]] = {
+        "tiff": _tiff,
+        "openslide": _openslide,
+        "omezarr": _omezarr,
+        "dicom": _dicom,
+        "image": _image,
+    }
+    if name in builtin:
+        return builtin[name]
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in installed:
+        known = ", ".join(sorted({*READERS, *installed}))
+        raise SourceError(f"no reader {name!r} for a file: needed one of {known}")
+    opener: Callable[[Path], PyramidSource] = installed[name].load()
+    return opener
+
+
+def _tiff_or_openslide(path: Path) -> PyramidSource:
+    """Read a TIFF directly, or through OpenSlide where that knows more."""
+    from wsiseg.source._tiff_layout import NeedsOpenSlideError
+
+    try:
+        return _tiff(path)
+    except NeedsOpenSlideError as refusal:
+        try:
+            return _openslide(path)
+        except SourceError as error:
+            raise UnsupportedFormatError(str(refusal), path=path) from error
+
+
+def _try_installed(path: Path) -> PyramidSource:
+    """Ask the installed readers for a file that no built-in reader knows."""
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        try:
+            source: PyramidSource = point.load()(path)
+        except UnsupportedFormatError:
+            continue
+        return source
+    raise UnsupportedFormatError(
+        f"{path.name}: no reader knows this format; needed a slide (SVS, TIFF, NDPI, MRXS, SCN, "
+        "BIF, DICOM, OME-Zarr, ...) or an image (PNG, JPEG)",
+        path=path,
+    )
+
+
+def _incomplete_mirax(path: Path) -> PyramidSource:
+    folder = path.with_suffix("")
+    raise UnsupportedFormatError(
+        f"{path.name}: a MIRAX slide needs its folder {folder.name} beside it, with Slidedat.ini "
+        f"in it, found {'an incomplete one' if folder.is_dir() else 'none'}; copy it along",
+        path=path,
+    )
+
+
+def _tiff(path: Path) -> PyramidSource:
+    from wsiseg.source.tiff import TiffSource
+
+    return TiffSource(path)
+
+
+def _openslide(path: Path) -> PyramidSource:
+    from wsiseg.source.openslide import OpenSlideSource
+
+    return OpenSlideSource(path)
+
+
+def _omezarr(path: Path) -> PyramidSource:
+    from wsiseg.source.omezarr import OmeZarrSource
+
+    return OmeZarrSource(path)
+
+
+def _dicom(path: Path) -> PyramidSource:
+    from wsiseg.source.dicom import DicomSource
+
+    return DicomSource(path)
+
+
+def _image(path: Path) -> PyramidSource:
+    from wsiseg.source.image import ImageSource
+
+    return ImageSource(path)

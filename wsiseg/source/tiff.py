@@ -1,0 +1,257 @@
+"""TIFF slides read directly: Aperio SVS, OME-TIFF, tiled pyramids, strips.
+
+tifffile tells where the blocks lie; this module reads and decodes them one by one. Pixels equal
+OpenSlide's bit for bit (JPEG 2000: within 1), several times as fast, because nothing is composed
+with transparency.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from tifffile import TiffFile, TiffFileError
+
+from wsiseg.errors import DamagedFileError, SourceError
+from wsiseg.geometry import Box, LevelInfo
+from wsiseg.source._blocks import level_at
+from wsiseg.source._bytes import ByteReader, FileLike, open_bytes
+from wsiseg.source._cache import BlockCache
+from wsiseg.source._codecs import CodecError
+from wsiseg.source._properties import technical
+from wsiseg.source._tiff_layout import NeedsOpenSlideError, TiffImage, TiffLayout, read_layout
+from wsiseg.source.base import CompressedTile, Pixels, SlideMetadata
+
+__all__ = ["TiffSource"]
+
+CACHE_BYTES = 64 << 20
+"""Decoded blocks kept per slide: two rows of 256 px tiles across a slide of 40,000 px."""
+
+_MALFORMED = (TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError)
+"""What tifffile raises, besides its own error, where a directory makes no sense."""
+
+
+class TiffSource:
+    """A TIFF slide; see `PyramidSource` for the contract.
+
+    Parameters
+    ----------
+    file
+        Path, or an open seekable binary file (remote, in memory), which stays the caller's.
+    name
+        File name for messages and metadata; by default that of the path.
+
+    Raises
+    ------
+    UnsupportedFormatError
+        If it is no 8-bit RGB or grey brightfield image; `NeedsOpenSlideError`, a subclass, where
+        only this direct way cannot read it.
+    DamagedFileError
+        If the TIFF structure cannot be read.
+
+    Notes
+    -----
+    Each block is decoded once while it stays in a cache of `CACHE_BYTES`, also when several
+    threads ask for it at the same moment. `compressed_tiles` and `decode` go past the cache.
+    """
+
+    def __init__(self, file: Path | str | FileLike, *, name: str | None = None) -> None:
+        target = Path(file) if isinstance(file, str | Path) else file
+        self._name = name or (target.name if isinstance(target, Path) else "slide.tif")
+        self._path = target if isinstance(target, Path) else self._name
+        layout = self._read_layout(target)
+        self._images = layout.levels
+        self._associated = layout.associated
+        self._bytes: ByteReader | None = open_bytes(target)
+        self._cache = BlockCache(CACHE_BYTES)
+        self._levels = tuple(_level_info(i, layout) for i in range(len(layout.levels)))
+        self._metadata = SlideMetadata(
+            name=self._name,
+            reader="tiff",
+            vendor=layout.vendor,
+            spacing=layout.spacing,
+            objective_power=layout.objective_power,
+            properties=technical(layout.properties),
+        )
+        self._background = np.array(self._metadata.background, dtype=np.uint8)
+        self._probe()
+
+    @property
+    def levels(self) -> tuple[LevelInfo, ...]:
+        """Levels from finest to coarsest."""
+        return self._levels
+
+    @property
+    def metadata(self) -> SlideMetadata:
+        """What the file says about the slide."""
+        return self._metadata
+
+    @property
+    def associated_names(self) -> tuple[str, ...]:
+        """Names of the associated images; looking at them reads no pixels."""
+        return tuple(self._associated)
+
+    def read_associated(self, name: str) -> Pixels:
+        """Return one associated image, `(y, x, 3)` uint8."""
+        if name not in self._associated:
+            raise SourceError(
+                f"{self._name}: no associated image {name!r}, found {self.associated_names}",
+                path=self._path,
+            )
+        image = self._associated[name]
+        pixels = self._blank(image.shape)
+        for index in range(image.grid[0] * image.grid[1]):
+            if image.nbytes[index]:
+                box = image.block_box(index).clip(image.shape)
+                pixels[box.slices()] = self._decode(image, index, name)
+        return pixels
+
+    def read(self, level: int, box: Box) -> Pixels:
+        """Return the pixels of `box` (level pixels), `(*box.shape, 3)` uint8."""
+        image = self._image(level)
+        inside = box.clip(image.shape)
+        pixels = np.empty((*box.shape, 3), dtype=np.uint8)
+        if inside.shape != box.shape:
+            pixels[:] = self._background
+        if not inside.size:
+            return pixels
+        (height, width), (y0, x0) = image.block, box.start
+        for row in range(inside.start[0] // height, (inside.stop[0] - 1) // height + 1):
+            top, bottom = row * height, (row + 1) * height
+            y = slice(max(inside.start[0], top), min(inside.stop[0], bottom))
+            for column in range(inside.start[1] // width, (inside.stop[1] - 1) // width + 1):
+                left, right = column * width, (column + 1) * width
+                x = slice(max(inside.start[1], left), min(inside.stop[1], right))
+                block = self._block(level, image, row * image.grid[1] + column)
+                pixels[y.start - y0 : y.stop - y0, x.start - x0 : x.stop - x0] = (
+                    self._background
+                    if block is None
+                    else block[y.start - top : y.stop - top, x.start - left : x.stop - left]
+                )
+        return pixels
+
+    def compressed_tiles(self, level: int) -> Iterator[CompressedTile]:
+        """Yield the tiles of a level in file order; those the file leaves out come first."""
+        image = self._image(level)
+        for index in sorted(range(image.grid[0] * image.grid[1]), key=image.offsets.__getitem__):
+            nbytes = image.nbytes[index]
+            yield CompressedTile(image.block_box(index), image.offsets[index], nbytes)
+
+    def decode(self, level: int, tile: CompressedTile) -> Pixels:
+        """Return the pixels of one compressed tile, cropped to the level, `(y, x, 3)` uint8.
+
+        The cache is neither asked nor filled.
+        """
+        image = self._image(level)
+        if not tile.nbytes:
+            return self._blank(tile.box.clip(image.shape).shape)
+        row, column = (a // n for a, n in zip(tile.box.start, image.block, strict=True))
+        return self._decode(image, row * image.grid[1] + column, level)
+
+    def close(self) -> None:
+        """Free the file and the cache; reading afterwards raises `SourceError`."""
+        self._bytes = None
+        self._cache.clear()
+
+    def _read_layout(self, file: Path | FileLike) -> TiffLayout:
+        try:
+            with TiffFile(cast("Path | IO[bytes]", file)) as tiff:
+                return read_layout(tiff, self._name)
+        except SourceError:
+            raise
+        except _MALFORMED as error:
+            raise DamagedFileError(
+                f"{self._name}: not a readable TIFF ({error}); copy the file anew", path=self._path
+            ) from error
+        except OSError as error:
+            raise SourceError(
+                f"{self._name}: cannot be opened ({error.strerror or error})", path=self._path
+            ) from error
+
+    def _probe(self) -> None:
+        """Decode one tile of Aperio's YCbCr JPEG 2000, whose chroma may be subsampled."""
+        image = self._images[0]
+        first = next((i for i, nbytes in enumerate(image.nbytes) if nbytes), None)
+        if not image.needs_probe or first is None:
+            return
+        try:
+            self._decode(image, first, 0)
+        except DamagedFileError as error:
+            raise NeedsOpenSlideError(str(error), path=self._path) from error
+
+    def _image(self, level: int) -> TiffImage:
+        return self._images[level_at(self._levels, level, self._name).index]
+
+    def _blank(self, shape: tuple[int, ...]) -> Pixels:
+        return np.full((*shape, 3), self._background, dtype=np.uint8)
+
+    def _block(self, level: int, image: TiffImage, index: int) -> Pixels | None:
+        """Return a block through the cache; `None` where the file leaves it out."""
+        self._opened()
+        if not image.nbytes[index]:
+            return None
+        return self._cache.get((level, index), lambda: self._decode(image, index, level))
+
+    def _decode(self, image: TiffImage, index: int, where: int | str) -> Pixels:
+        """Read and decode one block, cropped to the image, `(y, x, 3)` uint8."""
+        nominal = image.block_box(index)
+        shape = cast("tuple[int, int]", nominal.shape)
+        needed = nominal.clip(image.shape).shape
+        count = image.grid[0] * image.grid[1]
+        try:
+            planes = [
+                image.decode(self._fetch(image, index + plane * count), shape)
+                for plane in range(image.planes)
+            ]
+            block = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+        except (CodecError, OSError) as error:
+            raise self._damaged(image, index, where, error) from error
+        if block.shape[0] < needed[0] or block.shape[1] < needed[1]:
+            reason = CodecError(f"needed {needed} pixels, found {block.shape[:2]}")
+            raise self._damaged(image, index, where, reason)
+        return self._to_rgb(image, block[: needed[0], : needed[1]])
+
+    def _damaged(
+        self, image: TiffImage, index: int, where: int | str, reason: Exception
+    ) -> DamagedFileError:
+        row, column = divmod(index, image.grid[1])
+        place = f"level {where}" if isinstance(where, int) else f"the {where} image"
+        return DamagedFileError(
+            f"{self._name}: {place}: tile at row {row}, column {column} cannot be decoded: "
+            f"{reason}",
+            path=self._path,
+        )
+
+    def _fetch(self, image: TiffImage, index: int) -> bytes:
+        offset, nbytes = image.offsets[index], image.nbytes[index]
+        data = self._opened().read(offset, nbytes)
+        if len(data) < nbytes:
+            raise CodecError(
+                f"the file ends too early: needed {nbytes} bytes at {offset}, found {len(data)}"
+            )
+        return data
+
+    def _to_rgb(self, image: TiffImage, block: Pixels) -> Pixels:
+        """Turn grey and transparent samples into RGB."""
+        if image.samples == 3:
+            return block
+        if image.samples == 1:
+            grey = 255 - block if image.white_is_zero else block
+            return np.repeat(grey, 3, axis=2)
+        alpha = block[..., 3:].astype(np.uint16)
+        mixed = block[..., :3] * alpha + self._background.astype(np.uint16) * (255 - alpha)
+        return ((mixed + 127) // 255).astype(np.uint8)
+
+    def _opened(self) -> ByteReader:
+        """Return the file, held open for as long as the reference lives."""
+        if self._bytes is None:
+            raise SourceError(f"{self._name}: the slide was closed; open it again", path=self._path)
+        return self._bytes
+
+
+def _level_info(index: int, layout: TiffLayout) -> LevelInfo:
+    image, base = layout.levels[index], layout.levels[0]
+    downsample = base.shape[0] / image.shape[0], base.shape[1] / image.shape[1]
+    spacing = layout.spacing.times(downsample) if layout.spacing else None
+    return LevelInfo(index, image.shape, downsample, spacing, image.block)

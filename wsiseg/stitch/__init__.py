@@ -1,0 +1,52 @@
+"""Tiles back to one array: blending in a moving front, reducers, OME-Zarr stores."""
+
+from wsiseg.stitch.blend import Blend, window_weights
+from wsiseg.stitch.heatmap import HeatmapStore
+from wsiseg.stitch.labels import LabelClass, LabelStore
+from wsiseg.stitch.placement import Placement
+from wsiseg.stitch.pyramid import PyramidWriter, writer_bytes
+from wsiseg.stitch.reduce import (
+    ArgmaxLabels,
+    ArraySink,
+    Probabilities,
+    Reducer,
+    Reducers,
+    Sink,
+    ThresholdLabels,
+    decode,
+)
+from wsiseg.stitch.slab import Codes, Slab, Values
+from wsiseg.stitch.stitcher import (
+    CellStitcher,
+    Stitcher,
+    TileStitcher,
+    projected_bytes,
+    stitch_tiles,
+)
+
+__all__ = [
+    "ArgmaxLabels",
+    "ArraySink",
+    "Blend",
+    "CellStitcher",
+    "Codes",
+    "HeatmapStore",
+    "LabelClass",
+    "LabelStore",
+    "Placement",
+    "Probabilities",
+    "PyramidWriter",
+    "Reducer",
+    "Reducers",
+    "Sink",
+    "Slab",
+    "Stitcher",
+    "ThresholdLabels",
+    "TileStitcher",
+    "Values",
+    "decode",
+    "projected_bytes",
+    "stitch_tiles",
+    "window_weights",
+    "writer_bytes",
+]

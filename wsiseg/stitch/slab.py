@@ -1,0 +1,42 @@
+"""What flows from the stitcher to the reducers: finished parts of the array."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.geometry import Box
+
+__all__ = ["MAX_CLASSES", "Codes", "Slab", "Values", "row_blocks"]
+
+Values = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+
+MAX_CLASSES = 256
+"""Labels are uint8."""
+
+BLOCK_VALUES = 1 << 16
+"""float32 values handled at once: 256 KiB, so that intermediate results stay in the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """A finished part of the stitched array: a range of axis 0, full width in the other axes."""
+
+    box: Box
+    """Where it lies."""
+
+    values: Values
+    """float32 `(*box.shape, channel)`; 0 where not covered. The receiver owns it."""
+
+    covered: NDArray[np.bool_]
+    """bool `box.shape`: pixels that at least one tile decided. The others are nodata."""
+
+
+def row_blocks(shape: tuple[int, ...], channels: int) -> Iterator[slice]:
+    """Yield ranges of axis 0 that partition an array, each about `BLOCK_VALUES` values."""
+    depth = max(1, BLOCK_VALUES // (math.prod(shape[1:]) * channels))
+    for start in range(0, shape[0], depth):
+        yield slice(start, min(start + depth, shape[0]))

@@ -1,0 +1,259 @@
+"""Tiles back to one array, in a moving front: memory grows with a row of tiles, not the image."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.errors import GridError, HeatmapError
+from wsiseg.geometry import Box
+from wsiseg.grid import Grid, Tile
+from wsiseg.stitch.blend import Blend, window_weights
+from wsiseg.stitch.slab import BLOCK_VALUES, Slab, Values, row_blocks
+
+__all__ = ["CellStitcher", "Stitcher", "TileStitcher", "projected_bytes", "stitch_tiles"]
+
+
+class TileStitcher(Protocol):
+    """What turns tiles in grid order into slabs in image order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the stitched array, without the channels."""
+        ...
+
+    def add(self, tile: Tile, values: Values) -> Iterator[Slab]:
+        """Take one tile; yield the slabs that no later tile can change."""
+        ...
+
+    def finish(self) -> Iterator[Slab]:
+        """Yield what is left, to the end of the image."""
+        ...
+
+
+class Stitcher:
+    """Put dense network outputs together, in any number of dimensions.
+
+    Parameters
+    ----------
+    grid
+        The tiles. Its halo is thrown away.
+    channels
+        Values per pixel.
+    blend
+        `crop`: each pixel is decided by one tile and copied bit for bit; needs overlap 0.
+        `constant`, `gaussian`: weighted mean of the tiles that overlap there.
+
+    Raises
+    ------
+    GridError
+        If `crop` is asked of a grid whose tiles overlap.
+
+    Notes
+    -----
+    Blending keeps the running weighted mean, mean += (value - mean) * weight / sum of weights
+    (West 1979), instead of a sum to be divided later: tiles that agree leave the mean as it is,
+    so an identity network comes back bit for bit, and the rounding of early steps fades.
+    The slabs partition the image in order of axis 0; each is at most one stride deep.
+
+    References
+    ----------
+    West 1979, Updating mean and variance estimates, doi:10.1145/359146.359153.
+    """
+
+    def __init__(self, grid: Grid, channels: int, *, blend: Blend = "crop") -> None:
+        if channels < 1:
+            raise HeatmapError(f"a heatmap needs at least one channel, got {channels}")
+        if blend == "crop" and any(grid.overlap):
+            raise GridError(
+                f"blend 'crop' needs tiles that do not overlap, got overlap {grid.overlap}; take "
+                "a larger stride or halo, or blend 'constant' or 'gaussian'"
+            )
+        self.grid = grid
+        self.channels = channels
+        window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
+        self._weights = None if blend == "crop" else window_weights(window, blend)
+        # Channels first: adding a channel-last tile would make inner loops of length `channels`.
+        front = (min(window[0], grid.shape[0]), *grid.shape[1:])
+        self._mean = np.zeros((channels, *front), dtype=np.float32)
+        self._weight_sum: Values | NDArray[np.bool_] = np.zeros(
+            front, dtype=np.bool_ if blend == "crop" else np.float32
+        )
+        self._top = 0  # image row of the first row of the front
+        self._bottom = 0  # image row from which on no tile has written yet
+        self._last: tuple[int, ...] = ()
+        self._state: Literal["ready", "busy", "finished"] = "ready"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the stitched array, without the channels."""
+        return self.grid.shape
+
+    def add(self, tile: Tile, values: Values) -> Iterator[Slab]:
+        """Take one tile; yield the slabs that no later tile can change.
+
+        Parameters
+        ----------
+        tile
+            A tile of the grid, later in row-major order than all before it. Some may be left out.
+        values
+            float32 `(*tile.read.shape, channel)`.
+
+        Raises
+        ------
+        HeatmapError
+            If the tile is not of this grid or out of order, `values` has another shape or dtype,
+            or the slabs of the tile before were not all taken.
+        """
+        self._enter("add a tile")
+        if tile.index <= self._last or tile != self.grid.tile(tile.index):
+            raise HeatmapError(
+                f"tile {tile.index} cannot follow {self._last}: needed a tile of the grid in "
+                "row-major order, so that sums never depend on batches or threads"
+            )
+        needed = (*self.grid.patch, self.channels)
+        if values.shape != needed or values.dtype != np.float32:
+            raise HeatmapError(
+                f"tile {tile.index}: needed values of shape {needed} and float32, found "
+                f"{values.shape} and {values.dtype}"
+            )
+        self._state = "busy"
+        return self._take(tile, values)
+
+    def finish(self) -> Iterator[Slab]:
+        """Yield what is left, to the end of the image; nothing can be added afterwards.
+
+        Raises
+        ------
+        HeatmapError
+            If the slabs of the last tile were not all taken, or it was finished before.
+        """
+        self._enter("finish")
+        self._state = "finished"
+        return self._release(self.shape[0])
+
+    def _enter(self, what: str) -> None:
+        if self._state == "busy":
+            raise HeatmapError(f"cannot {what}: take all slabs of tile {self._last} first")
+        if self._state == "finished":
+            raise HeatmapError(f"cannot {what}: the stitcher is finished; make a new one")
+
+    def _take(self, tile: Tile, values: Values) -> Iterator[Slab]:
+        self._last = tile.index
+        yield from self._release(tile.write.start[0])
+        halo = tile.write.relative_to(tile.read).slices()
+        place = tile.write.shift((-self._top, *(0 for _ in self.shape[1:]))).slices()
+        for rows in row_blocks(tile.write.shape, self.channels):
+            self._add_rows(rows, place, np.moveaxis(values[halo][rows], -1, 0))
+        self._bottom = tile.write.stop[0]
+        self._state = "ready"
+
+    def _add_rows(self, rows: slice, place: tuple[slice, ...], values: Values) -> None:
+        mean, weight_sum = self._mean[:, *place][:, rows], self._weight_sum[place][rows]
+        if self._weights is None:
+            mean[...] = values
+            weight_sum[...] = True
+            return
+        weights = self._weights[rows, *(slice(n) for n in mean.shape[2:])]
+        weight_sum += weights
+        step = np.array(values, order="C")  # channels first too, which keeps the loops long
+        step -= mean
+        step *= weights / weight_sum
+        mean += step
+
+    def _release(self, stop: int) -> Iterator[Slab]:
+        """Yield the rows above `stop`, a stride at a time, and move the front down."""
+        while self._top < stop:
+            # Nothing is named here: a suspended generator would keep it in memory.
+            yield self._cut(min(self.grid.stride[0], stop - self._top))
+
+    def _cut(self, rows: int) -> Slab:
+        """Return the first rows of the front; the others move up, blank ones follow."""
+        rest = self.shape[1:]
+        box = Box((self._top, *(0 for _ in rest)), (self._top + rows, *rest))
+        mean, weight_sum = self._mean, self._weight_sum
+        if self._top >= self._bottom:  # no tile has written here
+            mean = np.zeros((self.channels, *box.shape), dtype=np.float32)
+            weight_sum = np.zeros(box.shape, dtype=np.bool_)
+        elif rows == len(weight_sum):  # nothing to move: give the front away
+            self._mean, self._weight_sum = np.zeros_like(mean), np.zeros_like(weight_sum)
+        else:
+            mean, weight_sum = mean[:, :rows].copy(), weight_sum[:rows] != 0
+            for plane in (*self._mean, self._weight_sum):
+                _move_up(plane, rows)
+        self._top += rows
+        return Slab(box, np.moveaxis(mean, 0, -1), weight_sum.astype(np.bool_, copy=False))
+
+
+class CellStitcher:
+    """Put classifier outputs together: one value vector per tile, one heatmap pixel per tile.
+
+    The same interface as `Stitcher`, but slabs count in cells, so the array has shape
+    `grid.counts`, and `add` takes float32 `(channel,)`. A tile left out is a nodata cell.
+    """
+
+    def __init__(self, grid: Grid, channels: int) -> None:
+        ones = (1,) * len(grid.shape)
+        zeros = (0,) * len(grid.shape)
+        self.grid = grid
+        self._cells = Grid(grid.counts, stride=ones, halo=zeros, overlap=zeros)
+        self._stitcher = Stitcher(self._cells, channels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the stitched array, without the channels: the counts of the grid."""
+        return self.grid.counts
+
+    def add(self, tile: Tile, values: Values) -> Iterator[Slab]:
+        """Take the values of one tile, float32 `(channel,)`; yield finished rows of cells.
+
+        Raises
+        ------
+        HeatmapError
+            As `Stitcher.add`.
+        """
+        if values.shape != (self._stitcher.channels,):
+            raise HeatmapError(
+                f"tile {tile.index}: needed {self._stitcher.channels} values, one per channel, "
+                f"found shape {values.shape}"
+            )
+        cell = values.reshape((*self._cells.patch, -1))
+        return self._stitcher.add(self._cells.tile(tile.index), cell)
+
+    def finish(self) -> Iterator[Slab]:
+        """Yield what is left, to the last row of cells."""
+        return self._stitcher.finish()
+
+
+def projected_bytes(grid: Grid, channels: int, blend: Blend) -> int:
+    """Return the most memory a `Stitcher` needs.
+
+    That is its front and two slabs: one being cut, and one the receiver still holds. Further
+    slabs that the receiver keeps come on top, and so do the tiles given to it.
+    """
+    row = math.prod(grid.shape[1:])
+    window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
+    front = min(window[0], grid.shape[0]) * row
+    slab = min(grid.stride[0], grid.shape[0]) * row * (4 * channels + 1)
+    if blend == "crop":
+        return front * (4 * channels + 1) + 2 * slab
+    block = 3 * 4 * min(BLOCK_VALUES, math.prod(window) * channels)
+    return front * (4 * channels + 4) + 2 * slab + 4 * math.prod(window) + block
+
+
+def _move_up(front: NDArray[np.float32] | NDArray[np.bool_], rows: int) -> None:
+    """Drop the first rows, move the others up, blank the end; in place, without a copy."""
+    kept = len(front) - rows
+    for start in range(0, kept, rows):
+        stop = min(start + rows, kept)
+        front[start:stop] = front[start + rows : stop + rows]
+    front[kept:] = 0
+
+
+def stitch_tiles(outputs: Iterable[tuple[Tile, Values]], stitcher: TileStitcher) -> Iterator[Slab]:
+    """Yield the slabs of a whole image from its tiles, given in grid order."""
+    for tile, values in outputs:
+        yield from stitcher.add(tile, values)
+    yield from stitcher.finish()

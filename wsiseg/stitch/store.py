@@ -1,0 +1,87 @@
+"""Opening what `PyramidWriter` wrote: what heatmaps and label images have in common."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+
+from wsiseg.errors import HeatmapError, UnfinishedHeatmapError
+from wsiseg.geometry import Box, Spacing
+from wsiseg.stitch.placement import Placement
+from wsiseg.stitch.pyramid import partial_path
+from wsiseg.stitch.slab import Codes
+
+__all__ = ["describe", "open_level_0", "read_codes", "read_placement"]
+
+KEY = "wsiseg"
+"""Our own entry among the attributes of the group."""
+
+FORMAT = 1
+
+Kind = Literal["heatmap", "labels"]
+
+
+def describe(
+    kind: Kind, placement: Placement, names: Sequence[str], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return our entry: what OME-NGFF has no words for."""
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "names": list(names),
+        "spacing_um": list(placement.spacing.um),
+        "downsample": list(placement.downsample),
+        "origin": list(placement.origin),
+        "attributes": dict(extra),
+    }
+
+
+def open_level_0(path: Path, kind: Kind) -> tuple[zarr.Array[Any], dict[str, Any]]:
+    """Return level 0 of a finished store, and our entry.
+
+    Raises
+    ------
+    UnfinishedHeatmapError
+        If it was begun and never finished.
+    HeatmapError
+        If there is nothing, or something else.
+    """
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=2)
+        array = zarr.open_array(path / "0", mode="r", zarr_format=2)
+    except FileNotFoundError as error:
+        if partial_path(path).exists():
+            raise UnfinishedHeatmapError(
+                f"{path}: was begun and never finished; run again to complete it"
+            ) from error
+        raise HeatmapError(f"{path}: no {kind} here, needed an OME-Zarr folder") from error
+    if "multiscales" not in group.attrs:
+        raise UnfinishedHeatmapError(f"{path}: has no metadata, so it was never finished")
+    entry = group.attrs.asdict().get(KEY)
+    if not isinstance(entry, dict) or entry.get("kind") != kind or entry.get("format") != FORMAT:
+        raise HeatmapError(f"{path}: needed {kind} written by wsiseg, found another OME-Zarr")
+    return array, entry
+
+
+def read_placement(shape: tuple[int, ...], entry: Mapping[str, Any]) -> Placement:
+    """Return where the store lies."""
+    return Placement(
+        shape=shape,
+        spacing=Spacing(tuple(entry["spacing_um"])),
+        downsample=tuple(entry["downsample"]),
+        origin=tuple(entry["origin"]),
+    )
+
+
+def read_codes(array: zarr.Array[Any], box: Box) -> Codes:
+    """Return uint8 `(*lead, *box.shape)`: the codes in the box, 0 outside the array."""
+    lead = array.shape[: array.ndim - len(box.shape)]
+    codes = np.zeros((*lead, *box.shape), dtype=np.uint8)
+    inside = box.clip(array.shape[len(lead) :])
+    if inside.size:
+        every = tuple(slice(0, n) for n in lead)
+        found = np.asarray(array[every + inside.slices()], dtype=np.uint8)
+        codes[every + inside.relative_to(box).slices()] = found
+    return codes

@@ -1,0 +1,179 @@
+"""What is tissue: detectors on one low-resolution picture of the slide."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.geometry import Spacing
+from wsiseg.source.base import Pixels
+from wsiseg.tissue.clean import close_gaps, disk, grow, reached_from
+from wsiseg.tissue.glass import (
+    PADDING_BLACK,
+    PADDING_WHITE,
+    Floats,
+    Glass,
+    Mask,
+    each_strip,
+    find_glass,
+    glass_distance,
+)
+
+__all__ = ["ColorDetector", "Everything", "SaturationDetector", "TissueDetector", "otsu"]
+
+
+class TissueDetector(Protocol):
+    """Anything that tells tissue from glass.
+
+    A detector sees the whole slide at once. Gaps, holes, specks and pen are not its business:
+    `find_tissue` cleans up after it. Others are found by the entry point group
+    `wsiseg.tissue_detectors`, whose objects are called without arguments to make one.
+    """
+
+    def __call__(self, pixels: Pixels, spacing: Spacing) -> NDArray[np.bool_]:
+        """Return where tissue is, bool (h, w).
+
+        Parameters
+        ----------
+        pixels
+            uint8 (h, w, 3), sRGB.
+        spacing
+            µm per pixel, (y, x); usually 8.
+        """
+        ...
+
+
+class Everything:
+    """The whole slide."""
+
+    def __call__(self, pixels: Pixels, spacing: Spacing) -> Mask:
+        """Return True everywhere, (h, w)."""
+        return np.ones(pixels.shape[:2], bool)
+
+
+@dataclass(frozen=True, slots=True)
+class ColorDetector:
+    """Distance from the slide's own glass, in colour and texture.
+
+    The threshold follows the noise of the glass, not the share of tissue, so that neither a speck
+    nor a full slide moves it. A piece must somewhere be half as far again from glass.
+    Where no glass is found, everything but black and white padding is tissue.
+
+    Parameters
+    ----------
+    least, most
+        Limits of the threshold, in units of CIELAB.
+    noise_factor
+        Threshold over noise of the glass, between those limits.
+    line_um
+        Colourless lines thinner than this (edges of the coverslip, scratches) are no tissue; at
+        least five pixels.
+    colourful
+        Lines with more colour than this are kept, in units of CIELAB.
+    """
+
+    least: float = 2.0
+    most: float = 5.0
+    noise_factor: float = 4.0
+    line_um: float = 80.0
+    colourful: float = 6.5
+
+    def __call__(self, pixels: Pixels, spacing: Spacing) -> Mask:
+        """Return where tissue is, bool (h, w)."""
+        glass = find_glass(pixels)
+        if glass is None:
+            return ~_padding(pixels)
+        limit = self.threshold(glass)
+        distance, colour = glass_distance(pixels, glass)
+        mask = reached_from(distance > 1.5 * limit, distance > limit)
+        return self._without_lines(mask, colour > self.colourful, spacing)
+
+    def threshold(self, glass: Glass) -> float:
+        """Return the distance from `glass` above which a pixel is tissue."""
+        return min(max(self.noise_factor * glass.noise, self.least), self.most)
+
+    def _without_lines(self, mask: Mask, coloured: Mask, spacing: Spacing) -> Mask:
+        width = max(self.line_um, 5 * max(spacing.um))
+        closed = close_gaps(mask, width / 2, spacing).astype(np.uint8)
+        solid = np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, disk(width, spacing)))
+        return mask & grow(solid.astype(bool) | (mask & coloured), width / 4, spacing)
+
+
+@dataclass(frozen=True, slots=True)
+class SaturationDetector:
+    """HSV saturation above Otsu's threshold [1]_.
+
+    Otsu's threshold is taken only where the histogram has two modes (Ashman's D above 2 [2]_) of
+    which the lower is as grey as glass; otherwise the fixed threshold, so that a field of only
+    tissue or only glass is not split.
+
+    Parameters
+    ----------
+    fixed
+        Saturation (0-255) of the least stained tissue.
+    most
+        Upper limit of the threshold (0-255): Otsu alone loses pale tissue beside dark.
+
+    References
+    ----------
+    .. [1] N. Otsu, IEEE Trans. Syst. Man Cybern. 9:62-66, 1979, doi:10.1109/TSMC.1979.4310076.
+    .. [2] K. M. Ashman, C. M. Bird, S. E. Zepf, Astron. J. 108:2348-2361, 1994,
+       doi:10.1086/117248.
+    """
+
+    fixed: float = 20.0
+    most: float = 50.0
+
+    def __call__(self, pixels: Pixels, spacing: Spacing) -> Mask:
+        """Return where tissue is, bool (h, w)."""
+        smooth = cv2.GaussianBlur(pixels, (9, 9), 1.0, borderType=cv2.BORDER_REFLECT_101)
+        saturation = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
+        padding = _padding(pixels)
+        found = otsu(np.bincount(saturation[~padding], minlength=256))
+        two_modes = found.ashman_d > 2 and found.low_mean < self.fixed
+        limit = min(found.threshold, self.most) if two_modes else self.fixed
+        return (saturation > limit) & ~padding
+
+
+@dataclass(frozen=True, slots=True)
+class Otsu:
+    """Otsu's threshold and how well it separates two modes."""
+
+    threshold: float
+    """Values above it form the upper mode."""
+
+    low_mean: float
+    ashman_d: float
+    """Distance of the two means in units of their joint spread; two modes show above 2."""
+
+
+def otsu(counts: NDArray[np.integer]) -> Otsu:
+    """Return Otsu's threshold of a histogram, integers (n,), of the values 0 to n - 1."""
+    values = np.arange(len(counts), dtype=float)
+    weight = np.cumsum(counts, dtype=float)
+    first = np.cumsum(counts * values)
+    second = np.cumsum(counts * values**2)
+    total = weight[-1]
+    low, high = weight[:-1], total - weight[:-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = first[:-1] / low - (first[-1] - first[:-1]) / high
+        between = np.nan_to_num(low * high * gap**2, nan=-1.0)
+    best = int(between.argmax()) if len(between) else 0
+    if not len(between) or low[best] == 0 or high[best] == 0:
+        return Otsu(float(best), float(first[-1] / max(total, 1)), 0.0)
+    means = first[best] / low[best], (first[-1] - first[best]) / high[best]
+    squares = second[best] / low[best], (second[-1] - second[best]) / high[best]
+    spread = sum(max(q - m * m, 0) for q, m in zip(squares, means, strict=True))
+    # a spread below one grey level is rounding, not shape
+    return Otsu(float(best), means[0], abs(means[1] - means[0]) * 2**0.5 / max(spread, 1) ** 0.5)
+
+
+def _padding(pixels: Pixels) -> Mask:
+    """Return where no lamp shone: pure black or pure white."""
+    out = np.empty(pixels.shape[:2], bool)
+    for rows, planes in each_strip(pixels):
+        lightness: Floats = planes.smooth[..., 0]
+        out[rows] = (lightness < PADDING_BLACK) | (lightness > PADDING_WHITE)
+    return out

@@ -1,0 +1,159 @@
+"""From a slide to its tissue mask."""
+
+import logging
+import warnings
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsiseg.errors import EmptyTissueWarning, TissueError
+from wsiseg.geometry import Box, Spacing
+from wsiseg.options import TissueOptions
+from wsiseg.source.base import Pixels
+from wsiseg.tissue.clean import close_gaps, drop_specks, fill_holes
+from wsiseg.tissue.detectors import ColorDetector, Everything, SaturationDetector, TissueDetector
+from wsiseg.tissue.glass import Mask
+from wsiseg.tissue.mask import TissueMask
+from wsiseg.tissue.pen import find_pen
+
+if TYPE_CHECKING:
+    from wsiseg.source import Pyramid, View
+
+__all__ = ["detect", "detector_named", "find_tissue"]
+
+ENTRY_POINTS = "wsiseg.tissue_detectors"
+
+MAX_PIXELS = 40_000_000
+"""A slide of 25 x 75 mm has 29 million pixels of 8 µm; more than this is looked at coarser."""
+
+STRIP_ROWS = 256
+
+MIN_SPECK_SHARE = 0.05
+"""A piece that fills this much of the picture is no speck, however small the picture."""
+
+log = logging.getLogger(__name__)
+
+
+def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> TissueMask:
+    """Return where the tissue of a slide is.
+
+    Parameters
+    ----------
+    pyramid
+        The slide. Read at `options.spacing_um`, or at its own spacing where that is coarser; a
+        picture above 40 million pixels at a coarser spacing.
+    options
+        What counts as tissue; default `TissueOptions()`.
+
+    Warns
+    -----
+    EmptyTissueWarning
+        If nothing is left.
+
+    Raises
+    ------
+    TissueError
+        If the detector is unknown, or does not return bool (h, w).
+    MissingSpacingError
+        If the slide does not know its pixel size.
+    DamagedFileError
+        If a block of the slide cannot be decoded.
+    """
+    options = options or TissueOptions()
+    view = pyramid.at(_spacing_to_look_at(pyramid.spacing, pyramid.shape, options.spacing_um))
+    mask = detect(_read_all(view), view.spacing, options)
+    if not mask.any():
+        warnings.warn(
+            f"{pyramid.name}: no tissue found by detector {options.detector!r}; look at the "
+            "thumbnail, try another detector, or take everything with detector 'none'",
+            EmptyTissueWarning,
+            stacklevel=2,
+        )
+    height, width = pyramid.shape
+    down_y, down_x = view.downsample
+    return TissueMask(mask, (down_y, down_x), view.spacing, (height, width))
+
+
+def detect(pixels: Pixels, spacing: Spacing, options: TissueOptions | None = None) -> Mask:
+    """Return where tissue is on one picture: detect, take pen away, close, fill, drop specks.
+
+    Parameters
+    ----------
+    pixels
+        uint8 (h, w, 3), sRGB.
+    spacing
+        µm per pixel, (y, x).
+    options
+        Default `TissueOptions()`.
+
+    Returns
+    -------
+    bool (h, w)
+
+    Raises
+    ------
+    TissueError
+        If the detector is unknown, or does not return bool (h, w).
+    """
+    options = options or TissueOptions()
+    mask = np.asarray(detector_named(options.detector)(pixels, spacing))
+    if mask.shape != pixels.shape[:2] or mask.dtype != np.bool_:
+        raise TissueError(
+            f"tissue detector {options.detector!r} must return bool {pixels.shape[:2]}, returned "
+            f"{mask.dtype} {mask.shape}"
+        )
+    if options.detector == "none":
+        return mask
+    pen = find_pen(pixels, spacing, mask) if options.exclude_pen else np.zeros_like(mask)
+    mask = close_gaps(mask & ~pen, options.closing_um, spacing) & ~pen
+    mask = fill_holes(mask, options.min_hole_um2, spacing)
+    picture_um2 = mask.size * spacing.area_um2
+    return drop_specks(mask, min(options.min_speck_um2, MIN_SPECK_SHARE * picture_um2), spacing)
+
+
+def detector_named(name: str) -> TissueDetector:
+    """Return the detector of that name: built in, or of the group `wsiseg.tissue_detectors`.
+
+    Raises
+    ------
+    TissueError
+        If there is none.
+    """
+    builtin: dict[str, type[TissueDetector]] = {
+        "auto": ColorDetector,
+        "color": ColorDetector,
+        "saturation": SaturationDetector,
+        "none": Everything,
+    }
+    if name in builtin:
+        return builtin[name]()
+    others = entry_points(group=ENTRY_POINTS)
+    if name in others.names:
+        make = others[name].load()
+        detector: TissueDetector = make()
+        return detector
+    known = ", ".join([*builtin, *sorted(others.names)])
+    raise TissueError(f"no tissue detector {name!r}: known are {known}")
+
+
+def _spacing_to_look_at(own: Spacing, shape: tuple[int, ...], wanted_um: float) -> Spacing:
+    """Return the spacing wanted, per axis not finer than the slide's own, and few enough pixels."""
+    um = [max(wanted_um, finest) for finest in own.um]
+    pixels = np.prod([n * o / u for n, o, u in zip(shape, own.um, um, strict=True)])
+    if pixels > MAX_PIXELS:
+        um = [u * float(np.sqrt(pixels / MAX_PIXELS)) for u in um]
+        log.info(
+            "tissue is looked for at %.3g µm: the slide is too large for %g µm", um[0], wanted_um
+        )
+    return Spacing(tuple(um))
+
+
+def _read_all(view: "View") -> Pixels:
+    """Return the whole view, uint8 (h, w, 3), read in strips: memory stays at the result's."""
+    height, width = view.shape
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, STRIP_ROWS):
+        strip = Box((top, 0), (min(top + STRIP_ROWS, height), width))
+        pixels[strip.slices()] = view.read(strip)
+    return pixels

@@ -1,0 +1,1 @@
+"""Training: patches from annotated regions, augmentation, losses, a loop, cross-validation."""

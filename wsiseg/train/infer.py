@@ -1,0 +1,129 @@
+"""Networks in training over whole regions in memory: what the engine does, in twenty lines."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from wsiseg.geometry import Box
+from wsiseg.grid import Grid
+from wsiseg.resample import linear
+from wsiseg.resample.linear import linear_span
+from wsiseg.train.fit import to_tensors
+from wsiseg.train.sampling import GLASS, Batch
+
+__all__ = ["predict_cells", "predict_pixels", "resample_cells"]
+
+BATCH = 64
+
+
+@torch.inference_mode()
+def predict_cells(
+    network: nn.Module,
+    image: NDArray[np.uint8],
+    *,
+    patch: int,
+    stride: int,
+    within: tuple[slice, slice] | None = None,
+) -> NDArray[np.float32]:
+    """Return the class probabilities of the patches around each cell of `stride` pixels.
+
+    Parameters
+    ----------
+    network
+        Patch classifier.
+    image
+        (y, x, 3) uint8; white outside.
+    patch, stride
+        Pixels; the patch is centred on its cell of `stride` pixels.
+    within
+        The cells wanted; default all.
+
+    Returns
+    -------
+    float32 (cells along y, cells along x, class); 0 for cells not wanted.
+    """
+    halo = (patch - stride) // 2
+    grid = Grid(image.shape[:2], (stride, stride), (halo, halo), (0, 0))
+    padded = np.pad(image, ((halo, patch), (halo, patch), (0, 0)), constant_values=GLASS)
+    wanted = np.zeros(grid.counts, np.bool_)
+    wanted[within or (...,)] = True
+    indices = np.argwhere(wanted)
+    values = []
+    for first in range(0, len(indices), BATCH):
+        tiles = (grid.tile((int(y), int(x))) for y, x in indices[first : first + BATCH])
+        patches = [padded[tile.read.shift((halo, halo)).slices()] for tile in tiles]
+        values.append(_probabilities(network, np.stack(patches), None))
+    probabilities = np.concatenate(values)
+    cells = np.zeros((*grid.counts, probabilities.shape[1]), np.float32)
+    cells[wanted] = probabilities
+    return cells
+
+
+@torch.inference_mode()
+def predict_pixels(
+    network: nn.Module,
+    image: NDArray[np.uint8],
+    heatmap: NDArray[np.float32] | None,
+    *,
+    multiple: int,
+    margin: int,
+) -> NDArray[np.float32]:
+    """Return the class probabilities of each pixel, from one pass over the whole region.
+
+    Parameters
+    ----------
+    network
+        Segmenter.
+    image
+        (y, x, 3) uint8; white outside.
+    heatmap
+        (y, x, channel) float32, or `None` for a network without a second input.
+    multiple
+        What the network's height and width must be a multiple of.
+    margin
+        Pixels of white around the region, the receptive-field radius or more, as around a slide;
+        a multiple of `multiple`.
+
+    Returns
+    -------
+    float32 (y, x, class)
+    """
+    height, width = image.shape[:2]
+    around = [(margin, margin + -size % multiple) for size in (height, width)]
+    padded = np.pad(image, (*around, (0, 0)), constant_values=GLASS)
+    extra = None if heatmap is None else np.pad(heatmap, (*around, (0, 0)))[None]
+    whole = _probabilities(network, padded[None], extra)[0]
+    return whole[margin : margin + height, margin : margin + width]
+
+
+def resample_cells(
+    cells: NDArray[np.float32], shape: Sequence[int], ratio: float
+) -> NDArray[np.float32]:
+    """Return cells interpolated to pixels, `ratio` cells per pixel; 0 outside, as in a run.
+
+    Parameters
+    ----------
+    cells
+        float32 (y, x, channel).
+    shape
+        Pixels wanted, (y, x).
+    """
+    target = Box.of_shape(tuple(shape))
+    span = linear_span(target, (ratio, ratio))
+    inside = zip(span.start, span.stop, cells.shape, strict=False)
+    before_after = [(max(0, -a), max(0, b - n)) for a, b, n in inside]
+    padded = np.pad(cells, (*before_after, (0, 0)))
+    box = Box.of_shape(padded.shape[:2]).shift([-before for before, _ in before_after])
+    return linear(padded, box, target, (ratio, ratio))
+
+
+def _probabilities(
+    network: nn.Module, images: NDArray[np.uint8], heatmaps: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    batch = Batch(images, np.zeros(images.shape[:3], np.uint8), heatmaps)
+    logits = network.eval()(*to_tensors(batch))
+    values: NDArray[np.float32] = logits.softmax(dim=1).movedim(1, -1).numpy()
+    return values

@@ -1,0 +1,1 @@
+"""Seeing results: report and viewer (being built)."""
