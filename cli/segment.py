@@ -101,9 +101,10 @@ def segment(
         slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
     )
     if plan:
-        for record in plan_folder(jobs, model, options=options):
+        records = list(plan_folder(jobs, model, options=options))
+        for record in records:
             typer.echo(json.dumps(record) if as_json else _plan_text(record))
-        return
+        raise typer.Exit(int(any("error" in record for record in records)))
     with show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
         report = segment_folder(
             jobs, model, out, options=options, listen=listen, slide_done=slide_done

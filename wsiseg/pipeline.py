@@ -1,9 +1,11 @@
 """THE FLOW: source -> grid -> tissue -> model -> engine -> stitch -> annotations -> files."""
 
+import shutil
 import tempfile
 import time
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from wsiseg.engine import (
     Listener,
@@ -105,29 +107,33 @@ def segment(
     setups = lay_out(model.card, slide)
     tissue = find_tissue(slide, options.tissue)
     counted = plan(slide, model, options=options, tissue=tissue)
-    temporary = None if work_dir else tempfile.TemporaryDirectory(prefix="wsiseg-")
-    folder = work_dir or Path(str(temporary and temporary.name))
-    output = run_cascade(setups, model, counted, folder, slide=slide.name, listen=listen)
-    image = image_ref(slide)
-    *_, heatmap = output.heatmaps.values()
-    annotations = annotate_labels(output.labels, heatmap, model.card, image, options.export)
-    return Result(
-        slide=slide,
-        model=model,
-        options=options,
-        plan=counted,
-        tissue=tissue,
-        tissue_annotations=annotate_tissue(tissue, image, options.export),
-        heatmaps=output.heatmaps,
-        labels=output.labels,
-        annotations=annotations,
-        reports=output.reports,
-        seconds=time.perf_counter() - started,
-        folder=temporary or folder,
-    )
+    with ExitStack() as cleanup:
+        folder = work_dir or Path(tempfile.mkdtemp(prefix="wsiseg-"))
+        if work_dir is None:
+            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        output = run_cascade(setups, model, counted, folder, slide=slide.name, listen=listen)
+        image = image_ref(slide)
+        *_, heatmap = output.heatmaps.values()
+        result = Result(
+            slide=slide,
+            model=model,
+            options=options,
+            plan=counted,
+            tissue=tissue,
+            tissue_annotations=annotate_tissue(tissue, image, options.export),
+            heatmaps=output.heatmaps,
+            labels=output.labels,
+            annotations=annotate_labels(
+                output.labels, heatmap, model.card, image, options.export
+            ),
+            reports=output.reports,
+            seconds=time.perf_counter() - started,
+        )
+        weakref.finalize(result, cleanup.pop_all().close)
+    return result
 
 
-def _opened(slide: Pyramid | str | Path | Any) -> Pyramid:
+def _opened(slide: Pyramid | str | Path) -> Pyramid:
     return slide if isinstance(slide, Pyramid) else open_slide(slide)
 
 

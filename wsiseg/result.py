@@ -55,8 +55,6 @@ class Result:
 
     reports: tuple[StageReport, ...]
     seconds: float
-    folder: "Path | tempfile.TemporaryDirectory[str]"
-    """Where the heatmaps lie; a temporary folder goes when the result goes."""
 
     @property
     def heatmap(self) -> HeatmapStore:

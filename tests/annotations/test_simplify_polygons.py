@@ -21,6 +21,7 @@ def masks(draw, background=True):
     shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
     classes = draw(st.integers(1, 3))
     coarse = rng.integers(0 if background else 1, classes + 1, shape).astype(np.uint8)
+    coarse[rng.random(shape) < draw(st.sampled_from([0, 0.6]))] = 1  # with holes, filled and not
     zoom = draw(st.integers(1, 3))
     mask = coarse.repeat(zoom, axis=0).repeat(zoom, axis=1)
     noisy = rng.random(mask.shape) < draw(st.sampled_from([0, 0.05, 0.3]))

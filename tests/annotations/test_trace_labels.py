@@ -160,6 +160,18 @@ def test_islands_in_holes_nest():
     assert [len(polygon.interiors) for polygon in traced.geometries] == [1, 1, 0]
 
 
+def test_holes_in_a_row_belong_to_one_shell():
+    mask = np.ones((5, 21), np.uint8)
+    mask[0, -1] = 2  # a polygon between shell and holes in row-major order
+    mask[1:4, 1:-1:2] = 0
+    mask[2, 2:-2] = 2
+    traced = trace_labels(mask)
+    check_exact(mask, traced)
+    assert len(traced.geometries[0].interiors) == 1
+    mask[2, 2:-2:2] = 1
+    assert len(trace_labels(mask).geometries[0].interiors) == 10
+
+
 def test_polygons_come_in_order_of_their_first_pixel():
     mask = np.array([[0, 2, 0, 1], [1, 0, 3, 0]], np.uint8)
     assert trace_labels(mask).values.tolist() == [2, 1, 1, 3]

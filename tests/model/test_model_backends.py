@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def test_calls_repeat_bit_for_bit(model: Model) -> None:
     inputs = check_inputs()["refine"]
     first = model.predictors[1](*inputs)
     np.testing.assert_array_equal(model.predictors[1](*inputs), first)
+
+
+def test_calls_from_many_threads_give_the_same(model: Model) -> None:
+    batches = [noise(4, *PATCH, 3, seed=seed) for seed in range(8)]
+    wanted = [model.predictors[0](batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(model.predictors[0], batches))
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_read_only_and_strided_patches_are_fine(model: Model) -> None:

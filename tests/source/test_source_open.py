@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -112,8 +111,7 @@ def _mine(path: Path) -> ArraySource:
 
 def test_installed_readers_are_asked_last(tmp_path: Path, monkeypatch, svs):
     point = Point("mine", "nowhere:nothing", "wsiseg.sources")
-    module = sys.modules["wsiseg.source.open"]
-    monkeypatch.setattr(module, "entry_points", lambda group: (point,))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: (point,))
     (tmp_path / "a.mine").write_bytes(b"MINE" + bytes(200))
     (tmp_path / "a.other").write_bytes(b"OTHER" + bytes(200))
     assert wsiseg.source.open(tmp_path / "a.mine").metadata.reader == "mine"

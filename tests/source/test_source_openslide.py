@@ -172,3 +172,14 @@ def test_only_known_technical_keys_are_kept():
         "openslide.mpp-x", "openslide.level[0].width", "aperio.MPP", "hamamatsu.SourceLens",
         "mirax.GENERAL.OBJECTIVE_MAGNIFICATION", "leica.objective",
     }  # fmt: skip
+
+
+def test_after_damage_the_shared_handle_is_good_again(tmp_path: Path, monkeypatch):
+    good = make_svs(tmp_path / "a.svs", PIXELS, levels=(1,), tile=256)
+    source = OpenSlideSource(hostile.damage_tile(good, tmp_path / "b.svs", tile=5))
+    with pytest.raises(DamagedFileError):
+        source.read(0, Box((300, 300), (310, 310)))
+    opened = []
+    monkeypatch.setattr(module, "_open", opened.append)
+    source.read(0, Box((0, 0), (256, 900)))
+    assert not opened

@@ -18,7 +18,7 @@ from wsiseg.geometry import Spacing
 from wsiseg.source.array import ArraySource
 from wsiseg.source.omezarr import OmeZarrSource
 from wsiseg.source.pyramid import Pyramid
-from wsiseg.source.store import SlideStore, as_zarr
+from wsiseg.source.store import as_zarr
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (1300, 1111, 3), dtype=np.uint8)
 LEVELS = (PIXELS, PIXELS[::4, ::4], PIXELS[::9, ::9])

@@ -31,6 +31,9 @@ __all__ = ["Preparation", "Prepared"]
 CHUNK = 5_000
 """Objects prepared at once; bounds the memory."""
 
+ROUNDS = 10
+"""Roundings tried until an outline stays as it is; two are rare."""
+
 NAMESPACE = uuid.UUID("8f0c3a54-3f0b-5f5e-9d5c-6a1f2c7f4b10")
 """Never change it: the ids of all objects written so far depend on it."""
 
@@ -199,7 +202,12 @@ def _repaired(geometry: shapely.Geometry) -> shapely.Geometry:
         shells = shapely.polygons([part.exterior for part in shapely.get_parts(geometry)])
         covered = shapely.union_all(_valid(shells))
         fixed = shapely.set_precision(shapely.intersection(_valid(geometry), covered), GRID)
-    return shapely.transform(_polygons_of(fixed), round_points)
+    for _ in range(ROUNDS):
+        fixed = shapely.transform(_polygons_of(fixed), round_points)
+        if not _is_cut_by_rounding(np.array([fixed]))[0]:
+            return fixed
+        (fixed,) = reduce_to_grid(np.array([fixed]))
+    return shapely.Polygon()
 
 
 def _valid(geometry: Any) -> Any:  # noqa: ANN401

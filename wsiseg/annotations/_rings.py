@@ -73,7 +73,7 @@ def outlines(corners: Corners) -> Outlines:
 
     start = _first_of(ring)
     first_corner = order[2 * start]
-    owner = _owners(corners, group, by_column, ring, twin, start)
+    owner = _owners(corners, group, by_column, ring, start)
     rank = np.lexsort((first_corner, first_corner[owner]))
     edges = _walk(successor, start[rank])
     polygon = np.cumsum(owner[rank] == rank) - 1
@@ -159,7 +159,6 @@ def _owners(
     group: NDArray[np.int64],
     by_column: Indices,
     ring: Indices,
-    twin: Indices,
     start: NDArray[np.intp],
 ) -> NDArray[np.intp]:
     """Return for each ring its shell (for a shell: itself).
@@ -176,7 +175,7 @@ def _owners(
     at = 2 * start[holes]
     wanted = (group[at] * width + corners.run_start[at]) * height + corners.y[at]
     upper = by_column[np.searchsorted(column, wanted, side="right") - 1]
-    owner[holes] = ring[twin[upper] >> 1]
+    owner[holes] = ring[upper >> 1]
     while (further := owner[owner] != owner).any():
         owner[further] = owner[owner[further]]
     return owner

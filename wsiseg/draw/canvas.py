@@ -3,6 +3,7 @@
 import errno
 import os
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -102,7 +103,13 @@ def save_png(path: str | Path, pixels: Pixels) -> None:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size=size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RunError("text cannot be drawn: Pillow was built without FreeType; reinstall pillow")
-    return font
+    """Return DejaVu Sans out of matplotlib's data: Pillow's own font lacks µ, ² and accents."""
+    package = find_spec("matplotlib")  # finds the folder, loads nothing
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+        if path.is_file():
+            return ImageFont.truetype(str(path), size)
+    raise RunError(
+        "text cannot be drawn: the font DejaVu Sans, part of matplotlib, is missing; reinstall "
+        "matplotlib"
+    )

@@ -104,7 +104,7 @@ def overview(
     tissue = list(tissue)
     zoom = max(1, -(-SMALLEST_SIDE // max(checked(pixels).shape[:2])))
     picture = pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    thick = max(1, round(max(picture.shape[:2]) / 700))
+    thick = max(1, round(max(picture.shape[:2]) / 500))
     colors = [c.color or class_color(i) for i, c in enumerate(classes)]
     for known, color in zip(classes, colors, strict=True):
         shapes = _zoomed(known.shapes, zoom)
@@ -113,7 +113,7 @@ def overview(
         shapes = _zoomed(tissue, zoom)
         picture = outline(picture, shapes, TISSUE_LINE, width=thick, casing=PAPER)
     width = max(NARROWEST, picture.shape[1])
-    size = int(np.clip(width / 55, 13, 24))
+    size = int(np.clip(width / 64, 12, 22))
     bar = ScaleBar.fitting(um_per_pixel / zoom, max(0.25 * picture.shape[1], 60))
     entries = [Entry(bar.label, bar.pixels, INK, "bar")]
     if tissue or tissue_note:

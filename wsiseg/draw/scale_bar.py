@@ -53,8 +53,8 @@ def scale_bar(pixels: Pixels, um_per_pixel: float) -> Pixels:
     Returns
     -------
     uint8 (h, w, 3)
-        Dark bar and letters with a light edge: readable on glass and on tissue. A picture too
-        small to hold the letters is returned without a bar.
+        Bar and letters are dark with a light edge, or the other way round on dark ground. A
+        picture too small to hold the letters is returned without a bar.
 
     Raises
     ------
@@ -70,12 +70,15 @@ def scale_bar(pixels: Pixels, um_per_pixel: float) -> Pixels:
     if wide + 2 * margin > width or line_height(size) + thick + 2 * margin > height:
         return out
     centre, bottom = width - margin - wide / 2, height - margin
-    left = round(centre - bar.pixels / 2)
+    left, top = round(centre - bar.pixels / 2), bottom - thick
+    text_at = round(centre - text_width(bar.label, size) / 2)
+    above = top - line_height(size) - thick // 2
+    dark_ground = out[above:bottom, -wide - margin : -margin].mean() < 110
+    ink, halo = (PAPER, INK) if dark_ground else (INK, PAPER)
     edge = max(1, thick // 3)
-    out[bottom - thick - edge : bottom + edge, left - edge : left + bar.pixels + edge] = PAPER
-    out[bottom - thick : bottom, left : left + bar.pixels] = INK
-    at = bottom - thick - edge - line_height(size), round(centre - text_width(bar.label, size) / 2)
-    write_text(out, bar.label, at, size, halo=PAPER)
+    out[top - edge : bottom + edge, left - edge : left + bar.pixels + edge] = halo
+    out[top:bottom, left : left + bar.pixels] = ink
+    write_text(out, bar.label, (above, text_at), size, color=ink, halo=halo)
     return out
 
 

@@ -177,6 +177,11 @@ class StageSpec(CardPart):
                 raise ValueError(
                     f"{where}: only the first input of extent 'window' has a stride; remove it"
                 )
+        if not window and self.kind == "classifier":
+            raise ValueError(
+                f"stage {self.name!r}: a classifier gives one value per patch, so its extent is "
+                "'window'"
+            )
         if not window and any(self.output.halo or ()):
             raise ValueError(f"stage {self.name!r}: extent 'whole' has no halo; remove it")
         return self

@@ -112,7 +112,7 @@ def _messages(message: Message, kind: type[Found]) -> Iterator[Found]:
         yield message
     for descriptor, value in message.ListFields():
         if descriptor.message_type is not None:
-            for part in value if descriptor.is_repeated else (value,):
+            for part in (value,) if isinstance(value, Message) else value:
                 yield from _messages(part, kind)
 
 

@@ -192,7 +192,7 @@ def _check_found(path: Path, files: Sequence[DicomFile], slides: Sequence[DicomF
 
 def _check_copies(path: Path, slides: Sequence[DicomFile]) -> None:
     seen: dict[str, Path] = {}
-    for file in slides:
+    for file in (file for file in slides if file.flavor == "VOLUME"):
         first = seen.setdefault(file.instance, file.path)
         if first is not file.path:
             raise SourceError(

@@ -83,7 +83,8 @@ def open_series(path: Path) -> DicomSeries:
             raise _unreadable(path, [*errors, error]) from error
         with ExitStack() as stack:
             stack.callback(source.close)
-            if len(source.readers) != len(files):
+            levels = sum(reader.image_type.value == "VOLUME" for reader in source.readers)
+            if levels != sum(file.flavor == "VOLUME" for file in files):
                 raise _unreadable(path, errors)
             try:
                 series = _choose(path, files, source)

@@ -1,14 +1,17 @@
 """DICOM whole-slide images, through wsidicom.
 
-wsidicom finds and decodes the frames; which files belong together, which focal plane is read, the
-geometry of the levels and the cache are decided here. It holds a lock per file around "seek and
-read" and decodes outside of it, so one source serves any number of threads.
+wsidicom finds the frames and chooses their decoder; which files belong together, which focal plane
+is read, the geometry of the levels and the cache are decided here. It holds a lock per file around
+"seek and read", so any number of threads may ask for frames. Its decoder for uncompressed frames
+is not safe, though: it keeps the frame in one shared dataset, and threads get each other's tiles.
+So uncompressed frames are taken as they are, and decoders other than imagecodecs work in turn.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +32,6 @@ __all__ = ["DicomSource"]
 
 CACHE_BYTES = 64 << 20
 """Decoded blocks kept per slide; wsidicom's own caches are switched off."""
-
-JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 
 
 class DicomSource:
@@ -168,10 +169,16 @@ class _TiledImage:
     path: str
     info: LevelInfo
 
+    turn: AbstractContextManager[object]
+    """Held while a frame is decoded; a lock where wsidicom's decoder keeps state."""
+
     @classmethod
     def of(cls, instance: "WsiInstance", z: float) -> "_TiledImage":
         """Return the focal plane `z` of an instance."""
+        from wsidicom.codec.decoder import ImageCodecsDecoder  # type: ignore[import-untyped]
+
         data = instance.image_data
+        stateless = isinstance(data.decoder, ImageCodecsDecoder)
         size, tile = data.image_size, data.tile_size
         info = LevelInfo(
             index=0,
@@ -180,7 +187,7 @@ class _TiledImage:
             spacing=None,
             chunk=(tile.height, tile.width),
         )
-        return cls(data, z, data.default_path, info)
+        return cls(data, z, data.default_path, info, nullcontext() if stateless else Lock())
 
     def is_missing(self, row: int, column: int) -> bool:
         """Return whether the file leaves a tile out."""
@@ -190,21 +197,25 @@ class _TiledImage:
 
     def decode(self, row: int, column: int) -> Pixels:
         """Return one tile, `(y, x, 3)` uint8; it may overhang the level."""
+        from pydicom.uid import JPEGBaseline8Bit
         from wsidicom.geometry import Point
 
-        encoded, tile = self.data.get_encoded_and_decoded_tile(
-            Point(column, row), self.z, self.path
-        )
-        # libjpeg fills what is missing at the end of a stream with grey, without an error
-        if self.data.transfer_syntax == JPEG_BASELINE and b"\xff\xd9" not in encoded[-16:]:
-            raise ValueError("the JPEG stream ends early")
+        frame = self.data.get_encoded_tile(Point(column, row), self.z, self.path)
+        syntax = self.data.transfer_syntax
+        if not syntax.is_encapsulated:
+            tile = np.frombuffer(frame, np.uint8).reshape(*self.info.chunk, -1)
+        else:
+            # libjpeg fills what is missing at the end of a stream with grey, without an error
+            if syntax == JPEGBaseline8Bit and b"\xff\xd9" not in frame[-16:]:
+                raise ValueError("the JPEG stream ends early")
+            with self.turn:
+                tile = self.data.decoder.decode(frame)
         if tile.shape[:2] != self.info.chunk or tile.dtype != np.uint8:
             raise ValueError(
                 f"needed {self.info.chunk} pixels of uint8, found {tile.shape} of {tile.dtype}"
             )
-        if tile.ndim == 2:
-            tile = np.repeat(tile[..., np.newaxis], 3, axis=2)
-        pixels: Pixels = tile
+        pixels = np.empty((*self.info.chunk, 3), np.uint8)
+        pixels[:] = tile[..., np.newaxis] if tile.ndim == 2 else tile
         return pixels
 
 

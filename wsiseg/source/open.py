@@ -1,15 +1,17 @@
 """Open anything with pixels: which reader serves a file is told from its content."""
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
 from wsiseg.source._spacing import parse_mpp
 from wsiseg.source.array import ArrayLike, ArraySource
 from wsiseg.source.base import PyramidSource
 from wsiseg.source.pyramid import Pyramid
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["READERS", "open"]
 
@@ -130,8 +132,7 @@ def _detect(path: Path) -> Callable[[Path], PyramidSource]:
     """Return the reader for a file or folder by looking into it."""
     if path.is_dir():
         return _detect_folder(path)
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+    head = _head(path)
     if head[_DICOM_AT] == b"DICM":
         return _dicom
     from wsiseg.source.openslide import detect_vendor
@@ -148,10 +149,15 @@ def _detect(path: Path) -> Callable[[Path], PyramidSource]:
     return _try_installed
 
 
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
 def _detect_folder(path: Path) -> Callable[[Path], PyramidSource]:
     if any((path / name).is_file() for name in _ZARR_FILES):
         return _omezarr
-    if any(entry.suffix.lower() in {".dcm", ""} and entry.is_file() for entry in path.iterdir()):
+    if any(entry.is_file() and _head(entry)[_DICOM_AT] == b"DICM" for entry in path.iterdir()):
         return _dicom
     index = path.with_suffix(".mrxs")
     if index.is_file():
@@ -176,7 +182,7 @@ def _reader(name: str) -> Callable[[Path], PyramidSource]:
     }
     if name in builtin:
         return builtin[name]
-    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    installed = {point.name: point for point in _installed()}
     if name not in installed:
         known = ", ".join(sorted({*READERS, *installed}))
         raise SourceError(f"no reader {name!r} for a file: needed one of {known}")
@@ -197,9 +203,16 @@ def _tiff_or_openslide(path: Path) -> PyramidSource:
             raise UnsupportedFormatError(str(refusal), path=path) from error
 
 
+def _installed() -> list["EntryPoint"]:
+    """Return the entry points of installed readers, by name."""
+    from importlib.metadata import entry_points  # takes longer to import than all of this package
+
+    return sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name)
+
+
 def _try_installed(path: Path) -> PyramidSource:
     """Ask the installed readers for a file that no built-in reader knows."""
-    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+    for point in _installed():
         try:
             source: PyramidSource = point.load()(path)
         except UnsupportedFormatError:

@@ -173,7 +173,7 @@ class OpenSlideSource:
         try:
             image = handle.read_region((x, y), level, (width, height))
         except OpenSlideError:
-            pass
+            self._replace(handle)
             try:
                 image = _open(self._path).read_region((x, y), level, (width, height))
             except OpenSlideError as error:

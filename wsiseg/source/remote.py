@@ -181,7 +181,7 @@ class RemoteFile(io.RawIOBase):
     def _fetch(self, start: int) -> NDArray[np.uint8]:
         stop = min(start + BLOCK_BYTES, self.size)
         with remote_errors(self.url):
-            data = self._request(start, stop)
+            data = _request(self._file, start, stop)
         if len(data) != stop - start:
             raise SourceError(
                 f"{self.url}: needed bytes {start} to {stop}, received {len(data)} bytes; "
@@ -189,16 +189,6 @@ class RemoteFile(io.RawIOBase):
                 path=self.url,
             )
         return np.frombuffer(data, np.uint8)
-
-    def _request(self, start: int, stop: int) -> bytes:
-        for attempt in range(ATTEMPTS - 1):
-            try:
-                return self._file._fetch_range(start, stop)
-            except (FileNotFoundError, PermissionError, ValueError):
-                raise
-            except _network_errors():
-                time.sleep(0.2 * 4**attempt)
-        return self._file._fetch_range(start, stop)
 
 
 @contextmanager
@@ -210,21 +200,38 @@ def remote_errors(url: str) -> Iterator[None]:
     except ImportError as error:
         message = f"needs a package that is missing ({error}); pip install wsiseg[remote]"
         raise SourceError(f"{shown}: {message}", path=shown) from error
-    except FileNotFoundError as error:
-        message = f"not found{_reason(error.__cause__)}; check the address and the network"
-        raise SourceError(f"{shown}: {message}", path=shown) from error
-    except PermissionError as error:
-        message = (
-            f"not allowed{_reason(error)}; pass storage_options with credentials, "
-            "or {'anon': True} for a public bucket"
-        )
-        raise SourceError(f"{shown}: {message}", path=shown) from error
     except _network_errors() as error:
-        message = f"cannot be read over the network{_reason(error)}"
-        remedy = "try again, or download the slide and open it from disk"
-        if "credential" in str(error).lower():
-            remedy = "pass storage_options with credentials, or {'anon': True} for a public bucket"
-        raise SourceError(f"{shown}: {message}; {remedy}", path=shown) from error
+        # Over HTTP, fsspec says "not found" for anything that went wrong; what did is the cause.
+        is_http = type(error.__cause__).__module__.startswith("aiohttp")
+        cause = error.__cause__ if is_http and error.__cause__ else error
+        reason = redacted(str(cause)) or type(cause).__name__
+        raise SourceError(f"{shown}: {_diagnosis(cause).format(reason)}", path=shown) from error
+
+
+def _diagnosis(error: BaseException) -> str:
+    """Return what went wrong and what to do about it."""
+    status = getattr(error, "status", None)
+    denied = isinstance(error, PermissionError) or status in {401, 403}
+    if denied or "credential" in str(error).lower():
+        return (
+            "access denied ({}); pass storage_options with credentials, "
+            "or {{'anon': True}} for a public bucket"
+        )
+    if isinstance(error, FileNotFoundError) or status in {404, 410}:
+        return "not found ({}); check the address"
+    return "cannot be read over the network ({}); try again, or download the slide"
+
+
+def _request(file: "_RangeFile", start: int, stop: int) -> bytes:
+    """Return a range of bytes; a request that fails for a passing reason is made again."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return file._fetch_range(start, stop)
+        except (FileNotFoundError, PermissionError, ValueError):
+            raise
+        except _network_errors():
+            time.sleep(0.2 * 4**attempt)
+    return file._fetch_range(start, stop)
 
 
 def _sends_parts(file: "_RangeFile") -> bool:
@@ -232,13 +239,9 @@ def _sends_parts(file: "_RangeFile") -> bool:
     if not file.size:
         return False
     try:
-        return len(file._fetch_range(file.size - 1, file.size)) == 1
+        return len(_request(file, file.size - 1, file.size)) == 1
     except ValueError:  # fsspec received the whole file
         return False
-
-
-def _reason(error: BaseException | None) -> str:
-    return f" ({redacted(str(error)) or type(error).__name__})" if error is not None else ""
 
 
 def _network_errors() -> tuple[type[Exception], ...]:

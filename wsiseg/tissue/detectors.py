@@ -105,7 +105,7 @@ class ColorDetector:
 class SaturationDetector:
     """HSV saturation above Otsu's threshold [1]_.
 
-    Otsu's threshold is taken only where the histogram has two modes (Ashman's D above 2 [2]_) of
+    Otsu's threshold is taken only where the histogram has two modes with a valley between them, of
     which the lower is as grey as glass; otherwise the fixed threshold, so that a field of only
     tissue or only glass is not split.
 
@@ -113,61 +113,59 @@ class SaturationDetector:
     ----------
     fixed
         Saturation (0-255) of the least stained tissue.
-    most
-        Upper limit of the threshold (0-255): Otsu alone loses pale tissue beside dark.
+    least, most
+        Limits of Otsu's threshold (0-255): alone it loses pale tissue beside dark.
 
     References
     ----------
     .. [1] N. Otsu, IEEE Trans. Syst. Man Cybern. 9:62-66, 1979, doi:10.1109/TSMC.1979.4310076.
-    .. [2] K. M. Ashman, C. M. Bird, S. E. Zepf, Astron. J. 108:2348-2361, 1994,
-       doi:10.1086/117248.
     """
 
     fixed: float = 20.0
-    most: float = 50.0
+    least: float = 12.0
+    most: float = 35.0
 
     def __call__(self, pixels: Pixels, spacing: Spacing) -> Mask:
         """Return where tissue is, bool (h, w)."""
         smooth = cv2.GaussianBlur(pixels, (9, 9), 1.0, borderType=cv2.BORDER_REFLECT_101)
-        saturation = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
+        saturation = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV))[..., 1]
         padding = _padding(pixels)
         found = otsu(np.bincount(saturation[~padding], minlength=256))
-        two_modes = found.ashman_d > 2 and found.low_mean < self.fixed
-        limit = min(found.threshold, self.most) if two_modes else self.fixed
+        limit = self.fixed
+        if found.valley < 0.5 and found.low_mean < self.fixed:
+            limit = min(max(found.threshold, self.least), self.most)
         return (saturation > limit) & ~padding
 
 
 @dataclass(frozen=True, slots=True)
 class Otsu:
-    """Otsu's threshold and how well it separates two modes."""
+    """Otsu's threshold of a histogram, and whether it parts two modes."""
 
     threshold: float
     """Values above it form the upper mode."""
 
     low_mean: float
-    ashman_d: float
-    """Distance of the two means in units of their joint spread; two modes show above 2."""
+    """Mean of the values up to the threshold."""
+
+    valley: float
+    """Lowest count between the two modes over the count of the lower one, 0-1; 1: no valley."""
 
 
 def otsu(counts: NDArray[np.integer]) -> Otsu:
     """Return Otsu's threshold of a histogram, integers (n,), of the values 0 to n - 1."""
     values = np.arange(len(counts), dtype=float)
-    weight = np.cumsum(counts, dtype=float)
-    first = np.cumsum(counts * values)
-    second = np.cumsum(counts * values**2)
-    total = weight[-1]
-    low, high = weight[:-1], total - weight[:-1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        gap = first[:-1] / low - (first[-1] - first[:-1]) / high
-        between = np.nan_to_num(low * high * gap**2, nan=-1.0)
-    best = int(between.argmax()) if len(between) else 0
-    if not len(between) or low[best] == 0 or high[best] == 0:
-        return Otsu(float(best), float(first[-1] / max(total, 1)), 0.0)
-    means = first[best] / low[best], (first[-1] - first[best]) / high[best]
-    squares = second[best] / low[best], (second[-1] - second[best]) / high[best]
-    spread = sum(max(q - m * m, 0) for q, m in zip(squares, means, strict=True))
-    # a spread below one grey level is rounding, not shape
-    return Otsu(float(best), means[0], abs(means[1] - means[0]) * 2**0.5 / max(spread, 1) ** 0.5)
+    weight, first = np.cumsum(counts, dtype=float), np.cumsum(counts * values)
+    low, high = weight[:-1], weight[-1] - weight[:-1]
+    parted = (low > 0) & (high > 0)
+    if not parted.any():
+        return Otsu(0.0, float(first[-1] / max(weight[-1], 1)), 1.0)
+    gap = np.zeros(len(low))
+    gap[parted] = first[:-1][parted] / low[parted] - (first[-1] - first[:-1][parted]) / high[parted]
+    best = int((low * high * gap**2).argmax())
+    smooth = np.convolve(counts, np.ones(5) / 5, "same")
+    left, right = int(smooth[: best + 1].argmax()), best + 1 + int(smooth[best + 1 :].argmax())
+    valley = smooth[left : right + 1].min() / min(smooth[left], smooth[right])
+    return Otsu(float(best), float(first[best] / low[best]), float(valley))
 
 
 def _padding(pixels: Pixels) -> Mask:

@@ -47,6 +47,9 @@ GLASS_MIN_SHARE = 0.001
 TINTED_MAX_CHROMA, TINTED_MAX_TEXTURE, TINTED_MIN_SHARE = 20.0, 0.4, 0.02
 """The same for glass that is not neutral."""
 
+TINTED_MIN_SMOOTH = 0.3
+"""Of all pixels of that colour, this share must be smooth."""
+
 PADDING_WHITE = 99.3
 """L* of pixels that no lamp lit: stitching and file padding is pure white."""
 
@@ -71,7 +74,7 @@ class Glass:
     a: float
     b: float
     share: float
-    """Of the picture."""
+    """Of the picture that has this lightness and may be glass."""
 
     noise: float
     """Median distance of a pixel of glass from the colour of the glass."""
@@ -122,13 +125,22 @@ def find_glass(pixels: Pixels) -> Glass | None:
     """
     lab, texture, total = _bright_sample(pixels)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
-    neutral = _mode(lab[chroma < GLASS_MAX_CHROMA], GLASS_MIN_SHARE, total)
-    smooth = (chroma < TINTED_MAX_CHROMA) & (texture < TINTED_MAX_TEXTURE)
-    tinted = _mode(lab[smooth], TINTED_MIN_SHARE, total)
+    smooth = texture < GLASS_MAX_TEXTURE
+    neutral = _mode(lab[smooth & (chroma < GLASS_MAX_CHROMA)], GLASS_MIN_SHARE, total)
+    smooth = texture < TINTED_MAX_TEXTURE
+    tinted = _mode(lab[smooth & (chroma < TINTED_MAX_CHROMA)], TINTED_MIN_SHARE, total)
+    if tinted is not None and not _is_smooth(smooth, lab, tinted):
+        tinted = None
     if neutral is None or tinted is None:
         return neutral or tinted
     darker = tinted.lightness < neutral.lightness - 2
     return neutral if darker or tinted.share <= neutral.share else tinted
+
+
+def _is_smooth(smooth: Mask, lab: Floats, glass: Glass) -> bool:
+    """Return whether pixels of the colour of `glass` are smooth: those of pale tissue vary."""
+    alike = (np.abs(lab - (glass.lightness, glass.a, glass.b)) < 3).all(axis=1)
+    return bool(smooth[alike].mean() > TINTED_MIN_SMOOTH)
 
 
 def _mode(lab: Floats, min_share: float, total: int) -> Glass | None:
@@ -151,15 +163,15 @@ def _mode(lab: Floats, min_share: float, total: int) -> Glass | None:
 
 
 def _bright_sample(pixels: Pixels) -> tuple[Floats, Floats, int]:
-    """Return CIELAB (n, 3) and texture (n,) of pixels that may be glass, and the sample's size."""
+    """Return CIELAB (n, 3) and texture (n,) of bright pixels, and the size of the whole sample."""
     height, width = pixels.shape[:2]
     step = max(1, math.ceil(math.sqrt(height * width / SAMPLE_PIXELS)))
     labs, textures, total = [], [], 0
     for _, planes in each_strip(pixels):
         lab, texture = planes.smooth[::step, ::step], planes.texture[::step, ::step]
-        maybe = (lab[..., 0] > GLASS_MIN_LIGHTNESS) & (texture < GLASS_MAX_TEXTURE)
-        labs.append(lab[maybe])
-        textures.append(texture[maybe])
+        bright = lab[..., 0] > GLASS_MIN_LIGHTNESS
+        labs.append(lab[bright])
+        textures.append(texture[bright])
         total += texture.size
     return np.concatenate(labs), np.concatenate(textures), total
 

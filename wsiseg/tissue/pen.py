@@ -99,9 +99,8 @@ def _without_stains(stroke: Mask, foreground: Mask, detail: Floats) -> Mask:
     fills = stroke.sum() > STAIN_SHARE * foreground.sum()
     limit = STAIN_DETAIL_FILLING if fills else STAIN_DETAIL
     labels, areas = components(stroke, 8)
-    inside = cv2.erode(stroke.astype(np.uint8), np.ones((3, 3))) * labels
-    rough = ndimage.median(detail, inside, np.arange(len(areas)))
-    smooth = np.nan_to_num(rough, nan=np.inf) < limit
+    inside = np.asarray(cv2.erode(stroke.astype(np.uint8), np.ones((3, 3))), bool)
+    smooth = ndimage.median(detail, np.where(inside, labels, 0), np.arange(len(areas))) < limit
     smooth[0] = False
     kept: Mask = smooth[labels]
     return kept

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,15 @@ class Recipe:
     patch: int = 64
     stride: int = 16
     classifier: dict[str, Any] = field(default_factory=lambda: {"width": 0.35})
-    classifier_fit: FitOptions = field(default_factory=lambda: FitOptions(steps=1000, batch=64))
+    classifier_fit: FitOptions = field(default_factory=lambda: FitOptions(steps=800, batch=64))
 
     refine_spacing_um: float = 2.0
     refine_patch: int = 128
     refine_halo: int = 64
     refiner: dict[str, Any] = field(
-        default_factory=lambda: {"widths": [16, 24, 48], "bottleneck": 96}
+        default_factory=lambda: {"widths": [8, 16, 32], "bottleneck": 64}
     )
-    refiner_fit: FitOptions = field(default_factory=lambda: FitOptions(steps=600, batch=8))
+    refiner_fit: FitOptions = field(default_factory=lambda: FitOptions(steps=500, batch=8))
 
     scales: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
     """Spacings seen in training, relative to the nominal one."""
@@ -66,12 +67,15 @@ class Recipe:
     blocks: int = 2
     """Parts of a single training region, each left out once to get its heatmap."""
 
+    keep: Path | None = None
+    """Folder for the weights of every network; one trained with the same recipe and data names is
+    taken from there, so that an interrupted run goes on where it was."""
+
 
 def train_classifier(
     regions: Sequence[RegionViews], recipe: Recipe, *, without_block: int | None = None
 ) -> nn.Module:
     """Train the patch classifier, on request without one block of each region and its surround."""
-    log.info("classifier: %d regions, without block %s", len(regions), without_block)
     views = [
         [
             _without_block(region(recipe.spacing_um * scale), recipe, without_block)
@@ -84,7 +88,9 @@ def train_classifier(
         "wsiseg.mobilenet_v2", channels=(3,), classes=CLASSES, arguments=recipe.classifier
     )
     loss = partial(patch_loss, cell=recipe.stride)
-    fit(network, PatchSampler(views, patch=recipe.patch), loss, recipe.classifier_fit)
+    sampler = PatchSampler(views, patch=recipe.patch)
+    what = f"classifier of {_names(views)} without block {without_block}"
+    _fit_or_load(what, network, sampler, loss, recipe.classifier_fit, recipe)
     return network
 
 
@@ -104,7 +110,8 @@ def out_of_fold(region: RegionViews, recipe: Recipe) -> CellModel:
             cell_model(network, recipe, within=block)(image)
             for network, block in zip(networks, blocks, strict=True)
         ]
-        return np.sum(parts, axis=0, dtype=np.float32)  # each is 0 outside its block
+        whole: NDArray[np.float32] = np.sum(parts, axis=0)  # each is 0 outside its block
+        return whole
 
     return cells
 
@@ -125,7 +132,6 @@ def train_refiner(
         of new tissue, not of tissue learned by heart. `None`: a network of the image alone.
     """
     channels = (3,) if heatmaps is None else (3, 1)
-    log.info("refiner: %d regions, inputs of %s channels", len(regions), channels)
     models = [None] * len(regions) if heatmaps is None else heatmaps
     views = [
         _refiner_views(region, model, recipe) for region, model in zip(regions, models, strict=True)
@@ -133,7 +139,8 @@ def train_refiner(
     torch.manual_seed(recipe.refiner_fit.seed)
     network = build("wsiseg.h2g_unet", channels=channels, classes=CLASSES, arguments=recipe.refiner)
     sampler = PatchSampler(views, patch=recipe.refine_patch)
-    fit(network, sampler, segmentation_loss, recipe.refiner_fit)
+    what = f"refiner of {_names(views)} with inputs {channels}"
+    _fit_or_load(what, network, sampler, segmentation_loss, recipe.refiner_fit, recipe)
     return network
 
 

@@ -125,5 +125,4 @@ def _probabilities(
 ) -> NDArray[np.float32]:
     batch = Batch(images, np.zeros(images.shape[:3], np.uint8), heatmaps)
     logits = network.eval()(*to_tensors(batch))
-    values: NDArray[np.float32] = logits.softmax(dim=1).movedim(1, -1).numpy()
-    return values
+    return np.asarray(logits.softmax(dim=1).movedim(1, -1), dtype=np.float32)
