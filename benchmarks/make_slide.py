@@ -2,8 +2,8 @@
 
     python benchmarks/make_slide.py slide.svs --size 40000 30000 --texture region.jpg [more.jpg ...]
 
-SVS, JPEG 4:2:2 quality 80, 256 px tiles, levels 1/4/16, 0.25 µm per pixel, 30 % tissue. Written tile
-by tile: memory does not grow with the slide.
+SVS, JPEG 4:2:2 quality 80, 256 px tiles, levels 1/4/16, 0.25 µm per pixel, 30 % tissue.
+Written tile by tile: memory does not grow with the slide.
 """
 
 import argparse
@@ -59,7 +59,9 @@ class Painter:
     def tile(self, downsample: int, top: int, left: int) -> np.ndarray | None:
         """Return one tile, or None where it is all glass."""
         scale = downsample / FIELD
-        to_field = np.array([[scale, 0, (left + 0.5) * scale + 1], [0, scale, (top + 0.5) * scale + 1]])
+        to_field = np.array(
+            [[scale, 0, (left + 0.5) * scale + 1], [0, scale, (top + 0.5) * scale + 1]]
+        )
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         field = cv2.warpAffine(self.field, to_field, (TILE, TILE), flags=flags, borderMode=1)
         alpha = np.clip(field + 0.5, 0, 1)[..., np.newaxis]

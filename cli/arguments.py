@@ -32,7 +32,8 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results."
 Mpp = Annotated[
     str | None,
     typer.Option(
-        "--mpp", help="µm per pixel at level 0, for slides that do not say: 0.25, or x,y: 0.25,0.26."
+        "--mpp",
+        help="µm per pixel at level 0, for slides that do not say: 0.25, or x,y: 0.25,0.26.",
     ),
 ]
 Reader = Annotated[
@@ -67,4 +68,3 @@ def parse_mpp(text: str | None) -> float | tuple[float, float] | None:
     if len(values) == 2:
         return values[0], values[1]
     raise MissingSpacingError(f"--mpp {text}: needed a number such as 0.25, or x,y: 0.25,0.26")
-

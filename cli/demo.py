@@ -4,8 +4,8 @@ from pathlib import Path
 
 import typer
 
-from wsiseg_cli.arguments import Out
-from wsiseg_cli.console import log
+from .arguments import Out
+from .console import log
 
 __all__ = ["demo"]
 
@@ -13,7 +13,8 @@ __all__ = ["demo"]
 def demo(out: Out = Path("wsiseg-demo")) -> None:
     """Run everything on bundled slides with the bundled model."""
     from wsiseg.run import run_demo
-    from wsiseg_cli.progress import show_progress
+
+    from .progress import show_progress
 
     with show_progress(2) as (listen, slide_done):
         written = run_demo(out, listen=listen, slide_done=slide_done)

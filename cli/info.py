@@ -4,8 +4,8 @@ import json
 
 import typer
 
-from wsiseg_cli.arguments import Mpp, Reader, Slides, parse_mpp
-from wsiseg_cli.console import log
+from .arguments import Mpp, Reader, Slides, parse_mpp
+from .console import log
 
 __all__ = ["info"]
 

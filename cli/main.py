@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from wsiseg.errors import WsisegError
-from wsiseg_cli import demo, info, models, segment, tiles, tissue, verify_geojson
-from wsiseg_cli.console import log
+
+from . import demo, info, models, segment, tiles, tissue, verify_geojson
+from .console import log
 
 __all__ = ["app", "main"]
 
@@ -47,7 +48,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; exit 0 when all went well, 1 when something failed, 2 on wrong usage."""
+    """Run the command line; exit 0 when all went well, 1 on failure, 2 on wrong usage."""
     warnings.showwarning = _show_warning
     try:
         app()
@@ -68,4 +69,6 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    log().print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    log().print(
+        f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
+    )

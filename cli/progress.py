@@ -1,6 +1,6 @@
 """Two-level progress on stderr: slides, and tiles of the stage under way, with rate and ETA."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import (
@@ -17,7 +17,8 @@ from rich.progress import (
 from rich.text import Text
 
 from wsiseg.engine.events import Event, Listener, StageStarted, TilesDone, ignore
-from wsiseg_cli.console import log
+
+from .console import log
 
 __all__ = ["show_progress"]
 
@@ -32,7 +33,9 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def show_progress(slides: int, *, quiet: bool = False) -> Iterator[tuple[Listener, Listener]]:
+def show_progress(
+    slides: int, *, quiet: bool = False
+) -> Iterator[tuple[Listener, Callable[[object], None]]]:
     """Draw progress while the block runs.
 
     Yields

@@ -14,17 +14,18 @@ from wsiseg.options import (
     SegmentOptions,
     TissueOptions,
 )
-from wsiseg_cli.arguments import (
+
+from .arguments import (
     DEFAULT_TISSUE,
     MinTissue,
-    Tissue,
     Mpp,
     Out,
     Reader,
     Slides,
+    Tissue,
     parse_mpp,
 )
-from wsiseg_cli.console import log
+from .console import log
 
 if TYPE_CHECKING:
     from wsiseg.run import FolderReport
@@ -77,7 +78,8 @@ def segment(
 ) -> None:
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
     from wsiseg.run import list_slides, parse_bytes, plan_folder, segment_folder
-    from wsiseg_cli.progress import show_progress
+
+    from .progress import show_progress
 
     options = SegmentOptions(
         tissue=TissueOptions(detector=tissue, min_fraction=min_tissue),
@@ -153,4 +155,3 @@ def _plan_text(record: dict[str, object]) -> str:
             f"about {stage['seconds']:.0f} s"
         )
     return "\n".join(lines)
-

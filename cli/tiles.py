@@ -6,8 +6,18 @@ from typing import Annotated
 import typer
 
 from wsiseg.options import TissueOptions
-from wsiseg_cli.arguments import DEFAULT_TISSUE, MinTissue, Mpp, Out, Reader, Slides, Tissue, parse_mpp
-from wsiseg_cli.console import log
+
+from .arguments import (
+    DEFAULT_TISSUE,
+    MinTissue,
+    Mpp,
+    Out,
+    Reader,
+    Slides,
+    Tissue,
+    parse_mpp,
+)
+from .console import log
 
 __all__ = ["tiles"]
 

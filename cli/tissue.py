@@ -5,8 +5,9 @@ from pathlib import Path
 import typer
 
 from wsiseg.options import TissueOptions
-from wsiseg_cli.arguments import DEFAULT_TISSUE, Mpp, Out, Reader, Slides, Tissue, parse_mpp
-from wsiseg_cli.console import log
+
+from .arguments import DEFAULT_TISSUE, Mpp, Out, Reader, Slides, Tissue, parse_mpp
+from .console import log
 
 __all__ = ["tissue"]
 

@@ -1,4 +1,4 @@
-"""`wsiseg verify-geojson`: will QuPath read this file as meant?"""
+"""`wsiseg verify-geojson`: whether QuPath will read a file as meant."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,9 @@ __all__ = ["verify_geojson"]
 
 
 def verify_geojson(
-    files: Annotated[list[Path], typer.Argument(help="GeoJSON files (.geojson, .json, .gz, .zip).")],
+    files: Annotated[
+        list[Path], typer.Argument(help="GeoJSON files (.geojson, .json, .gz, .zip).")
+    ],
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines.")] = False,
 ) -> None:

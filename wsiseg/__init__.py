@@ -51,7 +51,40 @@ _HOMES = {
     "WsisegWarning": "wsiseg.errors",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "Annotations",
+    "Box",
+    "ExportOptions",
+    "Grid",
+    "HeatmapStore",
+    "Level",
+    "LevelInfo",
+    "Model",
+    "ModelCard",
+    "Plan",
+    "Pyramid",
+    "Result",
+    "RunOptions",
+    "SegmentOptions",
+    "Spacing",
+    "Tile",
+    "TissueMask",
+    "TissueOptions",
+    "View",
+    "WsisegError",
+    "WsisegWarning",
+    "__version__",
+    "find_tissue",
+    "list_models",
+    "load_model",
+    "open",
+    "plan",
+    "read_geojson",
+    "segment",
+    "segment_folder",
+    "verify_geojson",
+    "write_geojson",
+]
 
 if TYPE_CHECKING:
     from wsiseg.annotations import Annotations, read_geojson, verify_geojson, write_geojson
@@ -69,7 +102,7 @@ if TYPE_CHECKING:
     from wsiseg.tissue import TissueMask, find_tissue
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
     if name not in _HOMES:
         raise AttributeError(f"module 'wsiseg' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -9,7 +9,7 @@
   + GridError                    (ValueError) the tiling asked for cannot exist
   + TissueError                  tissue cannot be looked for
   + ModelError                   a model cannot be used
-    - ModelCardError             (ValueError) the card is missing, malformed or of an unknown version
+    - ModelCardError             (ValueError) the card is missing, malformed or of another version
     - WeightsError               weights are missing, changed, or unsafe to load
     - SpacingUnavailableError    the model wants finer pixels than the slide has
     - OutputShapeError           the network returned something the card does not promise

@@ -123,9 +123,7 @@ def segment(
             tissue_annotations=annotate_tissue(tissue, image, options.export),
             heatmaps=output.heatmaps,
             labels=output.labels,
-            annotations=annotate_labels(
-                output.labels, heatmap, model.card, image, options.export
-            ),
+            annotations=annotate_labels(output.labels, heatmap, model.card, image, options.export),
             reports=output.reports,
             seconds=time.perf_counter() - started,
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -25,6 +25,9 @@ from wsiseg.options import SegmentOptions
 from wsiseg.source import Pyramid
 from wsiseg.stitch import HeatmapStore, LabelStore
 from wsiseg.tissue import TissueMask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Result", "as_run_error", "finished_folder"]
 
@@ -104,7 +107,7 @@ class Result:
             tissue_note=f"{areas['tissue_mm2']:.3g} mm²",
         )
 
-    def plot(self, size: int = OVERVIEW_PIXELS) -> Any:
+    def plot(self, size: int = OVERVIEW_PIXELS) -> "Figure":
         """Return the overview as a matplotlib figure."""
         from wsiseg.draw import plot_image
 
@@ -126,9 +129,9 @@ class Result:
         """
         with finished_folder(Path(out), name or self.slide.stem) as folder:
             export = self.options.export
-            stores = [*self.heatmaps.values(), self.labels]
-            for store in stores:
-                _link_tree(store.path, folder / store.path.name)
+            paths = [*(store.path for store in self.heatmaps.values()), self.labels.path]
+            for path in paths:
+                _link_tree(path, folder / path.name)
             for stem, annotations in (
                 ("annotations", self.annotations),
                 ("tissue", self.tissue_annotations),
@@ -183,7 +186,9 @@ def finished_folder(out: Path, name: str) -> Iterator[Path]:
     """
     final = out / name
     if not final.resolve().is_relative_to(out.resolve()) or final.resolve() == out.resolve():
-        raise RunError(f"{name!r}: would write outside the output folder {out}; choose another name")
+        raise RunError(
+            f"{name!r}: would write outside the output folder {out}; choose another name"
+        )
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".wsiseg-", dir=final.parent))
@@ -204,7 +209,9 @@ def finished_folder(out: Path, name: str) -> Iterator[Path]:
 def as_run_error(error: OSError, path: Path) -> RunError:
     """Return what an operating system's refusal to write means for a run."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"{path}: no room left on the disk; free some, or choose another --out")
+        return DiskFullError(
+            f"{path}: no room left on the disk; free some, or choose another --out"
+        )
     return RunError(f"{path}: cannot be written: {error.strerror or error}; choose another --out")
 
 

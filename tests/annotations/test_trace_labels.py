@@ -299,6 +299,8 @@ def test_what_cannot_be_traced_is_refused():
         trace_labels(ones[..., None])
     with pytest.raises(AnnotationError, match="one value per label"):
         trace_labels(ones, probability=np.ones((3, 4)))
+    with pytest.raises(AnnotationError, match="one value per label"):
+        trace_labels(ones, probability=np.ones((4, 3)))
     with pytest.raises(AnnotationError, match=r"must lie in 0\.\.1"):
         trace_labels(ones, probability=np.full((3, 3), 1.5))
     with pytest.raises(AnnotationError, match="at least 1 row"):
@@ -314,6 +316,9 @@ def test_slabs_must_fit_together():
         tracer.add(np.ones((2, 3), np.int32))
     with pytest.raises(AnnotationError, match="for every slab"):
         tracer.add(np.ones((2, 3), np.uint8), np.ones((2, 3)))
+    tracer = Tracer(3)
+    with pytest.raises(AnnotationError, match=r"needed shape \(2, 3\), found \(1, 3\)"):
+        tracer.add(np.ones((2, 3), np.uint8), np.ones((1, 3)))
 
 
 def test_to_level0_multiplies_and_cuts_at_the_edge():

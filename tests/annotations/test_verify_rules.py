@@ -820,6 +820,15 @@ def test_the_report_reads_well(tmp_path):
     assert "error: feature 1: id is not text (None); leave the key out or write a UUID" in lines[2]
 
 
+def test_the_report_is_fit_for_json(tmp_path):
+    report = verify(tmp_path, collection(feature(locked=True, classification="Tumor")))
+    again = json.loads(json.dumps(report.to_dict()))
+    assert again["verdict"] == "warning"
+    assert again["findings"][0]["code"] == "key-ignored"
+    assert (again["findings"][0]["index"], again["findings"][0]["id"]) == (0, ID)
+    assert again["loads"]["0.5"]["classes"] == {"Tumor": 1}
+
+
 KEYS = st.sampled_from(
     ["type", "id", "geometry", "coordinates", "properties", "features", "name", "color", "names",
      "classification", "measurements", "metadata", "objectType", "plane", "geometries", "value",

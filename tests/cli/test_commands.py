@@ -6,10 +6,10 @@ import sys
 
 import pytest
 from typer.testing import CliRunner
+from wsiseg_cli.main import app
 
 from wsiseg.testing.models import make_colour_model
 from wsiseg.testing.slides import make_svs, tissue_disc
-from wsiseg_cli.main import app
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,12 @@ def test_models_list_show_check(model):
 
 
 def shell(*arguments):
-    command = [sys.executable, "-c", "from wsiseg_cli.main import main; main()", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "from wsiseg_cli.main import main; main()",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

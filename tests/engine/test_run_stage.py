@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
 from wsiseg.engine.events import ignore
-from wsiseg.engine.execute import run_stage
+from wsiseg.engine.execute import Pace, run_stage
 from wsiseg.engine.graph import connect, lay_out
 from wsiseg.errors import DamagedFileError, ModelError, SpacingUnavailableError
 from wsiseg.geometry import Box
@@ -94,8 +94,7 @@ def run(pixels, model_card, predictor=identity, *, selected=None, batch=3, threa
             chosen,
             predictor,
             collect,
-            batch_size=batch,
-            read_threads=threads,
+            pace=Pace(batch, threads),
             listen=ignore,
         )
     assert collect.finished
@@ -165,7 +164,11 @@ def test_batches_and_threads_never_change_a_bit(batch, threads, blend):
 def test_a_classifier_cell_is_the_patch_centred_on_it(shape, half, spare):
     stride, patch = 2 * half, 2 * half + 2 * spare
     pixels = picture(shape)
-    found = run(pixels, card(kind="classifier", patch=patch, stride=stride), lambda p: identity(p).mean((1, 2)))
+    found = run(
+        pixels,
+        card(kind="classifier", patch=patch, stride=stride),
+        lambda p: identity(p).mean((1, 2)),
+    )
     padded = np.pad(pixels, ((spare, spare + stride),) * 2 + ((0, 0),), constant_values=255)
     for y in range(found.values.shape[0]):
         for x in range(found.values.shape[1]):
@@ -215,8 +218,7 @@ def test_a_damaged_block_stops_the_stage_soon():
                 np.ones(setup.grid.counts, bool),
                 identity,
                 Collect((64, 64)),
-                batch_size=4,
-                read_threads=2,
+                pace=Pace(4, 2),
                 listen=ignore,
             )
 

@@ -99,7 +99,9 @@ def test_frameworks_stay_in_their_places(path: Path):
 
 def loaded_after(code: str) -> set[str]:
     command = f"import sys\n{code}\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
@@ -110,8 +112,7 @@ def test_importing_wsiseg_loads_nothing_heavy():
 
 def test_help_loads_nothing_heavy():
     code = (
-        "from wsiseg_cli.main import app\n"
-        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass"
+        "from wsiseg_cli.main import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass"
     )
     assert not {"torch", "dask", "openslide", "zarr", "cv2", "scipy"} & loaded_after(code)
 

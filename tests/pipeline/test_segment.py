@@ -175,7 +175,9 @@ def test_no_tissue_is_an_empty_valid_result(model, tmp_path):
         folder = result.write(tmp_path)
     assert len(result.annotations) == 0
     assert orjson.loads((folder / "annotations.geojson").read_bytes())["features"] == []
-    assert wsiseg.verify_geojson(folder / "annotations.geojson").verdict != "error"
+    report = wsiseg.verify_geojson(folder / "annotations.geojson")
+    assert report.verdict == "clean"
+    assert report.counts == {"nothing-found": 1}
 
 
 def test_a_missing_pixel_size_is_an_error_with_the_remedy(model):
@@ -267,7 +269,10 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(result, tmp_path, monke
 
 @pytest.mark.parametrize("name", ["../escape", "..", ".", "/abs"])
 def test_output_names_cannot_escape(tmp_path, name):
-    with pytest.raises(RunError, match="outside the output folder"), finished_folder(tmp_path, name):
+    with (
+        pytest.raises(RunError, match="outside the output folder"),
+        finished_folder(tmp_path, name),
+    ):
         pass
 
 
@@ -292,7 +297,12 @@ def test_tiles_are_the_slides_pixels_at_their_coordinates(slide_path, tmp_path):
 
     with wsiseg.open(slide_path) as slide:
         export_tiles(
-            slide, tmp_path, spacing_um=1.0, patch=64, stride=48, options=TissueOptions(min_fraction=0.6)
+            slide,
+            tmp_path,
+            spacing_um=1.0,
+            patch=64,
+            stride=48,
+            options=TissueOptions(min_fraction=0.6),
         )
         view = slide.at(1.0)
         with (tmp_path / "tiles.csv").open() as file:
@@ -308,7 +318,9 @@ def test_tiles_are_the_slides_pixels_at_their_coordinates(slide_path, tmp_path):
             assert 0.6 <= float(row["tissue"]) <= 1
 
 
-@pytest.mark.parametrize(("text", "size"), [("4GB", 4e9), ("500 MB", 5e8), ("1e9", 1e9), ("2GiB", 2e9)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GB", 4e9), ("500 MB", 5e8), ("1e9", 1e9), ("2GiB", 2e9)]
+)
 def test_memory_sizes(text, size):
     assert parse_bytes(text) == size
 

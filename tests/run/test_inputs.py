@@ -8,7 +8,15 @@ from wsiseg.run.inputs import list_slides
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b.svs", "a.tif", "notes.txt", ".hidden.svs", "sub/c.ndpi", "m.mrxs", "m/Data.dat"):
+    for name in (
+        "b.svs",
+        "a.tif",
+        "notes.txt",
+        ".hidden.svs",
+        "sub/c.ndpi",
+        "m.mrxs",
+        "m/Data.dat",
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")

@@ -257,6 +257,14 @@ def test_real_slides_equal_pydicom(data_dir, file):
         assert source.metadata.spacing.um == pytest.approx((28.968, 28.969))
 
 
+@pytest.mark.parametrize("jpeg", [False, True])
+def test_missing_tiles_are_background_in_grey_too(tmp_path, jpeg):
+    pixels = PIXELS if jpeg else PIXELS[..., 0]
+    source = DicomSource(write(tmp_path / "a.dcm", pixels, missing=[1, 4], jpeg=jpeg))
+    assert (source.read(0, Box((0, 48), (64, 96))) == 255).all()
+    assert source.read(0, Box((0, 0), (64, 48))).std() > 0
+
+
 def test_levels_and_spacing_come_from_the_files(tmp_path):
     source = DicomSource(write_series(tmp_path / "slide"))
     assert [level.shape for level in source.levels] == [(150, 210), (50, 70), (22, 30)]

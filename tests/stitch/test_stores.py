@@ -221,6 +221,15 @@ def test_two_runs_write_the_same_bytes_whatever_the_slabs(tmp_path):
     assert len(found) > 20
 
 
+def test_threads_inside_the_codec_never_change_the_bytes(tmp_path, monkeypatch):
+    codes = random_codes((1100, 1100), 1)
+    write_heatmap(tmp_path / "a.zarr", codes)
+    monkeypatch.setattr("numcodecs.blosc.use_threads", True)
+    write_heatmap(tmp_path / "b.zarr", codes)
+    chunk = "0/0/0/0"
+    assert digests(tmp_path / "a.zarr")[chunk] == digests(tmp_path / "b.zarr")[chunk]
+
+
 def test_an_unfinished_heatmap_cannot_be_opened(tmp_path):
     path = tmp_path / "h.zarr"
     writer = HeatmapStore.create(path, placement_of((4, 4)), channels=["x"])

@@ -54,6 +54,7 @@ class FileCheck:
         self.colors: dict[str, Rgb | None] = dict(DEFAULT_COLORS)
         self._ids: set[str] = set()
         self._is_read = True
+        self._says_empty = False
 
     def add(self, document: Document) -> None:
         """Check one JSON text."""
@@ -62,6 +63,7 @@ class FileCheck:
             return
         check = _DocumentCheck(document.entry, self.colors, self._ids)
         check.read(document.content)
+        self._says_empty |= check.says_empty
         lost = {reader: load.raises for reader, load in check.loads.items() if load.raises}
         if document.entry is None:
             for reader, code in lost.items():
@@ -78,7 +80,7 @@ class FileCheck:
     def finish(self) -> None:
         """Judge the file as a whole; call it once, last."""
         if self._is_read and not any(load.raises or load.types for load in self.loads.values()):
-            self.findings.add("no-objects")
+            self.findings.add("nothing-found" if self._says_empty else "no-objects")
 
     def _add_trouble(self, document: Document) -> None:
         entry, detail = document.entry, document.detail
@@ -98,6 +100,7 @@ class _DocumentCheck:
     """One JSON text."""
 
     def __init__(self, entry: str | None, colors: dict[str, Rgb | None], ids: set[str]) -> None:
+        self.says_empty = False
         self._entry = entry
         self._colors = colors
         self._ids = ids
@@ -130,7 +133,9 @@ class _DocumentCheck:
             if walk.members is not None:
                 self._add_top(walk.members)
         self._flush()
-        self._check_outside((walk.members or {}).get("wsiseg"))
+        member = (walk.members or {}).get("wsiseg")
+        self.says_empty = isinstance(member, Mapping) and member.get("empty") is True
+        self._check_outside(member)
 
     def _found(
         self, code: str, detail: str = "", index: int | None = None, id: object = None

@@ -47,13 +47,16 @@ def is_kept_by_rounding(ragged: Ragged) -> NDArray[np.bool_]:
 
     Notes
     -----
-    On whole pixels a vertex off an edge of length l is at least 1 / l away from it, and at least 1
-    from an edge along an axis: out of reach of the rounding unless the edge is very long.
+    A vertex moves an edge only within 0.0071 px. On the grid it is at least 0.01 px away from an
+    edge along an axis; on whole pixels at least 1 / l from an edge of length l.
     """
-    fractional = (np.round(ragged.points) != ragged.points).any(axis=1)
-    edges = ragged.edges()
-    slanted = (edges != 0).all(axis=1) & (np.hypot(*edges.T) > LONGEST_EDGE)
-    return ~ragged.any_of_objects(fractional | slanted)
+    points, edges = ragged.points, ragged.edges()
+    slanted = (edges != 0).all(axis=1)
+    long = slanted & (np.hypot(*edges.T) > LONGEST_EDGE)
+    off_grid = (round_points(points) != points).any(axis=1)
+    fractional = (np.round(points) != points).any(axis=1)
+    any_of = ragged.any_of_objects
+    return ~any_of(off_grid | long) & ~(any_of(fractional) & any_of(slanted))
 
 
 def count_parts(

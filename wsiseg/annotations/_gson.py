@@ -19,6 +19,7 @@ DOUBLE = re.compile(
     r"[+-]?(NaN|Infinity|((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[fFdD]?))", flags=re.ASCII
 )
 INTEGER = re.compile(r"[+-]?\d{1,10}", flags=re.ASCII)
+CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 UUID_PARTS = re.compile(r"[+-]?[0-9a-fA-F]{1,15}", flags=re.ASCII)
 UUID_BITS = (32, 16, 16, 16, 48)
 NOT_JAVA_SPACE = frozenset("\u00a0\u2007\u202f\u0085")
@@ -78,6 +79,8 @@ def parse_double(text: str) -> float | None:
 
 def as_uuid(text: str) -> str | None:
     """Return the UUID that `UUID.fromString` makes of a text, in its usual spelling."""
+    if CANONICAL_UUID.fullmatch(text):
+        return text
     parts = text.split("-")
     if len(text) > 36 or len(parts) != 5 or not all(map(UUID_PARTS.fullmatch, parts)):
         return None

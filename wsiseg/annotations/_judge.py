@@ -134,7 +134,7 @@ class _Counts:
     bounds: NDArray[np.float64]
 
     def fate(self, i: int) -> Fate:
-        x0, y0, x1, y1 = np.nan_to_num(self.bounds[i]).tolist()
+        x0, y0, x1, y1 = self.bounds[i].tolist()
         is_empty = self.parts[i] == 0
         return Fate(
             float(self.areas[i]), int(self.holes[i]), bool(is_empty), False, (x0, y0, x1, y1)
@@ -144,7 +144,7 @@ class _Counts:
 def _count(geometries: NDArray[np.object_]) -> _Counts:
     parts, holes = count_parts(geometries)
     areas = np.nan_to_num(shapely.area(geometries))
-    return _Counts(areas, holes, parts, shapely.bounds(geometries))
+    return _Counts(areas, holes, parts, np.nan_to_num(shapely.bounds(geometries)))
 
 
 def _survey(

@@ -149,7 +149,7 @@ def _read_rings(coordinates: object, found: Found) -> list[Points] | None:
                 found("ring-short", "no shell around the holes")
                 return None
             continue
-        if (points[0] != points[-1]).any() or np.isnan(points[[0, -1]]).any():
+        if (points[0] != points[-1]).any():  # NaN differs from itself
             found("ring-open", f"ring {number}")
             return None
         if len(points) < 3:
@@ -166,7 +166,10 @@ def _read_points(coordinates: object, found: Found) -> Points | None:
         if set(map(type, coordinates)) <= {list} and set(map(len, coordinates)) <= {2}:
             flat = list(itertools.chain.from_iterable(coordinates))
             if set(map(type, flat)) <= {int, float}:
-                return _as_points([_gson.as_double(v) for v in flat] if _is_huge(flat) else flat)
+                try:
+                    return _as_points(flat)
+                except OverflowError:  # a whole number of more than 308 digits
+                    return _as_points([_gson.as_double(value) for value in flat])
         return _read_odd_points(coordinates, found)
     found("coordinates", repr(coordinates)[:40])
     return None
@@ -189,10 +192,6 @@ def _read_odd_points(coordinates: list[Any], found: Found) -> Points | None:
             found("coordinate-text", repr(vertex)[:40])
         flat += numbers[:2]
     return _as_points(flat)
-
-
-def _is_huge(flat: Sequence[float]) -> bool:
-    return bool(flat) and max(map(abs, flat)) > 1e300
 
 
 def _as_points(flat: Sequence[float | None]) -> Points:

@@ -9,11 +9,11 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely.errors import GEOSException
 
 from wsiseg.annotations._grid import (
     GRID,
@@ -198,10 +198,7 @@ def _repaired(geometry: shapely.Geometry) -> shapely.Geometry:
     """
     (fixed,) = reduce_to_grid(np.array([geometry]))
     if fixed is None:
-        # A hole outside its shell comes out as a part of its own: keep what shells cover.
-        shells = shapely.polygons([part.exterior for part in shapely.get_parts(geometry)])
-        covered = shapely.union_all(_valid(shells))
-        fixed = shapely.set_precision(shapely.intersection(_valid(geometry), covered), GRID)
+        fixed = _uncrossed(geometry)
     for _ in range(ROUNDS):
         fixed = shapely.transform(_polygons_of(fixed), round_points)
         if not _is_cut_by_rounding(np.array([fixed]))[0]:
@@ -210,8 +207,19 @@ def _repaired(geometry: shapely.Geometry) -> shapely.Geometry:
     return shapely.Polygon()
 
 
-def _valid(geometry: Any) -> Any:  # noqa: ANN401
-    return shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+def _uncrossed(geometry: shapely.Geometry) -> shapely.Geometry:
+    """Return what the shells of crossing outlines cover, without their holes."""
+    # A hole outside its shell would become a part of its own: hence the intersection.
+    shells = shapely.polygons([part.exterior for part in shapely.get_parts(geometry)])
+    try:
+        covered = shapely.union_all([_valid(shell) for shell in shells], grid_size=GRID)
+        return shapely.intersection(_valid(geometry), covered, grid_size=GRID)
+    except GEOSException:  # beyond repair: dropped, and counted by the caller
+        return shapely.Polygon()
+
+
+def _valid(geometry: shapely.Geometry) -> shapely.Geometry:
+    return _polygons_of(shapely.make_valid(geometry, method="structure", keep_collapsed=False))
 
 
 def _polygons_of(geometry: shapely.Geometry) -> shapely.Geometry:

@@ -64,6 +64,7 @@ RULES: dict[str, Rule] = {
     "json": _fatal("not one JSON text", "write one FeatureCollection, closed properly"),
     "top-level-type": _fatal('"type" is not text', 'write "type": "FeatureCollection"'),
     "no-objects": _broken("QuPath reads no object from it", "write at least one Feature"),
+    "nothing-found": _note("the file says that nothing was found", "nothing to do"),
     "not-utf8": _changed("not UTF-8: names become garbled", "save the file as UTF-8"),
     "entry-ignored": _note("QuPath ignores this entry", "leave it out of the ZIP file"),
     "entry-lost": _changed(

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import AnnotationError
 from wsiseg.geometry import Box, Spacing
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 __all__ = ["AnnotationClass", "Annotations", "Frame", "ImageRef", "ObjectType"]
 
@@ -79,7 +82,7 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.geometries)
 
-    def to_geopandas(self) -> Any:
+    def to_geopandas(self) -> "GeoDataFrame":
         """Return a GeoDataFrame (needs the extra `notebook`)."""
         from wsiseg.annotations.geoparquet import to_geopandas
 

@@ -354,6 +354,8 @@ def describe_image(annotations: Annotations, frame: Frame) -> dict[str, Any]:
         "vendor": image.vendor,
         "classes": _classes(annotations),
     }
+    if not len(annotations):
+        header["empty"] = True  # nothing was found: no objects is what is meant
     if image.bounds is not None:
         header["bounds"] = [*reversed(image.bounds.start), *reversed(image.bounds.shape)]
     if shown.note is not None:

@@ -15,8 +15,8 @@ from wsiseg.errors import AnnotationError, LabelError
 
 __all__ = ["RowsOfPixels", "TracedPolygons", "Tracer", "to_level0", "trace_labels"]
 
-STRIP_PIXELS = 1 << 18
-"""Pixels looked at in one go: the arrays made from them stay in a processor's cache."""
+STRIP_PIXELS = 1 << 20
+"""Pixels looked at in one go: few calls, and the arrays made from them stay small."""
 
 LARGEST_LABEL = int(np.iinfo(np.int64).max)
 NO_LABEL = int(np.iinfo(np.int64).min)
@@ -95,7 +95,12 @@ def trace_labels(
     gives back the mask bit for bit. Memory grows with the length of the outlines and with `block`
     rows, not with the mask.
     """
-    _check_shapes(labels, probability, block)
+    if len(labels.shape) != 2:
+        raise AnnotationError(f"tracing needs labels (y, x), found shape {tuple(labels.shape)}")
+    if block < 1:
+        raise AnnotationError(f"tracing needs at least 1 row per block, found {block}")
+    if probability is not None:
+        _check_aligned(labels.shape, probability.shape)
     height, width = labels.shape
     tracer = Tracer(width, ignore=ignore)
     for top in range(0, height, block):
@@ -149,18 +154,6 @@ def to_level0(
     return clipped
 
 
-def _check_shapes(labels: RowsOfPixels, probability: RowsOfPixels | None, block: int) -> None:
-    if len(labels.shape) != 2:
-        raise AnnotationError(f"tracing needs labels (y, x), found shape {labels.shape}")
-    if probability is not None and tuple(probability.shape) != tuple(labels.shape):
-        raise AnnotationError(
-            f"probability must have one value per label: needed shape {labels.shape}, found "
-            f"{probability.shape}; pick the class's channel first"
-        )
-    if block < 1:
-        raise AnnotationError(f"tracing needs at least 1 row per block, found {block}")
-
-
 class Tracer:
     """Traces a mask that arrives in slabs of rows, from top to bottom; used once.
 
@@ -200,6 +193,8 @@ class Tracer:
             raise LabelError(f"labels must stay {self._above.dtype}, found {rows.dtype} further on")
         if (probability is None) != (self._integral is None):
             raise AnnotationError("a probability is needed for every slab of rows, or for none")
+        if probability is not None:
+            _check_aligned(rows.shape, probability.shape)
         step = max(1, STRIP_PIXELS // max(1, self._width))
         for top in range(0, len(rows), step):
             strip = slice(top, top + step)
@@ -247,6 +242,14 @@ class Tracer:
             values=corners.value[found.tail[found.polygon_starts]].astype(np.int64),
             pixels=_sum_per_polygon(corners.x.astype(np.int64) * corners.y, found),
             probability=probability,
+        )
+
+
+def _check_aligned(labels: tuple[int, ...], probability: tuple[int, ...]) -> None:
+    if tuple(labels) != tuple(probability):
+        raise AnnotationError(
+            f"probability must have one value per label: needed shape {tuple(labels)}, found "
+            f"{tuple(probability)}; pick the class's channel first"
         )
 
 

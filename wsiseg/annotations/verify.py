@@ -5,9 +5,9 @@ nothing, or loads so many objects of these types and classes, with this area and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wsiseg.annotations._check import FileCheck
 from wsiseg.annotations._documents import open_documents
@@ -51,6 +51,24 @@ class VerifyReport:
     def counts(self) -> dict[str, int]:
         """Code -> how often."""
         return {finding.code: finding.count for finding in self.findings}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "verdict": self.verdict,
+            "findings": [asdict(finding) for finding in self.findings],
+            "loads": {version: asdict(load) for version, load in self.loads.items()},
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as values fit for JSON."""
+        return {
+            "path": str(self.path),
+            "verdict": self.verdict,
+            "findings": [asdict(finding) for finding in self.findings],
+            "loads": {version: asdict(load) for version, load in self.loads.items()},
+        }
 
     def __str__(self) -> str:
         lines = [f"{self.path.name}: {self.verdict}"]

@@ -53,12 +53,12 @@ def annotate_labels(
     options
         Small objects and holes are dropped first, then outlines are simplified, if asked for.
     """
-    traced = trace_labels(
-        labels.labels, probability=_OwnProbability(labels, heatmap, card)
-    )
+    traced = trace_labels(labels.labels, probability=_OwnProbability(labels, heatmap, card))
     classes = tuple(AnnotationClass(spec.name, spec.color) for spec in card.classes[1:])
     measured = {PROBABILITY: traced.probability} if traced.probability is not None else {}
-    return _annotations(traced, labels.downsample, labels.placement.origin, classes, measured, image, options)
+    return _annotations(
+        traced, labels.downsample, labels.placement.origin, classes, measured, image, options
+    )
 
 
 def annotate_tissue(tissue: TissueMask, image: ImageRef, options: ExportOptions) -> Annotations:
@@ -76,9 +76,7 @@ def _annotations(
     image: ImageRef,
     options: ExportOptions,
 ) -> Annotations:
-    polygons = to_level0(
-        traced.geometries, downsample=downsample, origin=origin, size=image.shape
-    )
+    polygons = to_level0(traced.geometries, downsample=downsample, origin=origin, size=image.shape)
     pixel_um2 = image.spacing.area_um2
     polygons, kept = drop_small(
         polygons,

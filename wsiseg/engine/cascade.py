@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsiseg.engine.events import Listener
-from wsiseg.engine.execute import StageReport, run_stage
+from wsiseg.engine.execute import Pace, StageReport, run_stage
 from wsiseg.engine.graph import StageSetup, connect
 from wsiseg.engine.plan import Plan
 from wsiseg.model import Model, ModelCard
@@ -93,9 +93,7 @@ def run_cascade(
                     selected,
                     predictor,
                     Reducers(reducers),
-                    batch_size=counted.batch_size,
-                    read_threads=plan.read_threads,
-                    temperature=card.calibration.values[0] if last else 1.0,
+                    pace=Pace(counted.batch_size, plan.read_threads),
                     slide=slide,
                     listen=listen,
                 )

@@ -38,5 +38,5 @@ Event = StageStarted | TilesDone | StageFinished
 Listener = Callable[[Event], None]
 
 
-def ignore(event: Event) -> None:
+def ignore(event: object) -> None:
     """Listen to nothing."""

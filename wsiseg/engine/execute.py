@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone
+from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone, ignore
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import BlockCache, Readable
 from wsiseg.engine.stream import Background, prefetch
@@ -17,11 +17,27 @@ from wsiseg.grid import Tile
 from wsiseg.model import Predictor
 from wsiseg.stitch import CellStitcher, Reducer, Stitcher, TileStitcher
 
-__all__ = ["StageReport", "activate", "run_stage"]
+__all__ = ["Pace", "StageReport", "activate", "run_stage"]
 
 Batch = tuple[list[Tile], NDArray[np.float32]]
 
 BATCHES_AHEAD = 3
+"""Batches being read while one is predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a stage is driven; changes nothing of the result but the batch size's last bits."""
+
+    batch_size: int
+    """Patches per call of the predictor; the last batch is filled up with zeros."""
+
+    read_threads: int
+
+    @property
+    def tiles_ahead(self) -> int:
+        """Patches read before the predictor asks for them."""
+        return BATCHES_AHEAD * self.batch_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +62,9 @@ def run_stage(
     predictor: Predictor,
     reducer: Reducer,
     *,
-    batch_size: int,
-    read_threads: int,
-    temperature: float = 1.0,
+    pace: Pace,
     slide: str = "",
-    listen: Listener,
+    listen: Listener = ignore,
 ) -> StageReport:
     """Predict the selected tiles of a stage and push the stitched result into a reducer.
 
@@ -66,10 +80,12 @@ def run_stage(
         Raw network values for a batch of patches.
     reducer
         Gets every slab, in order, and is finished at the end.
-    batch_size
-        Patches per call of the predictor; the last batch is filled up with zeros.
-    temperature
-        Raw values are divided by it before the activation.
+    pace
+        Batch size, threads and queues.
+    slide
+        Name for the events.
+    listen
+        Called with progress events.
 
     Raises
     ------
@@ -90,7 +106,7 @@ def run_stage(
                 reducer.push(slab)
 
     with Background(write, depth=2) as writer:
-        batches = _batches(setup, inputs, selected, batch_size, read_threads)
+        batches = _batches(setup, inputs, selected, pace)
         while True:
             mark = time.perf_counter()
             batch = next(batches, None)
@@ -100,7 +116,7 @@ def run_stage(
             tiles, patches = batch
             mark = time.perf_counter()
             raw = predictor(*patches)[: len(tiles)]
-            values = activate(raw / np.float32(temperature), setup.spec.output.activation)
+            values = activate(raw / np.float32(setup.temperature), setup.spec.output.activation)
             predict_time += time.perf_counter() - mark
             mark = time.perf_counter()
             writer.put((tiles, values))
@@ -128,17 +144,16 @@ def _batches(
     setup: StageSetup,
     inputs: Sequence[Readable],
     selected: NDArray[np.bool_],
-    batch_size: int,
-    read_threads: int,
+    pace: Pace,
 ) -> Iterator[tuple[list[Tile], list[NDArray[Any]]]]:
     read = _tile_reader(setup, inputs)
     tiles = (setup.grid.tile(tuple(int(i) for i in index)) for index in np.argwhere(selected))
-    patches = prefetch(read, tiles, workers=read_threads, ahead=BATCHES_AHEAD * batch_size)
-    while chunk := list(itertools.islice(patches, batch_size)):
+    patches = prefetch(read, tiles, workers=pace.read_threads, ahead=pace.tiles_ahead)
+    while chunk := list(itertools.islice(patches, pace.batch_size)):
         arrays = []
         for k, item in enumerate(setup.inputs):
             first = chunk[0][1][k]
-            array = np.zeros((batch_size, *item.spec.patch, first.shape[-1]), first.dtype)
+            array = np.zeros((pace.batch_size, *item.spec.patch, first.shape[-1]), first.dtype)
             for row, (_, parts) in enumerate(chunk):
                 array[row] = parts[k]
             arrays.append(array)

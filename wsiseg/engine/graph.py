@@ -1,7 +1,7 @@
 """The stage graph of a card laid over one slide: which grid, which pixels, which output."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,9 @@ class StageSetup:
     channels: tuple[str, ...]
     """Names of the output's channels: the classes."""
 
+    temperature: float = 1.0
+    """Raw values are divided by it before the activation; see `Calibration`."""
+
     @property
     def reference(self) -> StageInput:
         """The input whose pixels the grid counts."""
@@ -82,7 +85,9 @@ def lay_out(card: ModelCard, pyramid: Pyramid) -> tuple[StageSetup, ...]:
         outside the range the card allows.
     """
     names = tuple(spec.name for spec in card.classes)
-    return tuple(_lay_out_stage(stage, pyramid, names) for stage in card.stages)
+    setups = [_lay_out_stage(stage, pyramid, names) for stage in card.stages]
+    setups[-1] = replace(setups[-1], temperature=card.calibration.values[0])
+    return tuple(setups)
 
 
 def _lay_out_stage(stage: StageSpec, pyramid: Pyramid, classes: tuple[str, ...]) -> StageSetup:

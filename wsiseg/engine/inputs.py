@@ -85,7 +85,9 @@ class BlockCache:
         Blocks kept, in bytes.
     """
 
-    def __init__(self, source: Readable, *, block: int = 512, limit_bytes: int = 96_000_000):
+    def __init__(
+        self, source: Readable, *, block: int = 512, limit_bytes: int = 96_000_000
+    ) -> None:
         self.shape = source.shape
         self._source = source
         self._block = block

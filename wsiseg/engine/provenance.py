@@ -42,9 +42,9 @@ def fingerprint(path: Path | str) -> str | None:
         return None
     digest = hashlib.sha256()
     if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(file.relative_to(path).as_posix().encode())
-            digest.update(str(fingerprint(file)).encode())
+        for part in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(part.relative_to(path).as_posix().encode())
+            digest.update(str(fingerprint(part)).encode())
         return digest.hexdigest()
     size = path.stat().st_size
     digest.update(str(size).encode())
@@ -63,7 +63,10 @@ def _offsets(size: int) -> Iterator[int]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, the system and the packages that can change a result."""
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    found = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

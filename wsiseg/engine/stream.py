@@ -95,16 +95,18 @@ class Background(Generic[T]):
             if self._error is not None:
                 raise self._error
             try:
-                return self._queue.put(item, timeout=POLL_S)
+                self._queue.put(item, timeout=POLL_S)
             except queue.Full:
                 continue
+            return
 
     def _put_end(self) -> None:
         while self._thread.is_alive():
             try:
-                return self._queue.put(None, timeout=POLL_S)
+                self._queue.put(None, timeout=POLL_S)
             except queue.Full:
                 continue
+            return
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -112,5 +114,5 @@ class Background(Generic[T]):
                 continue
             try:
                 self._consume(item[0])
-            except BaseException as error:  # noqa: BLE001 - carried to the other thread and raised there
+            except BaseException as error:
                 self._error = error

@@ -6,11 +6,15 @@ whole image, so a pixel gets the same value whichever tile asks for it.
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.geometry import Box
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = ["area", "area_span", "target_shape"]
 
@@ -107,24 +111,25 @@ def _fractional(
     return np.asarray(np.floor(values + np.float32(0.5)).clip(0, 255), dtype=np.uint8)
 
 
-def _weights(target: tuple[int, int], source: tuple[int, int], ratio: float, size: int) -> "object":
+def _weights(
+    target: tuple[int, int], source: tuple[int, int], ratio: float, size: int
+) -> "csr_array":
     """Return the sparse (target, source) matrix of the share each source pixel has in a target."""
     from scipy.sparse import csr_array
 
     index = np.arange(*target, dtype=np.float64)
     low, high = (np.clip(_snap(edge * ratio), 0, size) for edge in (index, index + 1))
     first = np.floor(low).astype(np.int64)
-    taps = int(math.ceil(ratio)) + 1
+    taps = math.ceil(ratio) + 1
     columns = first[:, None] + np.arange(taps)
     overlap = np.minimum(columns + 1, high[:, None]) - np.maximum(columns, low[:, None])
     share = np.maximum(overlap, 0) / np.maximum(high - low, SNAP)[:, None]
     used = share > 0
     rows = np.broadcast_to(np.arange(len(index))[:, None], columns.shape)
-    matrix = csr_array(
+    return csr_array(
         (share[used].astype(np.float32), (rows[used], columns[used] - source[0])),
         shape=(len(index), source[1] - source[0]),
     )
-    return matrix
 
 
 def _snap(edges: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import re
-import shutil
 import tempfile
 import time
 import warnings
@@ -243,13 +242,10 @@ def parse_bytes(text: str) -> int:
     RunError
         If it is not a size.
     """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)i?b?\s*", text.lower())
-    try:
-        if match is None:
-            raise ValueError
-        size = int(float(match[1]) * UNITS[match[2]])
-    except ValueError as error:
-        raise RunError(f"memory {text!r}: needed a size such as 4GB or 500MB") from error
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*(?:e[0-9]+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    if match is None:
+        raise RunError(f"memory {text!r}: needed a size such as 4GB or 500MB")
+    size = int(float(match[1]) * UNITS[match[2]])
     if size <= 0:
         raise RunError(f"memory {text!r}: needed more than nothing, such as 4GB")
     return size

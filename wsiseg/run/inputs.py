@@ -11,7 +11,8 @@ from wsiseg.errors import RunError
 __all__ = ["SlideJob", "list_slides"]
 
 SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .mrxs .scn .bif .vms .vmu .svslide .czi .dcm .png .jpg .jpeg".split()
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
+    | {".dcm", ".png", ".jpg", ".jpeg"}
 )
 """What a folder is searched for; anything else can still be named itself."""
 
@@ -65,8 +66,8 @@ def list_slides(
     found: dict[str, SlideJob] = {}
     for argument in arguments:
         for job in _expand(argument, recursive=recursive):
-            job = replace(job, mpp=mpp if job.mpp is None else job.mpp, reader=reader)
-            found.setdefault(job.path, job)
+            own = mpp if job.mpp is None else job.mpp
+            found.setdefault(job.path, replace(job, mpp=own, reader=reader))
     if not found:
         raise RunError(
             f"no slides in {', '.join(arguments)}: needed files such as .svs, .tif, .ndpi, .mrxs "
@@ -87,11 +88,13 @@ def _expand(argument: str, *, recursive: bool) -> Iterator[SlideJob]:
     elif path.exists() or not glob.has_magic(argument):
         yield _job(argument)
     else:
-        matches = sorted(glob.glob(argument, recursive=True))
+        matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
         if not matches:
             raise RunError(f"{argument}: the pattern matches no file; check the path")
         for match in matches:
-            yield from _expand(glob.escape(match) if glob.has_magic(match) else match, recursive=recursive)
+            yield from _expand(
+                glob.escape(match) if glob.has_magic(match) else match, recursive=recursive
+            )
 
 
 def _job(path: str) -> SlideJob:
@@ -206,7 +209,7 @@ def _with_folders(jobs: Sequence[SlideJob]) -> Sequence[SlideJob]:
 
 
 def _parent(path: str) -> str:
-    name = Path(path.split("://")[-1]).absolute().parent.name
+    name = Path(path.rsplit("://", maxsplit=1)[-1]).absolute().parent.name
     return name or "root"
 
 

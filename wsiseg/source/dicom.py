@@ -1,10 +1,10 @@
 """DICOM whole-slide images, through wsidicom.
 
-wsidicom finds the frames and chooses their decoder; which files belong together, which focal plane
-is read, the geometry of the levels and the cache are decided here. It holds a lock per file around
-"seek and read", so any number of threads may ask for frames. Its decoder for uncompressed frames
-is not safe, though: it keeps the frame in one shared dataset, and threads get each other's tiles.
-So uncompressed frames are taken as they are, and decoders other than imagecodecs work in turn.
+wsidicom finds and decodes the frames; which files belong together, which focal plane is read, the
+geometry of the levels and the cache are decided here. wsidicom holds a lock per file around "seek
+and read", so any number of threads may ask for frames. Its decoder for uncompressed frames keeps
+the frame in one shared dataset, though, and hands threads each other's tiles: decoders other than
+imagecodecs, which keeps nothing, work in turn.
 """
 
 from collections.abc import Iterator, Sequence
@@ -201,15 +201,12 @@ class _TiledImage:
         from wsidicom.geometry import Point
 
         frame = self.data.get_encoded_tile(Point(column, row), self.z, self.path)
-        syntax = self.data.transfer_syntax
-        if not syntax.is_encapsulated:
-            tile = np.frombuffer(frame, np.uint8).reshape(*self.info.chunk, -1)
-        else:
-            # libjpeg fills what is missing at the end of a stream with grey, without an error
-            if syntax == JPEGBaseline8Bit and b"\xff\xd9" not in frame[-16:]:
-                raise ValueError("the JPEG stream ends early")
-            with self.turn:
-                tile = self.data.decoder.decode(frame)
+        # libjpeg fills what is missing at the end of a stream with grey, without an error
+        is_jpeg = self.data.transfer_syntax == JPEGBaseline8Bit
+        if is_jpeg and b"\xff\xd9" not in frame[-16:]:
+            raise ValueError("the JPEG stream ends early")
+        with self.turn:
+            tile = self.data.decoder.decode(frame)
         if tile.shape[:2] != self.info.chunk or tile.dtype != np.uint8:
             raise ValueError(
                 f"needed {self.info.chunk} pixels of uint8, found {tile.shape} of {tile.dtype}"

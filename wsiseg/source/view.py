@@ -110,9 +110,7 @@ class View:
         self.level: Level = pyramid.levels[index]
         self.background = pyramid.metadata.background
         self.requested = spacing
-        self.ratio = tuple(
-            _usable_ratio(r, exact=exact) for r in spacing.ratio_to(spacings[index])
-        )
+        self.ratio = tuple(_usable_ratio(r, exact=exact) for r in spacing.ratio_to(spacings[index]))
         self.spacing = spacings[index].times(self.ratio)
         pairs = zip(self.level.downsample, self.ratio, strict=True)
         self.downsample = tuple(d * r for d, r in pairs)

@@ -27,7 +27,7 @@ def pinkness(pixels: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(values[..., 0] - values[..., 1] - np.float32(MARGIN), dtype=np.float32)
 
 
-def make_colour_model(
+def make_colour_model(  # noqa: PLR0913 - one argument per way in which cards differ
     folder: Path,
     *,
     spacing_um: float = 1.0,
@@ -130,16 +130,14 @@ def _check(patch: int, window: int) -> bytes:
     means = GAIN * pinkness(small).mean(axis=(1, 2))
     dense = GAIN * pinkness(large) + HEAT * (heat[..., 0] - 0.5)
     file = io.BytesIO()
-    np.savez(
-        file,
-        **{
-            "patches.input0": small,
-            "patches.output": _two(means),
-            "refine.input0": large,
-            "refine.input1": heat,
-            "refine.output": _two(dense),
-        },
-    )
+    arrays: dict[str, Any] = {
+        "patches.input0": small,
+        "patches.output": _two(means),
+        "refine.input0": large,
+        "refine.input1": heat,
+        "refine.output": _two(dense),
+    }
+    np.savez(file, **arrays)
     return file.getvalue()
 
 
@@ -172,7 +170,10 @@ def _segmenter(window: int) -> bytes:
         "weight": weight,
         "bias": np.array([0, -GAIN * MARGIN - HEAT / 2], np.float32),
     }
-    shapes = {"rgb": ["n", 3, window, window], "heat": ["n", 1, window, window]}
+    shapes: dict[str, list[str | int]] = {
+        "rgb": ["n", 3, window, window],
+        "heat": ["n", 1, window, window],
+    }
     return _graph(nodes, constants, shapes, ["n", 2, window, window])
 
 

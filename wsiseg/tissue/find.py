@@ -24,8 +24,8 @@ __all__ = ["detect", "detector_named", "find_tissue"]
 
 ENTRY_POINTS = "wsiseg.tissue_detectors"
 
-MAX_PIXELS = 40_000_000
-"""A slide of 25 x 75 mm has 29 million pixels of 8 µm; more than this is looked at coarser."""
+MAX_PIXELS = 16_000_000
+"""32 x 32 mm at 8 µm, about 0.7 GB of memory at work; more than this is looked at coarser."""
 
 STRIP_ROWS = 256
 
@@ -42,7 +42,7 @@ def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> Tis
     ----------
     pyramid
         The slide. Read at `options.spacing_um`, or at its own spacing where that is coarser; a
-        picture above 40 million pixels at a coarser spacing.
+        picture above 16 million pixels at a coarser spacing.
     options
         What counts as tissue; default `TissueOptions()`.
 

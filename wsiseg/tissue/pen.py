@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from wsiseg.geometry import Spacing
 from wsiseg.source.base import Pixels
@@ -96,12 +95,15 @@ def _strokes(core: Mask, body: Mask, width_um: float, spacing: Spacing) -> Mask:
 
 def _without_stains(stroke: Mask, foreground: Mask, detail: Floats) -> Mask:
     """Return the pieces that are smooth as ink is, not detailed as stained tissue is."""
+    if not stroke.any():
+        return stroke
     fills = stroke.sum() > STAIN_SHARE * foreground.sum()
     limit = STAIN_DETAIL_FILLING if fills else STAIN_DETAIL
     labels, areas = components(stroke, 8)
     inside = np.asarray(cv2.erode(stroke.astype(np.uint8), np.ones((3, 3))), bool)
-    smooth = ndimage.median(detail, np.where(inside, labels, 0), np.arange(len(areas))) < limit
-    smooth[0] = False
+    known = np.bincount(labels[inside], minlength=len(areas))
+    rough = np.bincount(labels[inside & (detail > limit)], minlength=len(areas))
+    smooth = 2 * rough < known  # the median is below the limit
     kept: Mask = smooth[labels]
     return kept
 
@@ -114,7 +116,7 @@ def _ink_planes(pixels: Pixels) -> tuple[NDArray[np.bool_], Floats]:
     for rows, planes in each_strip(pixels):
         lightness, a, b = np.moveaxis(planes.smooth, -1, 0)
         detail[rows] = np.abs(planes.sharp[..., 0] - lightness)
-        chroma, hue = np.hypot(a, b), np.degrees(np.arctan2(b, a))
+        chroma, hue = np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
         for (core, body, rim), ink in zip(inks, INKS, strict=False):
             core[rows] = body[rows] = _hue_within(hue, ink.hue) & (chroma > ink.chroma)
             rim[rows] = _hue_within(hue, ink.rim_hue) & (chroma > ink.rim_chroma)
@@ -126,6 +128,7 @@ def _ink_planes(pixels: Pixels) -> tuple[NDArray[np.bool_], Floats]:
 
 
 def _hue_within(hue: Floats, limits: tuple[float, float]) -> Mask:
-    """Return where `hue` (degrees) lies between the limits, counted around the circle."""
+    """Return where `hue`, degrees from 0 to 360, lies between the limits; low may be negative."""
     low, high = limits
-    return (hue - low) % 360 <= high - low
+    within = (hue >= low) & (hue <= high)
+    return within | (hue >= low + 360) if low < 0 else within

@@ -1,6 +1,8 @@
 """The two-stage recipe: patch classifier -> out-of-fold heatmap -> refinement network."""
 
+import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from wsiseg.geometry import ceil_div
@@ -22,8 +25,11 @@ from wsiseg.train.sampling import PatchSampler, Region, keep_away, split_blocks
 
 __all__ = [
     "CellModel",
+    "PatchRecipe",
     "Recipe",
+    "RefineRecipe",
     "RegionViews",
+    "Trained",
     "cell_model",
     "out_of_fold",
     "refine",
@@ -44,64 +50,123 @@ CellModel = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides what is trained. Sizes are pixels at the stage's spacing."""
+class PatchRecipe:
+    """The patch classifier. Sizes are pixels at its spacing."""
 
     spacing_um: float = 1.0
     patch: int = 64
     stride: int = 16
-    classifier: dict[str, Any] = field(default_factory=lambda: {"width": 0.35})
-    classifier_fit: FitOptions = field(default_factory=lambda: FitOptions(steps=800, batch=64))
+    arguments: dict[str, Any] = field(default_factory=lambda: {"width": 0.35})
+    fit: FitOptions = field(default_factory=lambda: FitOptions(steps=800, batch=64))
 
-    refine_spacing_um: float = 2.0
-    refine_patch: int = 128
-    refine_halo: int = 64
-    refiner: dict[str, Any] = field(
+
+@dataclass(frozen=True, slots=True)
+class RefineRecipe:
+    """The refinement network. Sizes are pixels at its spacing."""
+
+    spacing_um: float = 2.0
+    patch: int = 128
+    arguments: dict[str, Any] = field(
         default_factory=lambda: {"widths": [8, 16, 32], "bottleneck": 64}
     )
-    refiner_fit: FitOptions = field(default_factory=lambda: FitOptions(steps=500, batch=8))
+    fit: FitOptions = field(default_factory=lambda: FitOptions(steps=500, batch=8))
+
+    @property
+    def multiple(self) -> int:
+        """What heights and widths must be a multiple of."""
+        return int(2 ** len(self.arguments["widths"]))
+
+    @property
+    def halo(self) -> int:
+        """The receptive-field radius, rounded up to whole bottleneck pixels."""
+        radius = receptive_field_radius(len(self.arguments["widths"]))
+        return ceil_div(radius, self.multiple) * self.multiple
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what is trained."""
+
+    patches: PatchRecipe = field(default_factory=PatchRecipe)
+    refine: RefineRecipe = field(default_factory=RefineRecipe)
 
     scales: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
-    """Spacings seen in training, relative to the nominal one."""
+    """Spacings seen in training, relative to those of the stages."""
 
     blocks: int = 2
     """Parts of a single training region, each left out once to get its heatmap."""
 
-    keep: Path | None = None
-    """Folder for the weights of every network; one trained with the same recipe and data names is
-    taken from there, so that an interrupted run goes on where it was."""
+    def key(self, *, refine: bool) -> str:
+        """Return a text that is equal exactly for recipes that train the same network."""
+        return repr((self.patches, self.scales, self.blocks, self.refine if refine else None))
+
+
+class Trained:
+    """Networks trained so far, so that an interrupted run goes on where it was.
+
+    Parameters
+    ----------
+    folder
+        One file of weights per network; `None` keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    def fit(self, key: str, network: nn.Module, train: Callable[[nn.Module], object]) -> None:
+        """Give `network` the weights kept under `key`, or train it and keep them."""
+        if self._folder is None:
+            train(network)
+            return
+        path = self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+        if path.is_file():
+            log.info("taken from %s: %s", path, key.partition(":")[0])
+            load_model(network, path)
+            return
+        log.info("training: %s", key.partition(":")[0])
+        train(network)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        save_model(network, str(unfinished))
+        unfinished.rename(path)
 
 
 def train_classifier(
-    regions: Sequence[RegionViews], recipe: Recipe, *, without_block: int | None = None
+    regions: Sequence[RegionViews],
+    recipe: Recipe,
+    trained: Trained,
+    *,
+    without_block: int | None = None,
 ) -> nn.Module:
     """Train the patch classifier, on request without one block of each region and its surround."""
+    stage = recipe.patches
     views = [
         [
-            _without_block(region(recipe.spacing_um * scale), recipe, without_block)
+            _without_block(region(stage.spacing_um * scale), recipe, without_block)
             for scale in recipe.scales
         ]
         for region in regions
     ]
-    torch.manual_seed(recipe.classifier_fit.seed)
+    torch.manual_seed(stage.fit.seed)
     network = build(
-        "wsiseg.mobilenet_v2", channels=(3,), classes=CLASSES, arguments=recipe.classifier
+        "wsiseg.mobilenet_v2", channels=(3,), classes=CLASSES, arguments=stage.arguments
     )
-    loss = partial(patch_loss, cell=recipe.stride)
-    sampler = PatchSampler(views, patch=recipe.patch)
-    what = f"classifier of {_names(views)} without block {without_block}"
-    _fit_or_load(what, network, sampler, loss, recipe.classifier_fit, recipe)
-    return network
+    sampler = PatchSampler(views, patch=stage.patch)
+    loss = partial(patch_loss, cell=stage.stride)
+    key = f"classifier of {_names(views)} without block {without_block}: {recipe.key(refine=False)}"
+    trained.fit(key, network, lambda network: fit(network, sampler, loss, stage.fit))
+    return network.eval()
 
 
-def out_of_fold(region: RegionViews, recipe: Recipe) -> CellModel:
+def out_of_fold(region: RegionViews, recipe: Recipe, trained: Trained) -> CellModel:
     """Return a model of a region's heatmap in which no cell comes from a network that saw it.
 
     The region is cut into blocks; a block's cells come from a classifier trained on the rest of
     the region, with patches centred a patch or more away from the block.
     """
     networks = [
-        train_classifier([region], recipe, without_block=block) for block in range(recipe.blocks)
+        train_classifier([region], recipe, trained, without_block=block)
+        for block in range(recipe.blocks)
     ]
 
     def cells(image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -117,7 +182,11 @@ def out_of_fold(region: RegionViews, recipe: Recipe) -> CellModel:
 
 
 def train_refiner(
-    regions: Sequence[RegionViews], recipe: Recipe, heatmaps: Sequence[CellModel] | None
+    regions: Sequence[RegionViews],
+    recipe: Recipe,
+    trained: Trained,
+    *,
+    heatmaps: Sequence[CellModel] | None,
 ) -> nn.Module:
     """Train the refinement network.
 
@@ -125,33 +194,36 @@ def train_refiner(
     ----------
     regions
         Where to learn from.
-    recipe
-        What to train.
+    recipe, trained
+        What to train, and what has been.
     heatmaps
         Per region, a model that has not seen it: the network learns how far to trust a heatmap
         of new tissue, not of tissue learned by heart. `None`: a network of the image alone.
     """
+    stage = recipe.refine
     channels = (3,) if heatmaps is None else (3, 1)
     models = [None] * len(regions) if heatmaps is None else heatmaps
     views = [
         _refiner_views(region, model, recipe) for region, model in zip(regions, models, strict=True)
     ]
-    torch.manual_seed(recipe.refiner_fit.seed)
-    network = build("wsiseg.h2g_unet", channels=channels, classes=CLASSES, arguments=recipe.refiner)
-    sampler = PatchSampler(views, patch=recipe.refine_patch)
-    what = f"refiner of {_names(views)} with inputs {channels}"
-    _fit_or_load(what, network, sampler, segmentation_loss, recipe.refiner_fit, recipe)
-    return network
+    torch.manual_seed(stage.fit.seed)
+    network = build(
+        "wsiseg.h2g_unet", channels=channels, classes=CLASSES, arguments=stage.arguments
+    )
+    sampler = PatchSampler(views, patch=stage.patch)
+    key = f"refiner of {_names(views)} with inputs {channels}: {recipe.key(refine=True)}"
+    trained.fit(key, network, lambda network: fit(network, sampler, segmentation_loss, stage.fit))
+    return network.eval()
 
 
 def cell_model(
     network: nn.Module, recipe: Recipe, *, within: tuple[slice, slice] | None = None
 ) -> CellModel:
     """Return what gives the tumour probability of the cells of an image at the first spacing."""
+    patch, stride = recipe.patches.patch, recipe.patches.stride
 
     def cells(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        sizes = {"patch": recipe.patch, "stride": recipe.stride}
-        return predict_cells(network, image, within=within, **sizes)[..., 1:]
+        return predict_cells(network, image, patch=patch, stride=stride, within=within)[..., 1:]
 
     return cells
 
@@ -163,41 +235,40 @@ def refine(
     recipe: Recipe,
 ) -> NDArray[np.float32]:
     """Return the tumour probability (y, x) of an image at the refinement spacing."""
-    levels = len(recipe.refiner["widths"])
-    margin = -(-receptive_field_radius(levels) // 2**levels) * 2**levels
+    stage = recipe.refine
     heatmap = None if cells is None else _at_refinement(cells, image, recipe)
-    whole = predict_pixels(network, image, heatmap, multiple=2**levels, margin=margin)
+    whole = predict_pixels(network, image, heatmap, multiple=stage.multiple, margin=stage.halo)
     return whole[..., 1]
 
 
 def _cell_blocks(shape: tuple[int, ...], recipe: Recipe) -> tuple[tuple[slice, slice], ...]:
-    counts = tuple(ceil_div(n, recipe.stride) for n in shape)
+    counts = tuple(ceil_div(n, recipe.patches.stride) for n in shape)
     return split_blocks(counts, recipe.blocks)
 
 
 def _without_block(region: Region, recipe: Recipe, index: int | None) -> Region:
     if index is None:
         return region
-    shape = region.labels.shape
+    shape, stride = region.labels.shape, recipe.patches.stride
     rows, columns = (
-        slice(cells.start * recipe.stride, cells.stop * recipe.stride)
+        slice(cells.start * stride, cells.stop * stride)
         for cells in _cell_blocks(shape, recipe)[index]
     )
-    return replace(region, allowed=keep_away(shape, (rows, columns), recipe.patch))
+    return replace(region, allowed=keep_away(shape, (rows, columns), recipe.patches.patch))
 
 
 def _refiner_views(region: RegionViews, model: CellModel | None, recipe: Recipe) -> list[Region]:
     """Return the region at each scale, every other time with the heatmap of a recoloured image."""
     views = []
-    rng = np.random.default_rng(recipe.refiner_fit.seed)
+    rng = np.random.default_rng(recipe.refine.fit.seed)
     for index, scale in enumerate(recipe.scales):
-        coarse = region(recipe.refine_spacing_um * scale)
+        coarse = region(recipe.refine.spacing_um * scale)
         if model is None:
             views.append(coarse)
             continue
-        image = region(recipe.spacing_um * scale).image
+        image = region(recipe.patches.spacing_um * scale).image
         if index % 2:
-            image = jitter_colour(image[None], rng, recipe.classifier_fit.augment)[0]
+            image = jitter_colour(image[None], rng, recipe.refine.fit.augment)[0]
         heatmap = _at_refinement(model(image), coarse.image, recipe)
         views.append(replace(coarse, heatmap=heatmap))
     return views
@@ -206,5 +277,9 @@ def _refiner_views(region: RegionViews, model: CellModel | None, recipe: Recipe)
 def _at_refinement(
     cells: NDArray[np.float32], image: NDArray[np.uint8], recipe: Recipe
 ) -> NDArray[np.float32]:
-    ratio = recipe.refine_spacing_um / (recipe.spacing_um * recipe.stride)
-    return resample_cells(cells, image.shape[:2], ratio)
+    cell_um = recipe.patches.spacing_um * recipe.patches.stride
+    return resample_cells(cells, image.shape[:2], recipe.refine.spacing_um / cell_um)
+
+
+def _names(views: Sequence[Sequence[Region]]) -> str:
+    return ", ".join(sorted(same[0].name for same in views))

@@ -9,7 +9,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import cache
 from multiprocessing import get_context
@@ -26,6 +26,7 @@ from wsiseg.geometry import Box
 from wsiseg.train.cascade import (
     Recipe,
     RegionViews,
+    Trained,
     cell_model,
     out_of_fold,
     refine,
@@ -33,8 +34,9 @@ from wsiseg.train.cascade import (
     train_refiner,
 )
 from wsiseg.train.demo_card import TILE, demo_card
+from wsiseg.train.fit import FitOptions
 from wsiseg.train.infer import resample_cells
-from wsiseg.train.sampling import Region
+from wsiseg.train.sampling import GLASS, Region
 
 __all__ = ["cross_validate", "main", "open_regions", "scores"]
 
@@ -104,14 +106,14 @@ def evaluate(
     baseline: nn.Module,
 ) -> dict[str, Scores]:
     """Compare each design with the truth at the first spacing, at a threshold of one half."""
-    fine, coarse = region(recipe.spacing_um), region(recipe.refine_spacing_um)
+    fine, coarse = region(recipe.patches.spacing_um), region(recipe.refine.spacing_um)
     truth = fine.labels > 0
     cells = cell_model(classifier, recipe)(fine.image)
-    ratio = recipe.spacing_um / recipe.refine_spacing_um
+    ratio = recipe.patches.spacing_um / recipe.refine.spacing_um
     rows, columns = ((np.arange(n) * ratio).astype(int) for n in truth.shape)
     designs = {
         "everything": np.ones(truth.shape, np.float32),
-        "stage 1": resample_cells(cells, truth.shape, 1 / recipe.stride)[..., 0],
+        "stage 1": resample_cells(cells, truth.shape, 1 / recipe.patches.stride)[..., 0],
         "U-Net": refine(baseline, coarse.image, None, recipe)[np.ix_(rows, columns)],
         "cascade": refine(refiner, coarse.image, cells, recipe)[np.ix_(rows, columns)],
     }
@@ -119,78 +121,76 @@ def evaluate(
 
 
 def cross_validate(
-    folder: Path, recipe: Recipe, pool: ProcessPoolExecutor
-) -> tuple[dict[str, dict[str, Scores]], list[nn.Module]]:
-    """Hold out each region once.
-
-    Returns
-    -------
-    table, classifiers : dict, list
-        Design -> scores for each held-out region and their `mean`; and for each region, in the
-        order of `open_regions`, the classifier that has not seen it.
-    """
+    folder: Path, recipe: Recipe, trained: Trained, pool: Executor
+) -> dict[str, dict[str, Scores]]:
+    """Hold out each region once; return design -> scores for each of them, and their `mean`."""
     names = list(open_regions(folder))
-    jobs = [pool.submit(_fold, folder, name, recipe) for name in names]
-    results = [job.result() for job in jobs]
-    table = {name: designs for name, (designs, _) in zip(names, results, strict=True)}
+    jobs = [pool.submit(_fold, folder, name, recipe, trained) for name in names]
+    table = {name: job.result() for name, job in zip(names, jobs, strict=True)}
     table["mean"] = {
         design: {
             score: float(np.mean([table[name][design][score] for name in names])) for score in found
         }
-        for design, found in results[0][0].items()
+        for design, found in table[names[0]].items()
     }
-    return table, [classifier for _, classifier in results]
+    return table
 
 
-def _fold(folder: Path, test: str, recipe: Recipe) -> tuple[dict[str, Scores], nn.Module]:
+def _fold(folder: Path, test: str, recipe: Recipe, trained: Trained) -> dict[str, Scores]:
     regions = open_regions(folder)
     training = [views for name, views in regions.items() if name != test]
-    heatmaps = [out_of_fold(views, recipe) for views in training]
-    classifier = train_classifier(training, recipe)
+    heatmaps = [out_of_fold(views, recipe, trained) for views in training]
+    classifier = train_classifier(training, recipe, trained)
     designs = evaluate(
         regions[test],
         recipe,
         classifier=classifier,
-        refiner=train_refiner(training, recipe, heatmaps),
-        baseline=train_refiner(training, recipe, None),
+        refiner=train_refiner(training, recipe, trained, heatmaps=heatmaps),
+        baseline=train_refiner(training, recipe, trained, heatmaps=None),
     )
     log.info("held out %s: %s", test, json.dumps(designs))
-    return designs, classifier
+    return designs
 
 
 def train_final(
-    folder: Path, recipe: Recipe, left_out: Sequence[nn.Module], pool: ProcessPoolExecutor
+    folder: Path, recipe: Recipe, trained: Trained, pool: Executor
 ) -> dict[str, nn.Module]:
-    """Train both stages on all regions.
+    """Train both stages on all regions; return them by stage name.
 
-    Parameters
-    ----------
-    left_out
-        Per region, a classifier that has not seen it: the source of its heatmap.
+    The heatmap of each region comes from the classifier of the cross-validation that has not seen
+    it.
     """
     jobs = {
-        "patches": pool.submit(_final_classifier, folder, recipe),
-        "refine": pool.submit(_final_refiner, folder, recipe, left_out),
+        "patches": pool.submit(_final_classifier, folder, recipe, trained),
+        "refine": pool.submit(_final_refiner, folder, recipe, trained),
     }
     return {stage: job.result() for stage, job in jobs.items()}
 
 
-def _final_classifier(folder: Path, recipe: Recipe) -> nn.Module:
-    return train_classifier(list(open_regions(folder).values()), recipe)
+def _final_classifier(folder: Path, recipe: Recipe, trained: Trained) -> nn.Module:
+    return train_classifier(list(open_regions(folder).values()), recipe, trained)
 
 
-def _final_refiner(folder: Path, recipe: Recipe, left_out: Sequence[nn.Module]) -> nn.Module:
-    regions = list(open_regions(folder).values())
-    return train_refiner(regions, recipe, [cell_model(network, recipe) for network in left_out])
+def _final_refiner(folder: Path, recipe: Recipe, trained: Trained) -> nn.Module:
+    regions = open_regions(folder)
+    heatmaps = []
+    for name in regions:
+        others = [views for other, views in regions.items() if other != name]
+        heatmaps.append(cell_model(train_classifier(others, recipe, trained), recipe))
+    return train_refiner(list(regions.values()), recipe, trained, heatmaps=heatmaps)
 
 
 def check_inputs(folder: Path, recipe: Recipe, size: int) -> dict[str, tuple[NDArray[Any], ...]]:
-    """Return a tumour-rich patch of each stage, for the package's self-check."""
+    """Return patches of each stage for the package's self-check: two, and one of `size` pixels."""
     region = next(iter(open_regions(folder).values()))
-    fine, coarse = region(recipe.spacing_um).image, region(recipe.refine_spacing_um).image
-    patches = np.stack([fine[y : y + recipe.patch, : recipe.patch] for y in (0, recipe.patch)])
-    heatmap = np.tile(np.linspace(0, 1, size, dtype=np.float32), (size, 1))[None, ..., None]
-    return {"patches": (patches,), "refine": (coarse[None, :size, :size], heatmap)}
+    fine = region(recipe.patches.spacing_um).image
+    coarse = region(recipe.refine.spacing_um).image[:size, :size]
+    side = recipe.patches.patch
+    patches = np.stack([fine[y : y + side, :side] for y in (0, side)])
+    image = np.full((1, size, size, 3), GLASS, np.uint8)
+    image[0, : coarse.shape[0], : coarse.shape[1]] = coarse
+    heatmap = np.tile(np.linspace(0, 1, size, dtype=np.float32), (size, 1))
+    return {"patches": (patches,), "refine": (image, heatmap[None, ..., None])}
 
 
 def _start_worker(level: int) -> None:
@@ -211,16 +211,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     recipe = _shortened(Recipe(), options.quick)
     options.out.mkdir(parents=True, exist_ok=True)
+    trained = Trained(options.out / "networks")
     _start_worker(logging.INFO)
     with ProcessPoolExecutor(
         options.workers, get_context("spawn"), _start_worker, (logging.INFO,)
     ) as pool:
-        table, classifiers = cross_validate(options.data, recipe, pool)
+        table = cross_validate(options.data, recipe, trained, pool)
         metrics = {"recipe": asdict(recipe), "cross_validation": table}
         (options.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         log.info("cross-validation: %s", json.dumps(table["mean"], indent=2))
         if not options.folds_only:
-            networks = train_final(options.data, recipe, classifiers, pool)
+            networks = train_final(options.data, recipe, trained, pool)
             write_demo(options.out / MODEL_NAME, options.data, recipe, networks, table)
 
 
@@ -240,11 +241,14 @@ def write_demo(
 
 
 def _shortened(recipe: Recipe, share: float) -> Recipe:
-    first, second = (
-        replace(fit, steps=max(1, round(fit.steps * share)))
-        for fit in (recipe.classifier_fit, recipe.refiner_fit)
+    def shorter(fit: FitOptions) -> FitOptions:
+        return replace(fit, steps=max(1, round(fit.steps * share)))
+
+    return replace(
+        recipe,
+        patches=replace(recipe.patches, fit=shorter(recipe.patches.fit)),
+        refine=replace(recipe.refine, fit=shorter(recipe.refine.fit)),
     )
-    return replace(recipe, classifier_fit=first, refiner_fit=second)
 
 
 if __name__ == "__main__":

@@ -74,27 +74,27 @@ def demo_card(
 
 def _patches(recipe: Recipe) -> dict[str, Any]:
     slide = {
-        **_slide(recipe.spacing_um, recipe.patch),
-        "stride": [recipe.stride] * 2,
+        **_slide(recipe.patches.spacing_um, recipe.patches.patch),
+        "stride": [recipe.patches.stride] * 2,
     }
     return {
         "name": "patches",
         "kind": "classifier",
         "inputs": [slide],
         "output": {"name": "heatmap", "activation": "softmax"},
-        "weights": {"architecture": "wsiseg.mobilenet_v2", "arguments": recipe.classifier},
+        "weights": {"architecture": "wsiseg.mobilenet_v2", "arguments": recipe.patches.arguments},
     }
 
 
 def _refine(recipe: Recipe) -> dict[str, Any]:
-    slide = _slide(recipe.refine_spacing_um, TILE)
+    slide = _slide(recipe.refine.spacing_um, TILE)
     heatmap = {**slide, "from": "heatmap", "channels": ["Tumor"], "steps": []}
     return {
         "name": "refine",
         "kind": "segmenter",
         "inputs": [slide, heatmap],
-        "output": {"name": "mask", "activation": "softmax", "halo": [recipe.refine_halo] * 2},
-        "weights": {"architecture": "wsiseg.h2g_unet", "arguments": recipe.refiner},
+        "output": {"name": "mask", "activation": "softmax", "halo": [recipe.refine.halo] * 2},
+        "weights": {"architecture": "wsiseg.h2g_unet", "arguments": recipe.refine.arguments},
     }
 
 

@@ -96,7 +96,8 @@ def predict_pixels(
     padded = np.pad(image, (*around, (0, 0)), constant_values=GLASS)
     extra = None if heatmap is None else np.pad(heatmap, (*around, (0, 0)))[None]
     whole = _probabilities(network, padded[None], extra)[0]
-    return whole[margin : margin + height, margin : margin + width]
+    inside: NDArray[np.float32] = whole[margin : margin + height, margin : margin + width]
+    return inside
 
 
 def resample_cells(
