@@ -110,6 +110,12 @@ def test_reading_gives_back_what_was_written(tmp_path_factory, geometries, value
     np.testing.assert_array_equal(back, kept)
 
 
+def test_no_annotations_are_written_as_such(tmp_path):
+    done = write_geojson(annotate(), tmp_path / "a.geojson")
+    assert (done.objects, done.dropped) == (0, {})
+    assert verify_geojson(tmp_path / "a.geojson").counts == {"nothing-found": 1}
+
+
 @given(geometries=st.lists(ragged_polygons(), min_size=1, max_size=5))
 def test_two_writes_give_the_same_bytes(tmp_path_factory, geometries):
     folder = tmp_path_factory.mktemp("twice")

@@ -569,7 +569,7 @@ def test_every_rule_has_a_case():
     about_files = {
         "extension", "packing", "too-large", "json", "top-level-type", "no-objects", "not-utf8",
         "entry-ignored", "entry-lost", "element-ignored", "bare-geometry", "key-duplicate-alias",
-        "measurement-0.4",
+        "measurement-0.4", "nothing-found",
     }  # fmt: skip
     assert set(RULES) - about_files == {case[1] for case in CASES.values()} - {None}
 
@@ -637,6 +637,14 @@ def test_texts_without_objects(tmp_path, text, code, verdict):
     assert (report.loads["0.7"].raises is not None) == bool(RULES[code].raises)
 
 
+def test_a_file_may_say_itself_that_nothing_was_found(tmp_path):
+    report = verify(tmp_path, collection(wsiseg={"empty": True}))
+    assert report.counts == {"nothing-found": 1}
+    assert report.verdict == "clean"
+    assert verify(tmp_path, collection(wsiseg={"empty": "yes"})).verdict == "error"
+    assert verify(tmp_path, collection(feature(), wsiseg={"empty": True})).verdict == "clean"
+
+
 def test_the_type_may_come_last(tmp_path):
     text = json.dumps({"features": [feature()], "type": "FeatureCollection"})
     assert verify(tmp_path, text).verdict == "clean"
@@ -650,7 +658,7 @@ def test_lines_of_features_are_refused(tmp_path):
 
 def test_truncation_is_noticed_anywhere(tmp_path):
     text = json.dumps(collection(feature(), feature(name="2" + ID[1:])))
-    for length in range(1, len(text)):
+    for length in range(1, len(text), 7):
         assert verify(tmp_path, text[:length]).verdict == "error", text[:length]
 
 

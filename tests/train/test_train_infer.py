@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from wsiseg.geometry import Box
 from wsiseg.model.networks import build
 from wsiseg.train.infer import predict_cells, predict_pixels, resample_cells
 
@@ -43,7 +44,7 @@ def test_cells_outside_the_wanted_block_stay_zero():
 def test_resampled_cells_keep_their_place():
     cells = np.zeros((4, 6, 1), np.float32)
     cells[2, 3] = 1
-    pixels = resample_cells(cells, (32, 48), 1 / 8)[..., 0]
+    pixels = resample_cells(cells, Box.of_shape((32, 48)), 1 / 8)[..., 0]
     mass = pixels / pixels.sum()
     rows, columns = np.indices(pixels.shape) + 0.5  # pixel i covers [i, i + 1)
     assert (rows * mass).sum() == pytest.approx(2.5 * 8)
@@ -51,20 +52,32 @@ def test_resampled_cells_keep_their_place():
 
 
 def test_resampling_fades_to_zero_at_the_edge_as_a_run_does():
-    pixels = resample_cells(np.ones((2, 2, 1), np.float32), (8, 8), 1 / 4)[..., 0]
+    pixels = resample_cells(np.ones((2, 2, 1), np.float32), Box.of_shape((8, 8)), 1 / 4)[..., 0]
     # The outermost pixel centre lies 1.5 pixels outside the first cell centre: 1 - 1.5 / 4.
     assert pixels[4, 0] == pytest.approx(0.625)
     assert pixels[4, 4] == pytest.approx(1.0)
 
 
-def test_pixels_do_not_depend_on_the_padding():
+def test_a_box_beyond_the_cells_continues_the_same_grid():
+    cells = np.random.default_rng(0).random((3, 4, 1), dtype=np.float32)
+    inside = resample_cells(cells, Box.of_shape((24, 32)), 1 / 8)
+    wide = resample_cells(cells, Box((-9, -5), (40, 50)), 1 / 8)
+    np.testing.assert_allclose(wide[9:33, 5:37], inside, atol=1e-6)
+    assert not wide[:4].any()  # more than half a cell outside
+    assert wide[6, 8:30].all()
+
+
+def test_pixels_do_not_depend_on_the_halo():
     arguments = {"widths": [4, 4], "bottleneck": 4}
     network = build("wsiseg.h2g_unet", channels=(3, 1), classes=2, arguments=arguments)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (21, 30, 3), dtype=np.uint8)
-    heatmap = rng.random((21, 30, 1), dtype=np.float32)
-    sizes = {"multiple": 4}
-    near = predict_pixels(network, image, heatmap, margin=24, **sizes)
-    far = predict_pixels(network, image, heatmap, margin=32, **sizes)
+    cells = rng.random((3, 4, 1), dtype=np.float32)
+
+    def heatmap(box):
+        return resample_cells(cells, box, 1 / 8)
+
+    near = predict_pixels(network, image, heatmap, multiple=4, halo=24)
+    far = predict_pixels(network, image, heatmap, multiple=4, halo=32)
     assert near.shape == (21, 30, 2)
     np.testing.assert_allclose(near, far, atol=1e-6)

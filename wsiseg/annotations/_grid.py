@@ -5,7 +5,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.errors import GEOSException
 
-from wsiseg.annotations._ragged import Points, Ragged
+from wsiseg.annotations._ragged import Points, Ragged, both, either
 
 __all__ = ["GRID", "count_parts", "is_kept_by_rounding", "reduce_to_grid", "round_points"]
 
@@ -51,10 +51,10 @@ def is_kept_by_rounding(ragged: Ragged) -> NDArray[np.bool_]:
     edge along an axis; on whole pixels at least 1 / l from an edge of length l.
     """
     points, edges = ragged.points, ragged.edges()
-    slanted = (edges != 0).all(axis=1)
+    slanted = both(edges != 0)
     long = slanted & (np.hypot(*edges.T) > LONGEST_EDGE)
-    off_grid = (round_points(points) != points).any(axis=1)
-    fractional = (np.round(points) != points).any(axis=1)
+    off_grid = either(round_points(points) != points)
+    fractional = either(np.round(points) != points)
     any_of = ragged.any_of_objects
     return ~any_of(off_grid | long) & ~(any_of(fractional) & any_of(slanted))
 

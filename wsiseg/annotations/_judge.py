@@ -16,7 +16,7 @@ from wsiseg.annotations._grid import (
     round_points,
 )
 from wsiseg.annotations._outlines import Outline
-from wsiseg.annotations._ragged import Points, Ragged
+from wsiseg.annotations._ragged import Points, Ragged, both, either
 
 __all__ = ["Fate", "Judgement", "ellipse", "judge"]
 
@@ -101,7 +101,7 @@ def _judge_areas(outlines: list[Outline], judgements: list[Judgement]) -> None:
     geometries, safe = _survey(outlines, judgements)
     valid = shapely.is_valid(geometries)
     before = _count(geometries)
-    doubtful = ~(valid & safe) | (before.parts == 0)
+    doubtful = ~(valid & safe)
     reduced = geometries.copy()
     reduced[doubtful] = reduce_to_grid(geometries[doubtful])
     after = _count(reduced)
@@ -155,8 +155,8 @@ def _survey(
     edges = ragged.edges()
     sizes = np.diff(ragged.rings)
     # A ring of three vertices was filled up to four.
-    repeated = ragged.any_of_objects((edges == 0).all(axis=1) & np.repeat(sizes > 4, sizes))
-    off_grid = ragged.any_of_objects((round_points(ragged.points) != ragged.points).any(axis=1))
+    repeated = ragged.any_of_objects(both(edges == 0) & np.repeat(sizes > 4, sizes))
+    off_grid = ragged.any_of_objects(either(round_points(ragged.points) != ragged.points))
     for i, judgement in enumerate(judgements):
         if repeated[i]:
             judgement.findings.append(("vertices-repeated", ""))

@@ -22,7 +22,7 @@ from wsiseg.annotations._grid import (
     reduce_to_grid,
     round_points,
 )
-from wsiseg.annotations._ragged import Ragged
+from wsiseg.annotations._ragged import Ragged, both, either
 from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.frames import clip_to_size, frame_size, qupath_frame, to_frame
 
@@ -130,33 +130,42 @@ class _Namer:
             hashlib.sha1(b"\0".join((start, item.name.encode("utf-8", "replace"), b"")))
             for item in annotations.classes
         ]
-        self._seen: set[bytes] = set()
+        self._seen: set[str] = set()
 
     def names(self, rows: NDArray[np.int64], ragged: Ragged) -> list[str]:
         """Return one UUID (version 5, RFC 9562) per object, all different within a file."""
         points = np.rint(ragged.points * 100).astype("<i8") + self._offset
-        spans = ragged.spans
         ring_sizes = np.diff(ragged.rings).astype("<i8")
         part_sizes = np.diff(ragged.parts).astype("<i8")
-        ring_spans = ragged.parts[ragged.objects]
+        spans = [
+            (points, ragged.spans.tolist()),
+            (ring_sizes, ragged.parts[ragged.objects].tolist()),
+            (part_sizes, ragged.objects.tolist()),
+        ]
         names = []
-        for i, row in enumerate(rows):
-            digest = self._starts[self._class_index[row]].copy()
-            digest.update(points[spans[i] : spans[i + 1]].tobytes())
-            digest.update(ring_sizes[ring_spans[i] : ring_spans[i + 1]].tobytes())
-            digest.update(part_sizes[ragged.objects[i] : ragged.objects[i + 1]].tobytes())
-            name = digest.digest()[:16]
-            while name in self._seen:  # an object drawn twice: the next one counts on
-                digest.update(b"again")
-                name = digest.digest()[:16]
+        for i, index in enumerate(self._class_index[rows].tolist()):
+            digest = self._starts[index].copy()
+            for column, offsets in spans:
+                digest.update(column[offsets[i] : offsets[i + 1]])
+            while (name := _uuid5(digest.digest())) in self._seen:
+                digest.update(b"again")  # an object drawn twice
             self._seen.add(name)
-            names.append(str(uuid.UUID(bytes=name, version=5)))
+            names.append(name)
         return names
+
+
+def _uuid5(digest: bytes) -> str:
+    """Return the UUID of version 5 made of a SHA-1 digest (RFC 9562, 5.5)."""
+    value = bytearray(digest[:16])
+    value[6] = value[6] & 0x0F | 0x50
+    value[8] = value[8] & 0x3F | 0x80
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _all_finite(geometries: NDArray[np.object_]) -> NDArray[np.bool_]:
     points, owner = shapely.get_coordinates(geometries, return_index=True)
-    bad = owner[~np.isfinite(points).all(axis=1)]
+    bad = owner[~both(np.isfinite(points))]
     finite: NDArray[np.bool_] = np.bincount(bad, minlength=len(geometries)) == 0
     return finite
 
@@ -166,7 +175,7 @@ def _rounded(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
     points, owner = shapely.get_coordinates(geometries, return_index=True)
     fine = round_points(points)
     changed = np.zeros(len(geometries), dtype=bool)
-    changed[owner[((fine != points) | (np.signbit(points) & (points == 0))).any(axis=1)]] = True
+    changed[owner[either((fine != points) | (np.signbit(points) & (points == 0)))]] = True
     result = geometries.copy()
     result[changed] = shapely.transform(geometries[changed], round_points)
     return result
@@ -176,7 +185,7 @@ def _without_repeats(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
     """Return valid polygons without repeated vertices."""
     points, owner = shapely.get_coordinates(geometries, return_index=True)
     repeated = np.zeros(len(geometries), dtype=bool)
-    repeated[owner[1:][(points[1:] == points[:-1]).all(axis=1) & (owner[1:] == owner[:-1])]] = True
+    repeated[owner[1:][both(points[1:] == points[:-1]) & (owner[1:] == owner[:-1])]] = True
     result = geometries.copy()
     result[repeated] = shapely.remove_repeated_points(geometries[repeated], 0)
     return result

@@ -7,9 +7,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-__all__ = ["Points", "Ragged"]
+__all__ = ["Flags", "Points", "Ragged", "both", "either"]
 
 Points = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,10 @@ class Ragged:
         """(object + 1,) offsets of each object into `points`."""
         return self.rings[self.parts[self.objects]]
 
-    def any_of_objects(self, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def any_of_objects(self, flags: Flags) -> Flags:
         """Return (n,), true for objects with a true flag among those of their vertices."""
         before = np.concatenate([[0], np.cumsum(flags)])
-        found: NDArray[np.bool_] = before[self.spans[1:]] > before[self.spans[:-1]]
+        found: Flags = before[self.spans[1:]] > before[self.spans[:-1]]
         return found
 
     def edges(self) -> Points:
@@ -72,6 +73,16 @@ class Ragged:
         ways[:-1] = self.points[1:] - self.points[:-1]
         ways[self.rings[1:] - 1] = np.nan
         return ways
+
+
+def either(flags: Flags) -> Flags:
+    """Return (n,) from (n, 2), true where x or y is; much faster than `any(axis=1)`."""
+    return flags[:, 0] | flags[:, 1]
+
+
+def both(flags: Flags) -> Flags:
+    """Return (n,) from (n, 2), true where x and y are; much faster than `all(axis=1)`."""
+    return flags[:, 0] & flags[:, 1]
 
 
 def _offsets(sizes: Iterable[int]) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ import orjson
 
 from wsiseg.annotations._files import staging_folder, writing, writing_whole
 from wsiseg.annotations._prepare import Preparation, Prepared
+from wsiseg.annotations._ragged import either
 from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.frames import frame_size, qupath_frame
 from wsiseg.errors import AnnotationError, LabelError
@@ -243,7 +244,7 @@ def _outlines(prepared: Prepared) -> list[dict[str, Any]]:
     """Return the GeoJSON geometry of each object; whole numbers are written without decimals."""
     ragged = prepared.ragged
     whole = ragged.points.astype(np.int64)
-    fractional = ragged.any_of_objects((whole != ragged.points).any(axis=1)).tolist()
+    fractional = ragged.any_of_objects(either(whole != ragged.points)).tolist()
     rings, parts, objects = ragged.rings.tolist(), ragged.parts.tolist(), ragged.objects.tolist()
     outlines = []
     for i, is_fractional in enumerate(fractional):

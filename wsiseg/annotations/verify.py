@@ -53,15 +53,6 @@ class VerifyReport:
         return {finding.code: finding.count for finding in self.findings}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return {
-            "path": str(self.path),
-            "verdict": self.verdict,
-            "findings": [asdict(finding) for finding in self.findings],
-            "loads": {version: asdict(load) for version, load in self.loads.items()},
-        }
-
-    def to_dict(self) -> dict[str, Any]:
         """Return all of it as values fit for JSON."""
         return {
             "path": str(self.path),

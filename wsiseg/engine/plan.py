@@ -22,7 +22,7 @@ from wsiseg.tissue import TissueMask
 
 __all__ = ["Plan", "StagePlan", "make_plan"]
 
-BATCH_PIXELS = 1 << 20
+BATCH_PIXELS = 1 << 18
 """Patch pixels per batch: enough to keep two cores busy, small enough to keep activations small."""
 
 CACHE_BYTES = 96_000_000 + 64_000_000

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from wsiseg.geometry import ceil_div
+from wsiseg.geometry import Box, ceil_div
 from wsiseg.model.networks import build, receptive_field_radius
 from wsiseg.train.augment import jitter_colour
 from wsiseg.train.fit import FitOptions, fit
@@ -236,8 +236,8 @@ def refine(
 ) -> NDArray[np.float32]:
     """Return the tumour probability (y, x) of an image at the refinement spacing."""
     stage = recipe.refine
-    heatmap = None if cells is None else _at_refinement(cells, image, recipe)
-    whole = predict_pixels(network, image, heatmap, multiple=stage.multiple, margin=stage.halo)
+    heatmap = None if cells is None else partial(_at_refinement, cells, recipe=recipe)
+    whole = predict_pixels(network, image, heatmap, multiple=stage.multiple, halo=stage.halo)
     return whole[..., 1]
 
 
@@ -269,16 +269,15 @@ def _refiner_views(region: RegionViews, model: CellModel | None, recipe: Recipe)
         image = region(recipe.patches.spacing_um * scale).image
         if index % 2:
             image = jitter_colour(image[None], rng, recipe.refine.fit.augment)[0]
-        heatmap = _at_refinement(model(image), coarse.image, recipe)
+        box = Box.of_shape(coarse.labels.shape)
+        heatmap = _at_refinement(model(image), box, recipe=recipe)
         views.append(replace(coarse, heatmap=heatmap))
     return views
 
 
-def _at_refinement(
-    cells: NDArray[np.float32], image: NDArray[np.uint8], recipe: Recipe
-) -> NDArray[np.float32]:
+def _at_refinement(cells: NDArray[np.float32], box: Box, *, recipe: Recipe) -> NDArray[np.float32]:
     cell_um = recipe.patches.spacing_um * recipe.patches.stride
-    return resample_cells(cells, image.shape[:2], recipe.refine.spacing_um / cell_um)
+    return resample_cells(cells, box, recipe.refine.spacing_um / cell_um)
 
 
 def _names(views: Sequence[Sequence[Region]]) -> str:

@@ -113,7 +113,9 @@ def evaluate(
     rows, columns = ((np.arange(n) * ratio).astype(int) for n in truth.shape)
     designs = {
         "everything": np.ones(truth.shape, np.float32),
-        "stage 1": resample_cells(cells, truth.shape, 1 / recipe.patches.stride)[..., 0],
+        "stage 1": resample_cells(cells, Box.of_shape(truth.shape), 1 / recipe.patches.stride)[
+            ..., 0
+        ],
         "U-Net": refine(baseline, coarse.image, None, recipe)[np.ix_(rows, columns)],
         "cascade": refine(refiner, coarse.image, cells, recipe)[np.ix_(rows, columns)],
     }

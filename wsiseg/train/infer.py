@@ -1,6 +1,6 @@
 """Networks in training over whole regions in memory: what the engine does, in twenty lines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -66,10 +66,10 @@ def predict_cells(
 def predict_pixels(
     network: nn.Module,
     image: NDArray[np.uint8],
-    heatmap: NDArray[np.float32] | None,
+    heatmap: Callable[[Box], NDArray[np.float32]] | None,
     *,
     multiple: int,
-    margin: int,
+    halo: int,
 ) -> NDArray[np.float32]:
     """Return the class probabilities of each pixel, from one pass over the whole region.
 
@@ -80,39 +80,40 @@ def predict_pixels(
     image
         (y, x, 3) uint8; white outside.
     heatmap
-        (y, x, channel) float32, or `None` for a network without a second input.
+        Gives the second input, float32 (*box.shape, channel), for any box of pixels, also beyond
+        the image; `None` for a network of the image alone.
     multiple
         What the network's height and width must be a multiple of.
-    margin
-        Pixels of white around the region, the receptive-field radius or more, as around a slide;
-        a multiple of `multiple`.
+    halo
+        Pixels read around the region: the receptive-field radius or more, a multiple of
+        `multiple`.
 
     Returns
     -------
     float32 (y, x, class)
     """
     height, width = image.shape[:2]
-    around = [(margin, margin + -size % multiple) for size in (height, width)]
-    padded = np.pad(image, (*around, (0, 0)), constant_values=GLASS)
-    extra = None if heatmap is None else np.pad(heatmap, (*around, (0, 0)))[None]
+    rows, columns = ((halo, halo + -size % multiple) for size in (height, width))
+    padded = np.pad(image, (rows, columns, (0, 0)), constant_values=GLASS)
+    box = Box.of_shape(padded.shape[:2]).shift((-halo, -halo))
+    extra = None if heatmap is None else heatmap(box)[None]
     whole = _probabilities(network, padded[None], extra)[0]
-    inside: NDArray[np.float32] = whole[margin : margin + height, margin : margin + width]
+    inside: NDArray[np.float32] = whole[halo : halo + height, halo : halo + width]
     return inside
 
 
-def resample_cells(
-    cells: NDArray[np.float32], shape: Sequence[int], ratio: float
-) -> NDArray[np.float32]:
-    """Return cells interpolated to pixels, `ratio` cells per pixel; 0 outside, as in a run.
+def resample_cells(cells: NDArray[np.float32], target: Box, ratio: float) -> NDArray[np.float32]:
+    """Return cells interpolated to the pixels of `target`; cells outside are 0, as in a run.
 
     Parameters
     ----------
     cells
         float32 (y, x, channel).
-    shape
-        Pixels wanted, (y, x).
+    target
+        Pixels wanted, counted from the corner of the first cell.
+    ratio
+        Cells per pixel.
     """
-    target = Box.of_shape(tuple(shape))
     span = linear_span(target, (ratio, ratio))
     inside = zip(span.start, span.stop, cells.shape, strict=False)
     before_after = [(max(0, -a), max(0, b - n)) for a, b, n in inside]
