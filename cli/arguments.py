@@ -12,8 +12,10 @@ __all__ = [
     "DEFAULT_TISSUE",
     "MinTissue",
     "Mpp",
+    "Nested",
     "Out",
     "Reader",
+    "Recursive",
     "Slides",
     "Tissue",
     "parse_mpp",
@@ -39,6 +41,10 @@ Mpp = Annotated[
 Reader = Annotated[
     str | None,
     typer.Option("--reader", help="Force tiff, openslide, omezarr, dicom or image."),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Look into subfolders.")]
+Nested = Annotated[
+    bool, typer.Option("--nested", help="Tell slides of one name apart by their folder.")
 ]
 Tissue = Annotated[Detector, typer.Option("--tissue", help="Tissue detector.")]
 MinTissue = Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["log"]
+__all__ = ["failed", "log"]
 
 
 @cache
@@ -15,3 +15,8 @@ def log() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def failed(reason: object) -> None:
+    """Say in one line what failed."""
+    log().print(f"failed: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)

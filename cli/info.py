@@ -5,7 +5,7 @@ import json
 import typer
 
 from .arguments import Mpp, Reader, Slides, parse_mpp
-from .console import log
+from .console import failed
 
 __all__ = ["info"]
 
@@ -20,17 +20,17 @@ def info(
     import wsiseg
     from wsiseg.run import describe_slide, list_slides
 
-    failed = False
+    failures = 0
     for job in list_slides(slides, mpp=parse_mpp(mpp), reader=reader, nested=True):
         try:
             with wsiseg.open(job.path, mpp=job.mpp, reader=job.reader) as slide:
                 record = describe_slide(slide)
         except wsiseg.WsisegError as error:
-            failed = True
-            log().print(f"failed: {error}", style="red", markup=False, soft_wrap=True)
+            failures += 1
+            failed(error)
             continue
         typer.echo(json.dumps(record) if as_json else _table(record))
-    if failed:
+    if failures:
         raise typer.Exit(1)
 
 

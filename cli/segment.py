@@ -2,79 +2,75 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsiseg.options import (
-    Backend,
-    ExportOptions,
-    Frame,
-    RunOptions,
-    SegmentOptions,
-    TissueOptions,
-)
+from wsiseg.options import Backend, ExportOptions, Frame, RunOptions, SegmentOptions, TissueOptions
 
 from .arguments import (
     DEFAULT_TISSUE,
     MinTissue,
     Mpp,
+    Nested,
     Out,
     Reader,
+    Recursive,
     Slides,
     Tissue,
     parse_mpp,
 )
-from .console import log
+from .console import failed, log
 
 if TYPE_CHECKING:
     from wsiseg.run import FolderReport
 
 __all__ = ["segment"]
 
+Option = typer.Option
+ModelName = Annotated[str, Option("--model", "-m", help="Name of a model, or its folder.")]
+InFrame = Annotated[Frame, Option(help="Pixels of the image QuPath shows, or of level 0.")]
+Simplify = Annotated[
+    float, Option(min=0.0, help="Simplify outlines by this many µm; 0 keeps them exact.")
+]
+MinArea = Annotated[float, Option(min=0.0, help="Drop objects below this many µm².")]
+MinHole = Annotated[float, Option(min=0.0, help="Fill holes below this many µm².")]
+Detections = Annotated[bool, Option("--detections", help="Write QuPath detections.")]
+Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
+RunBy = Annotated[Backend, Option(help="What runs the networks.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
+Batch = Annotated[int | None, Option("--batch", "-b", min=1, help="Patches per batch.")]
+Memory = Annotated[str | None, Option(help="Refuse plans above this, for example 4GB.")]
+Threads = Annotated[int | None, Option(min=1, help="Threads that read.")]
+PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds, and stop.")]
+AsJson = Annotated[bool, Option("--json", help="Results as JSON lines.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress.")]
+
 
 def segment(
     slides: Slides,
     out: Out = Path("out"),
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Name of a model, or its folder.")
-    ] = "breast-tumour-demo",
+    model: ModelName = "breast-tumour-demo",
     mpp: Mpp = None,
     reader: Reader = None,
     tissue: Tissue = DEFAULT_TISSUE.detector,
     min_tissue: MinTissue = DEFAULT_TISSUE.min_fraction,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Look into subfolders.")] = False,
-    nested: Annotated[
-        bool, typer.Option("--nested", help="Tell slides of one name apart by their folder.")
-    ] = False,
-    frame: Annotated[
-        Frame, typer.Option(help="Pixels of the image QuPath shows, or of level 0.")
-    ] = "qupath",
-    simplify: Annotated[
-        float, typer.Option(min=0.0, help="Simplify outlines by this many µm; 0 keeps them exact.")
-    ] = 0.0,
-    min_area: Annotated[
-        float, typer.Option(min=0.0, help="Drop objects below this many µm².")
-    ] = 0.0,
-    min_hole: Annotated[float, typer.Option(min=0.0, help="Fill holes below this many µm².")] = 0.0,
-    detections: Annotated[
-        bool, typer.Option("--detections", help="Write QuPath detections, not annotations.")
-    ] = False,
-    gzip: Annotated[bool, typer.Option("--gzip", help="Write .geojson.gz.")] = False,
-    backend: Annotated[Backend, typer.Option(help="What runs the networks.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    batch: Annotated[
-        int | None, typer.Option("--batch", "-b", min=1, help="Patches per batch.")
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Refuse plans above this, for example 4GB.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that read.")] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print tiles, bytes and seconds, and stop.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Results as JSON lines.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    recursive: Recursive = False,
+    nested: Nested = False,
+    frame: InFrame = "qupath",
+    simplify: Simplify = 0.0,
+    min_area: MinArea = 0.0,
+    min_hole: MinHole = 0.0,
+    detections: Detections = False,
+    gzip: Gzip = False,
+    backend: RunBy = "auto",
+    device: Device = "auto",
+    batch: Batch = None,
+    memory: Memory = None,
+    threads: Threads = None,
+    plan: PlanOnly = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
     from wsiseg.run import list_slides, parse_bytes, plan_folder, segment_folder
@@ -103,49 +99,53 @@ def segment(
         slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
     )
     if plan:
-        records = list(plan_folder(jobs, model, options=options))
-        for record in records:
-            typer.echo(json.dumps(record) if as_json else _plan_text(record))
-        raise typer.Exit(int(any("error" in record for record in records)))
+        _print_plans(list(plan_folder(jobs, model, options=options)), as_json=as_json)
+        return
     with show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
         report = segment_folder(
             jobs, model, out, options=options, listen=listen, slide_done=slide_done
         )
     _print(report, as_json=as_json)
-    if report.failures:
-        raise typer.Exit(1)
 
 
 def _print(report: "FolderReport", *, as_json: bool) -> None:
-    for row in (*report.done, *report.failures):
-        if as_json:
+    if as_json:
+        for row in (*report.done, *report.failures):
             typer.echo(json.dumps(row.to_dict()))
-        elif row.error is None:
+    else:
+        for row in report.done:
             typer.echo(row.folder)
-    if report.failures and not as_json:
         for row in report.failures:
-            log().print(
-                f"failed: {row.error}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
-    if not as_json:
+            failed(row.error)
+        total = len(report.done) + len(report.failures)
         log().print(
-            f"{len(report.done)} of {len(report.done) + len(report.failures)} slides done; "
-            f"summary in {report.summary}",
+            f"{len(report.done)} of {total} slides done; summary in {report.summary}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
+    if report.failures:
+        raise typer.Exit(1)
 
 
-def _plan_text(record: dict[str, object]) -> str:
-    if "error" in record:
-        return f"{record['slide']}: {record['error']}"
+def _print_plans(records: list[dict[str, Any]], *, as_json: bool) -> None:
+    for record in records:
+        if as_json:
+            typer.echo(json.dumps(record))
+        elif "error" in record:
+            failed(record["error"])
+        else:
+            typer.echo(_plan_text(record))
+    if any("error" in record for record in records):
+        raise typer.Exit(1)
+
+
+def _plan_text(record: dict[str, Any]) -> str:
     lines = [
         f"{record['slide']}: {record['model']}, tissue {record['tissue_share']:.1%}, "
-        f"peak memory {record['projected_bytes'] / 1e6:.0f} MB, about {record['seconds']:.0f} s"  # type: ignore[operator]
+        f"peak memory {record['projected_bytes'] / 1e6:.0f} MB, about {record['seconds']:.0f} s"
     ]
-    stages = record["stages"]
-    for stage in stages if isinstance(stages, list) else []:
+    for stage in record["stages"]:
         effective = " x ".join(f"{um:.4g}" for um in stage["effective_um"])
         requested = " x ".join(f"{um:.4g}" for um in stage["requested_um"])
         lines.append(

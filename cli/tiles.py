@@ -11,13 +11,15 @@ from .arguments import (
     DEFAULT_TISSUE,
     MinTissue,
     Mpp,
+    Nested,
     Out,
     Reader,
+    Recursive,
     Slides,
     Tissue,
     parse_mpp,
 )
-from .console import log
+from .console import failed
 
 __all__ = ["tiles"]
 
@@ -37,8 +39,8 @@ def tiles(
     reader: Reader = None,
     tissue: Tissue = DEFAULT_TISSUE.detector,
     min_tissue: MinTissue = 0.5,
-    recursive: bool = typer.Option(False, "--recursive", help="Look into subfolders."),
-    nested: bool = typer.Option(False, "--nested", help="Tell slides of one name apart."),
+    recursive: Recursive = False,
+    nested: Nested = False,
 ) -> None:
     """Export tissue patches as PNG with their coordinates, in OUT/<slide>/."""
     from wsiseg.run import list_slides, tiles_folder
@@ -58,6 +60,6 @@ def tiles(
     for row in report.done:
         typer.echo(row.folder)
     for row in report.failures:
-        log().print(f"failed: {row.error}", style="red", markup=False, soft_wrap=True)
+        failed(row.error)
     if report.failures:
         raise typer.Exit(1)

@@ -6,8 +6,18 @@ import typer
 
 from wsiseg.options import TissueOptions
 
-from .arguments import DEFAULT_TISSUE, Mpp, Out, Reader, Slides, Tissue, parse_mpp
-from .console import log
+from .arguments import (
+    DEFAULT_TISSUE,
+    Mpp,
+    Nested,
+    Out,
+    Reader,
+    Recursive,
+    Slides,
+    Tissue,
+    parse_mpp,
+)
+from .console import failed
 
 __all__ = ["tissue"]
 
@@ -18,8 +28,8 @@ def tissue(
     mpp: Mpp = None,
     reader: Reader = None,
     detector: Tissue = DEFAULT_TISSUE.detector,
-    recursive: bool = typer.Option(False, "--recursive", help="Look into subfolders."),
-    nested: bool = typer.Option(False, "--nested", help="Tell slides of one name apart."),
+    recursive: Recursive = False,
+    nested: Nested = False,
 ) -> None:
     """Find tissue: write OUT/<slide>/tissue.geojson and overview.png."""
     from wsiseg.run import list_slides, tissue_folder
@@ -31,6 +41,6 @@ def tissue(
     for row in report.done:
         typer.echo(row.folder)
     for row in report.failures:
-        log().print(f"failed: {row.error}", style="red", markup=False, soft_wrap=True)
+        failed(row.error)
     if report.failures:
         raise typer.Exit(1)

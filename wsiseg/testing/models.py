@@ -18,7 +18,23 @@ MARGIN = 0.15
 """Red must exceed green by this share of full scale."""
 
 HEAT = 2.0
-"""Logit the heatmap adds at most."""
+"""Logit between a heatmap of 0 and of 1."""
+
+CARD: dict[str, Any] = {
+    "schema_version": 1,
+    "name": "colour-model",
+    "version": "1",
+    "task": "semantic",
+    "axes": "yx",
+    "classes": [{"name": "background"}, {"name": "Tumor", "color": [200, 0, 0]}],
+    "provenance": {
+        "license": "Apache-2.0",
+        "trained_on": "nothing: a formula",
+        "intended_use": "tests",
+        "limits": "knows only colour",
+    },
+}
+"""The card without its stages."""
 
 
 def pinkness(pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -52,65 +68,31 @@ def make_colour_model(  # noqa: PLR0913 - one argument per way in which cards di
     graphs = {"patches.onnx": _classifier(patch), "refine.onnx": _segmenter(window)}
     for name, graph in graphs.items():
         (folder / name).write_bytes(graph)
-    scale = [{"name": "scale", "divide_by": 255.0}]
-    whole = extent == "whole"
-    place: dict[str, Any] = (
-        {"spacing_range_um": [0.1, 1000.0]} if whole else {"spacing_um": [refine_um] * 2}
-    )
-    overlap: dict[str, Any] = {}
-    if blend != "crop":
-        overlap = {"stride": [(window - 2 * halo) // 2] * 2}
-    card = {
-        "schema_version": 1,
-        "name": "colour-model",
-        "version": "1",
-        "task": "semantic",
-        "axes": "yx",
-        "classes": [{"name": "background"}, {"name": "Tumor", "color": [200, 0, 0]}],
-        "stages": [
-            {
-                "name": "patches",
-                "kind": "classifier",
-                "inputs": [
-                    {
-                        "from": "slide",
-                        "channels": ["R", "G", "B"],
-                        "spacing_um": [spacing_um] * 2,
-                        "patch": [patch] * 2,
-                        "stride": [stride] * 2,
-                        "steps": scale,
-                    }
-                ],
-                "output": {"name": "heatmap"},
-                "weights": _weights("patches.onnx", graphs),
-            },
-            {
-                "name": "refine",
-                "kind": "segmenter",
-                "extent": extent,
-                "inputs": [
-                    {
-                        "from": "slide",
-                        "channels": ["R", "G", "B"],
-                        "patch": [window] * 2,
-                        "steps": scale,
-                        **place,
-                        **overlap,
-                    },
-                    {"from": "heatmap", "channels": ["Tumor"], "patch": [window] * 2, **place},
-                ],
-                "output": {"name": "mask", "blend": blend}
-                | ({} if whole else {"halo": [halo] * 2}),
-                "weights": _weights("refine.onnx", graphs),
-            },
-        ],
-        "provenance": {
-            "license": "Apache-2.0",
-            "trained_on": "nothing: a formula",
-            "intended_use": "tests",
-            "limits": "knows only colour",
-        },
+    rgb: dict[str, Any] = {"from": "slide", "channels": ["R", "G", "B"]}
+    rgb["steps"] = [{"name": "scale", "divide_by": 255.0}]
+    coarse: dict[str, Any] = {"patch": [window] * 2, "spacing_um": [refine_um] * 2}
+    output: dict[str, Any] = {"name": "mask", "blend": blend, "halo": [halo] * 2}
+    if extent == "whole":
+        coarse = {"patch": [window] * 2, "spacing_range_um": [0.1, 1000.0]}
+        del output["halo"]
+    step = {} if blend == "crop" else {"stride": [(window - 2 * halo) // 2] * 2}
+    fine = {"patch": [patch] * 2, "stride": [stride] * 2, "spacing_um": [spacing_um] * 2}
+    classify = {
+        "name": "patches",
+        "kind": "classifier",
+        "inputs": [rgb | fine],
+        "output": {"name": "heatmap"},
+        "weights": _weights("patches.onnx", graphs),
     }
+    refine = {
+        "name": "refine",
+        "kind": "segmenter",
+        "extent": extent,
+        "inputs": [rgb | coarse | step, {"from": "heatmap", "channels": ["Tumor"]} | coarse],
+        "output": output,
+        "weights": _weights("refine.onnx", graphs),
+    }
+    card = CARD | {"stages": [classify, refine]}
     (folder / "model.json").write_text(json.dumps(card))
     (folder / "check.npz").write_bytes(_check(patch, window))
     return folder

@@ -1,0 +1,58 @@
+"""Peak resident memory of the cascade on slides of different sizes, each in its own process.
+
+python benchmarks/memory.py small.svs large.svs [--model breast-tumour-demo]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+CODE = """
+import json, resource, sys, tempfile, time
+import wsiseg
+from pathlib import Path
+model = wsiseg.load_model(sys.argv[2])
+started = time.perf_counter()
+result = wsiseg.segment(sys.argv[1], model)
+with tempfile.TemporaryDirectory() as folder:
+    result.write(folder)
+print(json.dumps({
+    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 * 1.024,
+    "planned_mb": result.plan.projected_bytes / 1e6,
+    "seconds": time.perf_counter() - started,
+    "objects": len(result.annotations),
+}))
+"""
+
+
+def measure(slide: Path, model: str) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(slide), model], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("slides", type=Path, nargs="+")
+    parser.add_argument("--model", default="breast-tumour-demo")
+    args = parser.parse_args()
+    subprocess.run(
+        [sys.executable, "-c", "import wsiseg, sys; wsiseg.load_model(sys.argv[1])", args.model],
+        check=True,
+    )
+    first = None
+    for slide in args.slides:
+        found = measure(slide, args.model)
+        first = first or found["peak_mb"]
+        print(
+            f"{slide.name}: peak {found['peak_mb']:.0f} MB ({found['peak_mb'] / first:.2f} of the "
+            f"first), planned {found['planned_mb']:.0f} MB, {found['seconds']:.0f} s, "
+            f"{found['objects']} objects"
+        )
+
+
+if __name__ == "__main__":
+    main()
