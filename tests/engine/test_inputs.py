@@ -101,3 +101,10 @@ def test_a_heatmap_is_read_between_its_cell_centres():
     # Centres at 0.25 and 0.75 of the way between cells 0..1 (y) and 0..1 (x), value = 4 y + x.
     y, x = np.array([0.75, 1.25]), np.array([0.75, 1.25])
     np.testing.assert_allclose(out, 4 * y[:, None] + x, atol=1e-6)
+
+
+def test_a_cached_heatmap_fades_outside_as_it_does_uncached():
+    heatmap = ArrayImage(np.full((4, 4, 1), 0.8, np.float32), outside=0)
+    finer = HeatmapInput(heatmap, [0], (0.25, 0.25), (16, 16))
+    box = Box((-5, 3), (9, 24))
+    np.testing.assert_array_equal(BlockCache(finer, block=8).read(box), finer.read(box))

@@ -13,6 +13,7 @@ class CentreOfMass(torch.nn.Module):
     """Logit of class 1: the red of the middle four pixels, in grey values."""
 
     def forward(self, image):
+        assert image.shape[1:] == (3, 8, 8)
         middle = image.shape[-1] // 2
         red = image[:, 0, middle - 1 : middle + 1, middle - 1 : middle + 1].mean(dim=(1, 2)) * 255
         return torch.stack([torch.zeros_like(red), red], dim=1)

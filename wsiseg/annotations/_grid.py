@@ -51,7 +51,7 @@ def is_kept_by_rounding(ragged: Ragged) -> NDArray[np.bool_]:
     edge along an axis; on whole pixels at least 1 / l from an edge of length l.
     """
     points, edges = ragged.points, ragged.edges()
-    slanted = both(edges != 0)
+    slanted = both(np.abs(edges) > 0)  # NaN is not
     long = slanted & (np.hypot(*edges.T) > LONGEST_EDGE)
     off_grid = either(round_points(points) != points)
     fractional = either(np.round(points) != points)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone, ignore
 from wsiseg.engine.graph import StageSetup
-from wsiseg.engine.inputs import BlockCache, Readable
+from wsiseg.engine.inputs import BlockCache, Readable, cache_bytes
 from wsiseg.engine.stream import Background, prefetch
 from wsiseg.grid import Tile
 from wsiseg.model import Predictor
@@ -163,7 +163,10 @@ def _batches(
 def _tile_reader(
     setup: StageSetup, inputs: Sequence[Readable]
 ) -> Callable[[Tile], tuple[Tile, list[NDArray[Any]]]]:
-    cached = [BlockCache(source) for source in inputs]
+    cached = [
+        BlockCache(source, limit_bytes=cache_bytes(i.shape, i.spec.patch, i.bytes_per_pixel))
+        for source, i in zip(inputs, setup.inputs, strict=True)
+    ]
 
     def read(tile: Tile) -> tuple[Tile, list[NDArray[Any]]]:
         boxes = [item.box_of(tile.read, setup.reference) for item in setup.inputs]

@@ -35,6 +35,11 @@ class StageInput:
     view: View | None
     """The slide at that spacing; `None` for the output of an earlier stage."""
 
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Of what is read: uint8 of the slide, float32 of a heatmap."""
+        return len(self.spec.channels) * (1 if self.view is not None else 4)
+
     def box_of(self, read: Box, reference: "StageInput") -> Box:
         """Return this input's patch whose centre is that of `read`, a box of the reference."""
         if self.downsample == reference.downsample and self.spec.patch == read.shape:

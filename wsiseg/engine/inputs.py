@@ -1,6 +1,7 @@
 """What a stage reads: the slide at its spacing, or what an earlier stage gave, on its own grid."""
 
 import itertools
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,11 +11,28 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.geometry import Box
+from wsiseg.geometry import Box, ceil_div
 from wsiseg.resample import linear
 from wsiseg.resample.linear import linear_span
 
-__all__ = ["BlockCache", "HeatmapInput", "Readable"]
+__all__ = ["BlockCache", "HeatmapInput", "Readable", "cache_bytes"]
+
+
+BLOCK = 512
+"""Side of a cached block in pixels."""
+
+CACHE_LIMIT = 96_000_000
+"""Bytes of blocks kept at most; a wider image reads some blocks twice."""
+
+
+def cache_bytes(shape: Sequence[int], patch: Sequence[int], bytes_per_pixel: int) -> int:
+    """Return what a `BlockCache` needs so that a walk in rows of patches reads no block twice.
+
+    That is the rows of blocks a row of patches touches, and one more that is read ahead.
+    """
+    rows = BLOCK * (ceil_div(patch[0], BLOCK) + 2)
+    row = math.prod(BLOCK * (ceil_div(n, BLOCK) + 2) for n in shape[1:])
+    return min(CACHE_LIMIT, rows * row * bytes_per_pixel)
 
 
 class Readable(Protocol):
@@ -73,7 +91,7 @@ class BlockCache:
     """Reads through a bounded cache of blocks, so that overlapping patches share the work.
 
     Each block is computed once, also when several threads want it at the same moment; the blocks
-    used longest ago are forgotten first.
+    used longest ago are forgotten first. Blocks at the edge overhang the image, as reads may.
 
     Parameters
     ----------
@@ -82,11 +100,11 @@ class BlockCache:
     block
         Side of a block in pixels, along every axis.
     limit_bytes
-        Blocks kept, in bytes.
+        Blocks kept, in bytes; see `cache_bytes`.
     """
 
     def __init__(
-        self, source: Readable, *, block: int = 512, limit_bytes: int = 96_000_000
+        self, source: Readable, *, block: int = BLOCK, limit_bytes: int = CACHE_LIMIT
     ) -> None:
         self.shape = source.shape
         self._source = source
@@ -98,39 +116,28 @@ class BlockCache:
 
     def read(self, box: Box) -> NDArray[Any]:
         """Return `(*box.shape, channel)`, the same pixels as the source gives."""
-        inside = box.clip(self.shape)
-        if inside.size == 0:
+        if box.size == 0:
             return self._source.read(box)
         spans = [
             range(a // self._block, (b - 1) // self._block + 1)
-            for a, b in zip(inside.start, inside.stop, strict=True)
+            for a, b in zip(box.start, box.stop, strict=True)
         ]
         first, *others = itertools.product(*spans)
-        part, pixels = self._part(first, inside)
-        if part == box:
+        part, pixels = self._part(first, box)
+        if not others:
             return pixels
-        out = self._canvas(box, inside, pixels)
+        out = np.empty((*box.shape, pixels.shape[-1]), pixels.dtype)
         out[part.relative_to(box).slices()] = pixels
         for index in others:
-            part, pixels = self._part(index, inside)
+            part, pixels = self._part(index, box)
             out[part.relative_to(box).slices()] = pixels
         return out
 
-    def _part(self, index: tuple[int, ...], inside: Box) -> tuple[Box, NDArray[Any]]:
-        where = self._box(index)
-        part = where.intersect(inside)
-        return part, self._get(index, where)[part.relative_to(where).slices()]
-
-    def _canvas(self, box: Box, inside: Box, like: NDArray[Any]) -> NDArray[Any]:
-        out = np.empty((*box.shape, like.shape[-1]), like.dtype)
-        if inside != box:  # one pixel outside tells the background
-            outside = Box(tuple(-1 for _ in self.shape), tuple(0 for _ in self.shape))
-            out[:] = self._source.read(outside).reshape(-1)
-        return out
-
-    def _box(self, index: tuple[int, ...]) -> Box:
+    def _part(self, index: tuple[int, ...], wanted: Box) -> tuple[Box, NDArray[Any]]:
         start = tuple(i * self._block for i in index)
-        return Box(start, tuple(a + self._block for a in start)).clip(self.shape)
+        where = Box(start, tuple(a + self._block for a in start))
+        part = where.intersect(wanted)
+        return part, self._get(index, where)[part.relative_to(where).slices()]
 
     def _get(self, index: tuple[int, ...], where: Box) -> NDArray[Any]:
         with self._lock:

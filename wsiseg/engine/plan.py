@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsiseg.engine.execute import BATCHES_AHEAD
 from wsiseg.engine.graph import StageSetup, select_tiles
+from wsiseg.engine.inputs import cache_bytes
 from wsiseg.errors import MemoryBudgetError
 from wsiseg.model import Model, Predictor
 from wsiseg.options import RunOptions, TissueOptions
@@ -25,8 +26,8 @@ __all__ = ["Plan", "StagePlan", "make_plan"]
 BATCH_PIXELS = 1 << 18
 """Patch pixels per batch: enough to keep two cores busy, small enough to keep activations small."""
 
-CACHE_BYTES = 96_000_000 + 64_000_000
-"""Blocks a stage keeps of its input, and decoded tiles the source keeps."""
+SOURCE_BYTES = 64_000_000
+"""Decoded tiles that the source keeps."""
 
 OUTPUT_BYTES = 200_000_000
 """Thumbnail, picture, and the outlines of ten thousand objects (measured: 170 MB)."""
@@ -201,16 +202,14 @@ def _plan_stage(
 def _buffer_bytes(setup: StageSetup, batch_size: int) -> int:
     """Return the bytes of queues, caches, the stitcher's front and the writer's rows of chunks."""
     channels = len(setup.channels)
-    patches = sum(
-        math.prod(i.spec.patch) * len(i.spec.channels) * (1 if i.view is not None else 4)
-        for i in setup.inputs
-    )
+    patches = sum(math.prod(i.spec.patch) * i.bytes_per_pixel for i in setup.inputs)
+    caches = sum(cache_bytes(i.shape, i.spec.patch, i.bytes_per_pixel) for i in setup.inputs)
     queued = patches * batch_size * (BATCHES_AHEAD + 1)
     writing = writer_bytes(setup.placement, channels + 1)
     # A classifier's front is a row of cells, which is nothing beside the rest.
     dense = setup.spec.kind == "segmenter"
     front = stitch_bytes(setup.grid, channels, setup.spec.output.blend) if dense else 0
-    return queued + writing + front + CACHE_BYTES
+    return queued + writing + front + caches + SOURCE_BYTES
 
 
 def _time_batch(setup: StageSetup, predictor: Predictor, batch_size: int) -> float:

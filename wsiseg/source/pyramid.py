@@ -24,8 +24,8 @@ __all__ = ["Level", "Pyramid"]
 DASK_SIDE = 2048
 """Longest side of a Dask chunk in pixels: 12 MB, decoded in about 25 ms."""
 
-STRIP_PIXELS = 1 << 24
-"""Level pixels read at once for a thumbnail (48 MB)."""
+STRIP_PIXELS = 1 << 20
+"""Level pixels reduced at once for a thumbnail: 3 MB, and some 30 MB as floats."""
 
 WHOLE_RATIO = 8
 """Thumbnails reduced by more than this take a whole ratio: at most an eighth smaller, and much

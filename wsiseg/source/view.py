@@ -20,8 +20,8 @@ NEAREST_WHOLE = 0.02
 """Ratios this close (relative) to a whole number are taken as whole: pixel sizes in slide files are
 not more accurate than that, and whole ratios keep blocks aligned. The effective spacing says so."""
 
-STRIP_BYTES = 48_000_000
-"""A read is cut into pieces whose level pixels fit in this."""
+STRIP_BYTES = 6_000_000
+"""A read is cut into pieces whose level pixels fit in this (as floats they take ten times more)."""
 
 
 def choose_level(

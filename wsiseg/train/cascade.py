@@ -104,6 +104,9 @@ class Recipe:
 class Trained:
     """Networks trained so far, so that an interrupted run goes on where it was.
 
+    They are told apart by recipe and region names: other pixels under the same names need another
+    folder.
+
     Parameters
     ----------
     folder

@@ -22,13 +22,14 @@ INTENDED_USE = (
 )
 
 LIMITS = (
-    "Trained on two regions of two patients. The released weights have seen both regions, so no "
-    "held-out figure exists for them; the figures given are of the same recipe in two-fold "
-    "cross-validation (train on one region, test on the other), and with two patients they say "
-    "little about a third. Breast only, H&E only, pixels of about 1 µm or finer; other organs, "
-    "stains, normal glands, carcinoma in situ, lymph nodes and fat were not in the training data "
-    "and will be called tumour now and then. Boundaries are as coarse as 2 µm pixels and as the "
-    "annotators' outlines."
+    "Two regions of two patients. The released weights have seen both, so no held-out figure "
+    "exists for them; the metrics are those of the same recipe in two-fold cross-validation (train "
+    "on one region, test on the other; no setting was chosen by them), and with two patients they "
+    "say little about a third. 'everything' calls all tissue tumour; 'U-Net' sees the image at 2 "
+    "µm alone. Tissue of a kind the training region lacks is often wrong: without lymphocytes in "
+    "training, sheets of lymphocytes were called tumour. Other organs, other stains than H&E, "
+    "normal glands, carcinoma in situ, lymph nodes and fat were not in the training data. Outlines "
+    "are as coarse as 2 µm pixels and as the annotators' own."
 )
 
 CITATION = (
