@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wsiseg.errors import MissingSpacingError
+from wsiseg.errors import UsageError
 from wsiseg.options import Detector, TissueOptions
 
 __all__ = [
@@ -60,7 +60,7 @@ def parse_mpp(text: str | None) -> float | tuple[float, float] | None:
 
     Raises
     ------
-    MissingSpacingError
+    UsageError
         If it is neither one number nor two with a comma between.
     """
     if text is None:
@@ -73,4 +73,4 @@ def parse_mpp(text: str | None) -> float | tuple[float, float] | None:
         return values[0]
     if len(values) == 2:
         return values[0], values[1]
-    raise MissingSpacingError(f"--mpp {text}: needed a number such as 0.25, or x,y: 0.25,0.26")
+    raise UsageError(f"--mpp {text}: needed a number such as 0.25, or x,y: 0.25,0.26")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsiseg.errors import WsisegError
+from wsiseg.errors import UsageError, WsisegError
 
 from . import demo, info, models, segment, tiles, tissue, verify_geojson
 from .console import log
@@ -43,20 +43,20 @@ def options(
 ) -> None:
     """Whole-slide images in, QuPath annotations out."""
     if debug:
-        logging.basicConfig()
         logging.getLogger("wsiseg").setLevel(logging.DEBUG)
 
 
 def main() -> None:
     """Run the command line; exit 0 when all went well, 1 on failure, 2 on wrong usage."""
     warnings.showwarning = _show_warning
+    logging.getLogger("wsiseg").addHandler(_Messages())
     try:
         app()
     except WsisegError as error:
         if "--debug" in sys.argv:
             raise
         log().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(1) from error
+        raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
     except Exception as error:
         if "--debug" in sys.argv:
             raise
@@ -66,6 +66,14 @@ def main() -> None:
     except KeyboardInterrupt:
         log().print("stopped; finished slides stay as they are", style="yellow")
         raise SystemExit(130) from None
+
+
+class _Messages(logging.Handler):
+    """Shows the package's log as one line each on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record; tracebacks come with --debug only."""
+        _show_warning(self.format(record))
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -24,7 +24,7 @@ __all__ = ["tissue"]
 
 def tissue(
     slides: Slides,
-    out: Out = Path("out"),
+    out: Out = Path("tissue"),
     mpp: Mpp = None,
     reader: Reader = None,
     detector: Tissue = DEFAULT_TISSUE.detector,

@@ -22,6 +22,7 @@
     - LabelError                 a class name or value is unknown
   + TrainingError                a network cannot be trained as asked
   + RunError                     a run over slides cannot go on
+    - UsageError                 (ValueError) what was asked for makes no sense
     - LeaseError                 somebody else holds the slide
     - DiskFullError              (OSError) no room left for the output
 * WsisegWarning (UserWarning)
@@ -59,6 +60,7 @@ __all__ = [
     "TrainingError",
     "UnfinishedHeatmapError",
     "UnsupportedFormatError",
+    "UsageError",
     "WeightsError",
     "WsisegError",
     "WsisegWarning",
@@ -155,6 +157,10 @@ class TrainingError(WsisegError):
 
 class RunError(WsisegError):
     """A run over slides cannot go on."""
+
+
+class UsageError(RunError, ValueError):
+    """What was asked for makes no sense; the command line exits with 2."""
 
 
 class LeaseError(RunError):

@@ -63,7 +63,11 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How the machine is used. None of these changes a bit of the result, `backend` excepted."""
+    """How the machine is used.
+
+    Threads never change a bit of the result. Backend, device and batch size may change the last
+    bits of probabilities: libraries choose other kernels. What was used stands in `run.json`.
+    """
 
     backend: Backend = "auto"
     device: str = "auto"

@@ -1,10 +1,9 @@
 """THE FLOW: source -> grid -> tissue -> model -> engine -> stitch -> annotations -> files."""
 
+import atexit
 import shutil
 import tempfile
 import time
-import weakref
-from contextlib import ExitStack
 from pathlib import Path
 
 from wsiseg.engine import (
@@ -77,7 +76,7 @@ def segment(
     options
         What counts as tissue, what annotations look like, how the machine is used.
     work_dir
-        Where heatmaps are written; default: a temporary folder that lives as long as the result.
+        Where heatmaps are written; default: a temporary folder that lives as long as the program.
     listen
         Called with progress events (`wsiseg.engine.events`).
 
@@ -107,28 +106,30 @@ def segment(
     setups = lay_out(model.card, slide)
     tissue = find_tissue(slide, options.tissue)
     counted = plan(slide, model, options=options, tissue=tissue)
-    with ExitStack() as cleanup:
-        folder = work_dir or Path(tempfile.mkdtemp(prefix="wsiseg-"))
-        if work_dir is None:
-            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-        output = run_cascade(setups, model, counted, folder, slide=slide.name, listen=listen)
-        image = image_ref(slide)
-        *_, heatmap = output.heatmaps.values()
-        result = Result(
-            slide=slide,
-            model=model,
-            options=options,
-            plan=counted,
-            tissue=tissue,
-            tissue_annotations=annotate_tissue(tissue, image, options.export),
-            heatmaps=output.heatmaps,
-            labels=output.labels,
-            annotations=annotate_labels(output.labels, heatmap, model.card, image, options.export),
-            reports=output.reports,
-            seconds=time.perf_counter() - started,
-        )
-        weakref.finalize(result, cleanup.pop_all().close)
-    return result
+    folder = work_dir or _temporary_folder()
+    output = run_cascade(setups, model, counted, folder, slide=slide.name, listen=listen)
+    image = image_ref(slide)
+    *_, heatmap = output.heatmaps.values()
+    return Result(
+        slide=slide,
+        model=model,
+        options=options,
+        plan=counted,
+        tissue=tissue,
+        tissue_annotations=annotate_tissue(tissue, image, options.export),
+        heatmaps=output.heatmaps,
+        labels=output.labels,
+        annotations=annotate_labels(output.labels, heatmap, model.card, image, options.export),
+        reports=output.reports,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _temporary_folder() -> Path:
+    """Return a folder that goes when the program ends: heatmaps may outlive their result."""
+    folder = Path(tempfile.mkdtemp(prefix="wsiseg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _opened(slide: Pyramid | str | Path) -> Pyramid:

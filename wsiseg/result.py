@@ -1,11 +1,8 @@
 """What a segmentation gives: arrays and annotations in memory, and the files people open."""
 
-import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +15,7 @@ from numpy.typing import NDArray
 from wsiseg import __version__
 from wsiseg.annotations import Annotations, write_annotations
 from wsiseg.draw import DrawnClass, overview, save_png
-from wsiseg.engine import Plan, StageReport, fingerprint, versions
-from wsiseg.errors import DiskFullError, RunError, WsisegError
+from wsiseg.engine import Plan, StageReport, fingerprint, finished_folder, versions
 from wsiseg.model import Model
 from wsiseg.options import SegmentOptions
 from wsiseg.source import Pyramid
@@ -29,13 +25,13 @@ from wsiseg.tissue import TissueMask
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Result", "as_run_error", "finished_folder"]
+__all__ = ["OVERVIEW_PIXELS", "Result"]
 
 OVERVIEW_PIXELS = 1600
 """Longest side of `overview.png`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The segmentation of one slide."""
 
@@ -64,6 +60,12 @@ class Result:
         """Probabilities of the last stage."""
         return list(self.heatmaps.values())[-1]
 
+    def __repr__(self) -> str:
+        return (
+            f"<Result {self.slide.name}: {len(self.annotations)} objects, "
+            f"{self.tissue.area_mm2:.3g} mm² of tissue, {self.model.card.name}>"
+        )
+
     def summary(self) -> dict[str, Any]:
         """Return one row of `summary.csv`: areas in mm², counts and seconds."""
         level0_mm2 = self.slide.spacing.area_um2 / 1e6
@@ -79,7 +81,10 @@ class Result:
         }
         for index, known in enumerate(self.annotations.classes):
             own = self.annotations.geometries[self.annotations.class_index == index]
-            row[f"{known.name}_mm2"] = round(float(shapely.area(own).sum()) * level0_mm2, 6)
+            name = f"{known.name}_mm2"
+            row[name if name not in row else f"class {name}"] = round(
+                float(shapely.area(own).sum()) * level0_mm2, 6
+            )
         row["tiles"] = sum(report.tiles for report in self.reports)
         row["seconds"] = round(self.seconds, 2)
         return row
@@ -94,7 +99,7 @@ class Result:
                 known.name,
                 known.color,
                 _scaled(self.annotations, index, scale),
-                note=f"{areas[f'{known.name}_mm2']:.3g} mm²",
+                note=f"{areas.get(f'class {known.name}_mm2', areas[f'{known.name}_mm2']):.3g} mm²",
             )
             for index, known in enumerate(self.annotations.classes)
         ]
@@ -123,7 +128,7 @@ class Result:
         Raises
         ------
         RunError
-            If the folder cannot be written.
+            If the folder cannot be written, or holds something else.
         DiskFullError
             If there is no room left.
         """
@@ -171,65 +176,6 @@ class Result:
             "summary": self.summary(),
             "versions": versions(),
         }
-
-
-@contextmanager
-def finished_folder(out: Path, name: str) -> Iterator[Path]:
-    """Yield a folder to fill; it becomes `out/name` only when the block ends without an error.
-
-    Raises
-    ------
-    RunError
-        If `out` cannot be written, or `name` leads outside of it.
-    DiskFullError
-        If there is no room left; nothing half-written stays.
-    """
-    final = out / name
-    if not final.resolve().is_relative_to(out.resolve()) or final.resolve() == out.resolve():
-        raise RunError(
-            f"{name!r}: would write outside the output folder {out}; choose another name"
-        )
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".wsiseg-", dir=final.parent))
-        partial.chmod(0o777 & ~_umask())
-    except OSError as error:
-        raise as_run_error(error, final) from error
-    try:
-        yield partial
-        _replace(partial, final)
-    except OSError as error:
-        if isinstance(error, WsisegError):
-            raise
-        raise as_run_error(error, final) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def as_run_error(error: OSError, path: Path) -> RunError:
-    """Return what an operating system's refusal to write means for a run."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"{path}: no room left on the disk; free some, or choose another --out"
-        )
-    return RunError(f"{path}: cannot be written: {error.strerror or error}; choose another --out")
-
-
-def _replace(partial: Path, final: Path) -> None:
-    """Give `partial` its final name; a folder that is there already goes."""
-    if final.exists():
-        old = Path(tempfile.mkdtemp(prefix=".wsiseg-old-", dir=final.parent))
-        final.rename(old / final.name)
-        partial.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        partial.rename(final)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _link_tree(source: Path, target: Path) -> None:

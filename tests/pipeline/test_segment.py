@@ -11,6 +11,7 @@ import pytest
 import shapely
 
 import wsiseg
+from wsiseg.engine import finished_folder
 from wsiseg.errors import (
     DamagedFileError,
     EmptyTissueWarning,
@@ -20,7 +21,6 @@ from wsiseg.errors import (
     SpacingUnavailableError,
 )
 from wsiseg.options import ExportOptions, RunOptions, SegmentOptions, TissueOptions
-from wsiseg.result import finished_folder
 from wsiseg.run import export_tiles, list_slides, parse_bytes, segment_folder, tissue_folder
 from wsiseg.testing.models import make_colour_model
 from wsiseg.testing.slides import make_svs, tissue_disc
@@ -80,7 +80,7 @@ def test_what_the_tissue_filter_skipped_is_nodata(result):
     assert not covered[0].any()
 
 
-def test_backends_threads_and_batches_give_the_same(result, slide_path, model):
+def test_threads_change_nothing_and_batches_last_bits_only(result, slide_path, model):
     options = SegmentOptions(run=RunOptions(read_threads=5))
     again = wsiseg.segment(slide_path, model, options=options)
     assert np.array_equal(again.heatmap.codes[:], result.heatmap.codes[:])
@@ -133,6 +133,7 @@ def test_written_files(result, tmp_path):
         "stage-heatmap.zarr",
         "overview.png",
         "run.json",
+        ".wsiseg",
     }
     for name in ("annotations.geojson", "tissue.geojson"):
         assert wsiseg.verify_geojson(folder / name).verdict == "clean"
@@ -238,7 +239,9 @@ def test_a_damaged_tile_fails_the_slide_and_leaves_nothing(slide_path, model, tm
 
     with tifffile.TiffFile(slide_path) as tiff:
         page = tiff.pages[0]
-        middle = len(page.dataoffsets) // 2
+        columns = -(-page.imagewidth // page.tilewidth)
+        row, column = (int(c) // page.tilewidth for c in CENTRE)
+        middle = row * columns + column
         offset, size = page.dataoffsets[middle], page.databytecounts[middle]
     content = bytearray(slide_path.read_bytes())
     content[offset : offset + size] = b"\x55" * size
@@ -287,7 +290,7 @@ def test_tissue_folder_and_tiles(slide_path, tmp_path):
     report = tissue_folder(list_slides([str(slide_path)]), tmp_path / "tissue")
     assert not report.failures
     folder = tmp_path / "tissue" / "disc"
-    assert {p.name for p in folder.iterdir()} == {"tissue.geojson", "overview.png"}
+    assert {p.name for p in folder.iterdir()} == {"tissue.geojson", "overview.png", ".wsiseg"}
     area = json.loads((folder / "tissue.geojson").read_text())["features"][0]
     assert area["properties"]["classification"]["name"] == "Tissue"
 
@@ -319,7 +322,7 @@ def test_tiles_are_the_slides_pixels_at_their_coordinates(slide_path, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("4GB", 4e9), ("500 MB", 5e8), ("1e9", 1e9), ("2GiB", 2e9)]
+    ("text", "size"), [("4GB", 4e9), ("500 MB", 5e8), ("1e9", 1e9), ("2GiB", 2**31)]
 )
 def test_memory_sizes(text, size):
     assert parse_bytes(text) == size
@@ -370,3 +373,34 @@ print(plan.projected_bytes, peak)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     projected, peak = map(int, done.stdout.split()[-2:])
     assert peak <= projected
+
+
+def test_what_wsiseg_did_not_write_is_never_replaced(result, tmp_path):
+    """A MIRAX slide keeps its pixels in a folder of its own name."""
+    data = tmp_path / "disc" / "Data0001.dat"
+    data.parent.mkdir()
+    data.write_bytes(b"pixels")
+    with pytest.raises(RunError, match="was not written by wsiseg"):
+        result.write(tmp_path)
+    assert data.read_bytes() == b"pixels"
+
+
+def test_another_commands_output_is_never_replaced(result, slide_path, tmp_path):
+    folder = result.write(tmp_path)
+    report = tissue_folder(list_slides([str(slide_path)]), tmp_path)
+    assert "was written by 'segment'" in report.failures[0].error
+    assert (folder / "annotations.geojson").exists()
+
+
+def test_a_second_run_keeps_the_rows_of_the_first(slide_path, model, tmp_path):
+    other = slide_path.with_name("other.svs")
+    other.write_bytes(slide_path.read_bytes())
+    for path in (slide_path, other, slide_path):
+        segment_folder(list_slides([str(path)]), model, tmp_path)
+    with (tmp_path / "summary.csv").open() as file:
+        assert [row["slide"] for row in csv.DictReader(file)] == ["other.svs", "disc.svs"]
+
+
+def test_heatmaps_outlive_their_result(slide_path, model):
+    heatmap = wsiseg.segment(slide_path, model).heatmap
+    assert heatmap.read(wsiseg.Box((0, 0), heatmap.shape)).max() > 0.9

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsiseg.errors import RunError
+from wsiseg.errors import UsageError
 from wsiseg.run.inputs import list_slides
 
 
@@ -62,28 +62,42 @@ def test_a_table_gives_paths_and_pixel_sizes(folder):
 def test_a_wrong_table_says_where(folder, content, message):
     table = folder / "cases.csv"
     table.write_text(content)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(UsageError, match=message):
         list_slides([str(table)])
 
 
 def test_two_slides_of_one_stem_are_refused_or_nested(folder):
     (folder / "sub" / "B.tif").write_bytes(b"x")
     arguments = [str(folder / "b.svs"), str(folder / "sub" / "B.tif")]
-    with pytest.raises(RunError, match=r"two slides would write to .*b.svs.*B.tif.*--nested"):
+    with pytest.raises(UsageError, match=r"two slides would write to .*b.svs.*B.tif.*--nested"):
         list_slides(arguments)
     assert names(list_slides(arguments, nested=True)) == [f"{folder.name}/b", "sub/B"]
+
+
+def test_nested_takes_as_many_folders_as_it_needs(tmp_path):
+    paths = [tmp_path / side / "x" / "s.tif" for side in "ab"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    jobs = list_slides([str(path) for path in paths], nested=True)
+    assert names(jobs) == ["a/x/s", "b/x/s"]
 
 
 def test_one_stem_in_one_folder_is_told_apart_by_suffix(folder):
     (folder / "b.tif").write_bytes(b"x")
     jobs = list_slides([str(folder / "b.svs"), str(folder / "b.tif")], nested=True)
-    assert names(jobs) == [f"{folder.name}/b-svs", f"{folder.name}/b-tif"]
+    assert names(jobs) == ["b-svs", "b-tif"]
+
+
+def test_a_name_too_long_is_left_to_the_reader():
+    (job,) = list_slides(["x" * 300 + ".svs"])
+    assert job.output == "x" * 300
 
 
 @pytest.mark.parametrize("what", ["*.nothing", "empty"])
 def test_nothing_found_is_an_error(folder, what):
     (folder / "empty").mkdir()
-    with pytest.raises(RunError, match=r"matches no file|no slides in"):
+    with pytest.raises(UsageError, match=r"matches no file|no slides in"):
         list_slides([str(folder / what)])
 
 

@@ -2,7 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,8 +106,8 @@ def run_stage(
             for slab in stitcher.add(tile, values):
                 reducer.push(slab)
 
-    with Background(write, depth=2) as writer:
-        batches = _batches(setup, inputs, selected, pace)
+    batches = _batches(setup, inputs, selected, pace)
+    with Background(write, depth=2) as writer, closing(batches):
         while True:
             mark = time.perf_counter()
             batch = next(batches, None)
@@ -136,7 +137,9 @@ def activate(raw: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
         shifted = np.exp(raw - raw.max(axis=-1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
     if activation == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-raw)), dtype=np.float32)
+        from scipy.special import expit
+
+        return np.asarray(expit(raw), dtype=np.float32)
     return raw
 
 
@@ -145,7 +148,7 @@ def _batches(
     inputs: Sequence[Readable],
     selected: NDArray[np.bool_],
     pace: Pace,
-) -> Iterator[tuple[list[Tile], list[NDArray[Any]]]]:
+) -> Generator[tuple[list[Tile], list[NDArray[Any]]], None, None]:
     read = _tile_reader(setup, inputs)
     tiles = (setup.grid.tile(tuple(int(i) for i in index)) for index in np.argwhere(selected))
     patches = prefetch(read, tiles, workers=pace.read_threads, ahead=pace.tiles_ahead)

@@ -85,10 +85,17 @@ def lay_out(card: ModelCard, pyramid: Pyramid) -> tuple[StageSetup, ...]:
     ------
     MissingSpacingError
         If the slide does not know its pixel size.
+    ModelError
+        If the model is not one for slides.
     SpacingUnavailableError
         If a stage wants finer pixels than the slide has, or the slide's size puts a whole view
         outside the range the card allows.
     """
+    if len(card.axes) != len(pyramid.shape):
+        raise ModelError(
+            f"{card.name}: a model of axes {card.axes!r} cannot read {pyramid.name}, which has "
+            f"{len(pyramid.shape)} axes; choose a model for slides"
+        )
     names = tuple(spec.name for spec in card.classes)
     setups = [_lay_out_stage(stage, pyramid, names) for stage in card.stages]
     setups[-1] = replace(setups[-1], temperature=card.calibration.values[0])

@@ -18,11 +18,12 @@ from wsiseg.resample.linear import linear_span
 __all__ = ["BlockCache", "HeatmapInput", "Readable", "cache_bytes"]
 
 
-BLOCK = 512
+BLOCK = 256
 """Side of a cached block in pixels."""
 
-CACHE_LIMIT = 96_000_000
-"""Bytes of blocks kept at most; a wider image reads some blocks twice."""
+CACHE_LIMIT = 512_000_000
+"""Bytes of blocks kept at most. An image too wide for it would read most blocks several times: its
+walk comes back to a block just after the cache has forgotten it."""
 
 
 def cache_bytes(shape: Sequence[int], patch: Sequence[int], bytes_per_pixel: int) -> int:

@@ -1,8 +1,6 @@
 """Everything countable before the first full-resolution pixel is read."""
 
 import math
-import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from wsiseg.engine.execute import BATCHES_AHEAD
 from wsiseg.engine.graph import StageSetup, select_tiles
 from wsiseg.engine.inputs import cache_bytes
+from wsiseg.engine.machine import machine_memory, resident_memory, usable_cores
 from wsiseg.errors import MemoryBudgetError
 from wsiseg.model import Model, Predictor
 from wsiseg.options import RunOptions, TissueOptions
@@ -112,8 +111,8 @@ def make_plan(
         If even a batch of one patch needs more memory than allowed.
     """
     budget = options.memory_bytes or int(machine_memory() * 0.75)
-    fixed = peak_memory() + OUTPUT_BYTES
-    threads = options.read_threads or max(1, os.cpu_count() or 1)
+    fixed = resident_memory() + OUTPUT_BYTES
+    threads = options.read_threads or usable_cores()
     selected = tuple(select_tiles(s, tissue, tissue_options.min_fraction) for s in setups)
     stages = []
     for setup, chosen, predictor in zip(setups, selected, model.predictors, strict=True):
@@ -122,11 +121,11 @@ def make_plan(
             batch //= 2
         stages.append(_plan_stage(setup, chosen, predictor, batch, threads))
     # Allocators keep what they once had, so the stages' buffers add up.
-    projected = peak_memory() + OUTPUT_BYTES + sum(stage.buffer_bytes for stage in stages)
+    projected = resident_memory() + OUTPUT_BYTES + sum(stage.buffer_bytes for stage in stages)
     if projected > budget:
         raise MemoryBudgetError(
             f"{slide}: the plan needs {projected / 1e6:.0f} MB, allowed are {budget / 1e6:.0f} MB; "
-            "allow more memory, or take a smaller batch"
+            "allow more memory, or take a model with smaller patches"
         )
     return Plan(
         slide=slide,
@@ -139,24 +138,6 @@ def make_plan(
         read_threads=threads,
         seconds=sum(stage.seconds for stage in stages),
     )
-
-
-def machine_memory() -> int:
-    """Return the bytes of memory of this machine; 8 GB where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8_000_000_000
-
-
-def peak_memory() -> int:
-    """Return the peak resident bytes of this process so far; 1 GB where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 1_000_000_000
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _default_batch(setup: StageSetup, tiles: int) -> int:

@@ -41,6 +41,8 @@ def fingerprint(path: Path | str) -> str | None:
     if not path.exists():
         return None
     digest = hashlib.sha256()
+    if path.suffix.lower() == ".mrxs":  # an index; the pixels are in the folder beside it
+        digest.update(str(fingerprint(path.with_suffix(""))).encode())
     if path.is_dir():
         for part in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(part.relative_to(path).as_posix().encode())

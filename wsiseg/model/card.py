@@ -108,8 +108,7 @@ class InputSpec(CardPart):
     """Required for extent `window`."""
 
     spacing_tolerance: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """A level within this relative distance is read as it is, without resampling; a slide may be
-    coarser than `spacing_um` by this much at most."""
+    """How much coarser than `spacing_um` (relative) a slide may be; it is then read as it is."""
 
     spacing_range_um: tuple[SpacingUm, SpacingUm] | None = None
     """Allowed effective spacing of a letterboxed view; required for extent `whole`."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsiseg.engine import Listener, ignore
-from wsiseg.errors import RunError, WsisegError, WsisegWarning
+from wsiseg.engine import Listener, as_run_error, ignore
+from wsiseg.errors import UsageError, WsisegError, WsisegWarning
 from wsiseg.model import Model, load_model
 from wsiseg.options import SegmentOptions, TissueOptions
 from wsiseg.pipeline import plan, segment
-from wsiseg.result import as_run_error
 from wsiseg.run.inputs import SlideJob
 from wsiseg.run.tissue import write_tissue
 from wsiseg.source import Pyramid
@@ -35,7 +34,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+POWERS = "kmgt"
+SUMMARY = "summary.csv"
+FAILURES = "failures.csv"
 
 Work = Callable[[Pyramid, SlideJob], dict[str, Any]]
 """What is done with one slide; returns its row of `summary.csv`."""
@@ -160,33 +161,37 @@ def run_each(
         raise as_run_error(error, out) from error
     done: list[SlideReport] = []
     failures: list[SlideReport] = []
+    paths = {job.path for job in jobs}
+    earlier = {name: _earlier_rows(out / name, paths) for name in (SUMMARY, FAILURES)}
     for job in jobs:
         report = _run_one(job, out, work)
         (failures if report.error else done).append(report)
-        _write_tables(out, done, failures)
+        _write_tables(out, done, failures, earlier)
         slide_done(report)
-    return FolderReport(tuple(done), tuple(failures), out / "summary.csv")
+    return FolderReport(tuple(done), tuple(failures), out / SUMMARY)
 
 
 def _run_one(job: SlideJob, out: Path, work: Work) -> SlideReport:
     folder = str(out / job.output)
-    heard: list[str] = []
+    summary: dict[str, Any] = {"slide": Path(job.path).name}
+    problem: Exception | None = None
     started = time.perf_counter()
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", WsisegWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", WsisegWarning)
+        try:
             with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
                 summary = work(slide, job)
-        heard = [str(w.message) for w in caught if issubclass(w.category, WsisegWarning)]
-    except Exception as error:  # the one broad boundary: no slide may end the batch
-        log.debug("%s failed", job.path, exc_info=True)
-        seconds = {"slide": Path(job.path).name, "seconds": round(time.perf_counter() - started, 2)}
-        return SlideReport(
-            job.path, folder, seconds, error=_message(error, job), error_class=type(error).__name__
-        )
+        except Exception as error:  # the one broad boundary: no slide may end the batch
+            log.debug("%s failed", job.path, exc_info=True)
+            summary["seconds"] = round(time.perf_counter() - started, 2)
+            problem = error
+    heard = tuple(str(w.message) for w in caught if issubclass(w.category, WsisegWarning))
     for message in heard:
-        warnings.warn(message, WsisegWarning, stacklevel=2)
-    return SlideReport(job.path, folder, summary, tuple(heard))
+        log.warning("%s", message)
+    if problem is None:
+        return SlideReport(job.path, folder, summary, heard)
+    kind = type(problem).__name__
+    return SlideReport(job.path, folder, summary, heard, _message(problem, job), kind)
 
 
 def _message(error: Exception, job: SlideJob) -> str:
@@ -196,18 +201,32 @@ def _message(error: Exception, job: SlideJob) -> str:
     return f"{job.path}: {type(error).__name__}: {text}; run with --debug and report it"
 
 
-def _write_tables(out: Path, done: list[SlideReport], failures: list[SlideReport]) -> None:
+def _earlier_rows(path: Path, without: set[str]) -> list[dict[str, Any]]:
+    """Return the rows of a table of an earlier run into the same folder, for other slides."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row.get("path") not in without]
+
+
+def _write_tables(
+    out: Path,
+    done: list[SlideReport],
+    failures: list[SlideReport],
+    earlier: dict[str, list[dict[str, Any]]],
+) -> None:
     """Write both tables anew after each slide, so that they are never behind."""
     rows = [
         {**r.summary, "folder": r.folder, "path": r.path, "warnings": "; ".join(r.warnings)}
         for r in done
     ]
-    _write_csv(out / "summary.csv", rows, first=("slide", "model"))
+    _write_csv(out / SUMMARY, [*earlier[SUMMARY], *rows], first=("slide", "model"))
     lost = [{"path": r.path, "error_class": r.error_class, "error": r.error} for r in failures]
-    if lost:
-        _write_csv(out / "failures.csv", lost, first=("path", "error_class", "error"))
+    if lost or earlier[FAILURES]:
+        first = ("path", "error_class", "error")
+        _write_csv(out / FAILURES, [*earlier[FAILURES], *lost], first=first)
     else:
-        (out / "failures.csv").unlink(missing_ok=True)
+        (out / FAILURES).unlink(missing_ok=True)
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]], *, first: tuple[str, ...]) -> None:
@@ -239,13 +258,14 @@ def parse_bytes(text: str) -> int:
 
     Raises
     ------
-    RunError
+    UsageError
         If it is not a size.
     """
-    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*(?:e[0-9]+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    number, prefix, binary = r"([0-9]+\.?[0-9]*(?:e[0-9]+)?)", r"([kmgt]?)", r"(i?)"
+    match = re.fullmatch(rf"\s*{number}\s*{prefix}{binary}b?\s*", text.lower())
     if match is None:
-        raise RunError(f"memory {text!r}: needed a size such as 4GB or 500MB")
-    size = int(float(match[1]) * UNITS[match[2]])
+        raise UsageError(f"memory {text!r}: needed a size such as 4GB or 500MB")
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** (POWERS.find(match[2] or "?") + 1))
     if size <= 0:
-        raise RunError(f"memory {text!r}: needed more than nothing, such as 4GB")
+        raise UsageError(f"memory {text!r}: needed more than nothing, such as 4GB")
     return size

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsiseg.errors import RunError
+from wsiseg.errors import UsageError
 
 __all__ = ["SlideJob", "list_slides"]
 
@@ -15,6 +15,9 @@ SUFFIXES = frozenset(
     | {".dcm", ".png", ".jpg", ".jpeg"}
 )
 """What a folder is searched for; anything else can still be named itself."""
+
+MAX_DEPTH = 64
+"""Folders looked at to tell slides of one name apart."""
 
 Mpp = float | tuple[float, float] | None
 
@@ -59,7 +62,7 @@ def list_slides(
 
     Raises
     ------
-    RunError
+    UsageError
         If an argument names nothing, a table is malformed, or two slides would write to the same
         folder.
     """
@@ -69,7 +72,7 @@ def list_slides(
             own = mpp if job.mpp is None else job.mpp
             found.setdefault(job.path, replace(job, mpp=own, reader=reader))
     if not found:
-        raise RunError(
+        raise UsageError(
             f"no slides in {', '.join(arguments)}: needed files such as .svs, .tif, .ndpi, .mrxs "
             "or .zarr; name a file, or add --recursive"
         )
@@ -81,7 +84,9 @@ def _expand(argument: str, *, recursive: bool) -> Iterator[SlideJob]:
         yield _job(argument)
         return
     path = Path(argument)
-    if path.suffix.lower() == ".csv":
+    if not _is_possible(path):
+        yield _job(argument)  # the reader says what is wrong with it
+    elif path.suffix.lower() == ".csv":
         yield from _table(path)
     elif path.is_dir() and not _is_slide_folder(path):
         yield from (_job(str(file)) for file in _search(path, recursive=recursive))
@@ -90,11 +95,22 @@ def _expand(argument: str, *, recursive: bool) -> Iterator[SlideJob]:
     else:
         matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
         if not matches:
-            raise RunError(f"{argument}: the pattern matches no file; check the path")
+            raise UsageError(f"{argument}: the pattern matches no file; check the path")
         for match in matches:
             yield from _expand(
                 glob.escape(match) if glob.has_magic(match) else match, recursive=recursive
             )
+
+
+def _is_possible(path: Path) -> bool:
+    """Return whether the system can take this path at all, be it there or not."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _job(path: str) -> SlideJob:
@@ -152,11 +168,11 @@ def _table(path: Path) -> Iterator[SlideJob]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"{path}: cannot be read as a table: {error}") from error
+        raise UsageError(f"{path}: cannot be read as a table: {error}") from error
     for number, row in enumerate(rows, start=2):
         slide = (row.get("slide") or row.get("wsi") or "").strip()
         if not slide:
-            raise RunError(
+            raise UsageError(
                 f"{path}: line {number}: no slide named; needed columns slide,mpp, found "
                 f"{','.join(str(key) for key in row)}"
             )
@@ -170,7 +186,7 @@ def _mpp(text: str | None, path: Path, number: int) -> float | None:
     try:
         return float(text)
     except ValueError as error:
-        raise RunError(
+        raise UsageError(
             f"{path}: line {number}: mpp {text!r} is not a number; write µm per pixel, as in 0.25"
         ) from error
 
@@ -182,7 +198,7 @@ def _named(jobs: Sequence[SlideJob], *, nested: bool) -> tuple[SlideJob, ...]:
     for job in jobs:
         key = job.output.casefold()
         if key in taken:
-            raise RunError(
+            raise UsageError(
                 f"two slides would write to {job.output!r}: {taken[key]} and {job.path}; add "
                 "--nested to tell them apart by their folders, or rename one"
             )
@@ -191,26 +207,32 @@ def _named(jobs: Sequence[SlideJob], *, nested: bool) -> tuple[SlideJob, ...]:
 
 
 def _with_folders(jobs: Sequence[SlideJob]) -> Sequence[SlideJob]:
-    """Give slides of one stem the name of their folder, and where that is not enough the suffix."""
-    counts = _count(job.output.casefold() for job in jobs)
-    jobs = [
-        replace(job, output=f"{_parent(job.path)}/{job.output}")
-        if counts[job.output.casefold()] > 1
-        else job
-        for job in jobs
-    ]
+    """Put the names of parent folders before outputs that collide, as many as it takes.
+
+    Slides that differ by their suffix alone get it added.
+    """
+    for depth in range(1, MAX_DEPTH):
+        counts = _count(job.output.casefold() for job in jobs)
+        if max(counts.values()) == 1:
+            return jobs
+        jobs = [
+            replace(job, output="/".join([*_parents(job.path, depth), _stem(job.path)]))
+            if counts[job.output.casefold()] > 1
+            else job
+            for job in jobs
+        ]
     counts = _count(job.output.casefold() for job in jobs)
     return [
-        replace(job, output=job.output + Path(job.path).suffix.replace(".", "-"))
+        replace(job, output=_stem(job.path) + Path(job.path).suffix.replace(".", "-"))
         if counts[job.output.casefold()] > 1
         else job
         for job in jobs
     ]
 
 
-def _parent(path: str) -> str:
-    name = Path(path.rsplit("://", maxsplit=1)[-1]).absolute().parent.name
-    return name or "root"
+def _parents(path: str, depth: int) -> list[str]:
+    folders = Path(path.rsplit("://", maxsplit=1)[-1]).absolute().parent.parts[1:]
+    return list(folders[-depth:])
 
 
 def _count(names: Iterable[str]) -> dict[str, int]:

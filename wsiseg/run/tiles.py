@@ -1,7 +1,6 @@
 """Patches of tissue as PNG files, with their coordinates."""
 
 import csv
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.engine.inputs import BlockCache
+from wsiseg.engine import finished_folder
+from wsiseg.engine.inputs import BlockCache, cache_bytes
+from wsiseg.engine.machine import usable_cores
 from wsiseg.engine.stream import prefetch
 from wsiseg.geometry import Spacing
 from wsiseg.grid import Grid, Tile
 from wsiseg.options import TissueOptions
-from wsiseg.result import finished_folder
 from wsiseg.run.folder import FolderReport, run_each
 from wsiseg.run.inputs import SlideJob
 from wsiseg.source import Pyramid, View
 from wsiseg.tissue import find_tissue
 
 __all__ = ["export_tiles", "tiles_folder"]
+
+STEM = 120
+"""Characters of a slide's name kept in file names, which systems limit to 255 bytes."""
 
 COLUMNS = ("file", "minx", "miny", "width", "height", "tissue")
 """Level-0 pixels, and the share of tissue."""
@@ -40,7 +43,7 @@ def tiles_folder(
     out = Path(out)
 
     def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        with finished_folder(out, job.output) as folder:
+        with finished_folder(out, job.output, kind="tiles") as folder:
             return export_tiles(
                 slide,
                 folder,
@@ -112,14 +115,15 @@ def export_tiles(
 def _write_pictures(view: View, tiles: Sequence[Tile], paths: Sequence[Path]) -> None:
     import cv2
 
-    cached = BlockCache(view)
+    patch = tiles[0].read.shape if tiles else (1, 1)
+    cached = BlockCache(view, limit_bytes=cache_bytes(view.shape, patch, 3))
 
     def write(item: tuple[Tile, Path]) -> None:
         tile, path = item
         _, encoded = cv2.imencode(".png", cached.read(tile.read)[..., ::-1])
         path.write_bytes(encoded.tobytes())
 
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     for _ in prefetch(write, zip(tiles, paths, strict=True), workers=workers, ahead=4 * workers):
         pass
 
@@ -134,4 +138,4 @@ def _place(tile: Tile, view: View) -> tuple[int, int, int, int]:
 def _name(stem: str, tile: Tile, view: View) -> str:
     x, y, width, height = _place(tile, view)
     down = f"d={view.downsample[1]:.6g}," if view.downsample[1] != 1 else ""
-    return f"{stem} [{down}x={x},y={y},w={width},h={height}].png"
+    return f"{stem[:STEM]} [{down}x={x},y={y},w={width},h={height}].png"

@@ -8,9 +8,9 @@ import shapely
 
 from wsiseg.annotations import write_annotations
 from wsiseg.draw import overview, save_png
-from wsiseg.engine import annotate_tissue, image_ref
+from wsiseg.engine import annotate_tissue, finished_folder, image_ref
 from wsiseg.options import ExportOptions, TissueOptions
-from wsiseg.result import OVERVIEW_PIXELS, finished_folder
+from wsiseg.result import OVERVIEW_PIXELS
 from wsiseg.source import Pyramid
 from wsiseg.tissue import find_tissue
 
@@ -25,7 +25,7 @@ def write_tissue(slide: Pyramid, out: Path, name: str, options: TissueOptions) -
     pixels = slide.thumbnail(OVERVIEW_PIXELS)
     scale = pixels.shape[1] / slide.shape[1], pixels.shape[0] / slide.shape[0]
     outlines = shapely.transform(annotations.geometries, lambda points: points * scale)
-    with finished_folder(out, name) as folder:
+    with finished_folder(out, name, kind="tissue") as folder:
         write_annotations(folder, annotations, name="tissue")
         save_png(
             folder / "overview.png",

@@ -1,0 +1,43 @@
+"""What this machine gives this process: cores and memory, containers and job limits counted."""
+
+import os
+import sys
+from pathlib import Path
+
+__all__ = ["machine_memory", "resident_memory", "usable_cores"]
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def usable_cores() -> int:
+    """Return the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory there are; 8 GB where the system does not say."""
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8_000_000_000
+    try:
+        return min(physical, int(CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return physical
+
+
+def resident_memory() -> int:
+    """Return the resident bytes of this process now; its peak so far where that is all there is."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 1_000_000_000
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
