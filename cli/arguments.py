@@ -35,7 +35,7 @@ Mpp = Annotated[
     str | None,
     typer.Option(
         "--mpp",
-        help="µm per pixel at level 0, for slides that do not say: 0.25, or x,y: 0.25,0.26.",
+        help="µm per pixel at level 0, 0.25 or x,y: 0.25,0.26; replaces what a file says.",
     ),
 ]
 Reader = Annotated[

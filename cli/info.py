@@ -52,5 +52,6 @@ def _words(value: object) -> str:
     if value is None:
         return "not in the file"
     if isinstance(value, list | tuple):
-        return " x ".join(_words(part) for part in value) if value else "none"
+        joint = ", " if value and isinstance(value[0], str) else " x "
+        return joint.join(_words(part) for part in value) if value else "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

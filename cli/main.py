@@ -63,9 +63,6 @@ def main() -> None:
         text = f"unexpected {type(error).__name__}: {error}; run with --debug and report it"
         log().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        log().print("stopped; finished slides stay as they are", style="yellow")
-        raise SystemExit(130) from None
 
 
 class _Messages(logging.Handler):

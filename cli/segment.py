@@ -101,10 +101,14 @@ def segment(
     if plan:
         _print_plans(list(plan_folder(jobs, model, options=options)), as_json=as_json)
         return
-    with show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
-        report = segment_folder(
-            jobs, model, out, options=options, listen=listen, slide_done=slide_done
-        )
+    try:
+        with show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
+            report = segment_folder(
+                jobs, model, out, options=options, listen=listen, slide_done=slide_done
+            )
+    except KeyboardInterrupt:
+        log().print(f"stopped; finished slides are in {out}", markup=False, highlight=False)
+        raise typer.Exit(130) from None
     _print(report, as_json=as_json)
 
 

@@ -132,7 +132,9 @@ class Result:
         DiskFullError
             If there is no room left.
         """
-        with finished_folder(Path(out), name or self.slide.stem) as folder:
+        with finished_folder(
+            Path(out), name or self.slide.stem, slide=self.fingerprint()
+        ) as folder:
             export = self.options.export
             paths = [*(store.path for store in self.heatmaps.values()), self.labels.path]
             for path in paths:
@@ -150,6 +152,10 @@ class Result:
             )
         return Path(out) / (name or self.slide.stem)
 
+    def fingerprint(self) -> str | None:
+        """Return the hash that tells this slide from others; `None` for arrays and URLs."""
+        return fingerprint(self.slide.path) if self.slide.path else None
+
     def provenance(self) -> dict[str, Any]:
         """Return where this result comes from: slide, model, options, spacing, machine, times."""
         metadata = self.slide.metadata
@@ -157,7 +163,7 @@ class Result:
             "wsiseg": __version__,
             "slide": {
                 "name": self.slide.name,
-                "sha256_sampled": fingerprint(self.slide.path) if self.slide.path else None,
+                "sha256_sampled": self.fingerprint(),
                 "reader": metadata.reader,
                 "vendor": metadata.vendor,
                 "mpp": list(self.slide.spacing.um[::-1]),

@@ -404,3 +404,17 @@ def test_a_second_run_keeps_the_rows_of_the_first(slide_path, model, tmp_path):
 def test_heatmaps_outlive_their_result(slide_path, model):
     heatmap = wsiseg.segment(slide_path, model).heatmap
     assert heatmap.read(wsiseg.Box((0, 0), heatmap.shape)).max() > 0.9
+
+
+def test_the_result_of_another_slide_of_that_name_is_never_replaced(result, model, tmp_path):
+    result.write(tmp_path)
+    pixels, _ = tissue_disc((700, 700), seed=5)
+    other = make_svs(tmp_path / "disc.svs", pixels, levels=(1,), mpp=0.5)
+    report = segment_folder(list_slides([str(other)]), model, tmp_path)
+    assert "is the result of another slide" in report.failures[0].error
+
+
+def test_a_pixel_size_that_contradicts_the_file_is_said(slide_path, model, tmp_path):
+    report = segment_folder(list_slides([str(slide_path)], mpp=0.25), model, tmp_path)
+    (warning,) = report.done[0].warnings
+    assert "taken as 0.25 x 0.25 µm per pixel, as told; the file says 0.5 x 0.5" in warning

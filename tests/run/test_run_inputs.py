@@ -57,6 +57,8 @@ def test_a_table_gives_paths_and_pixel_sizes(folder):
     [
         ("slide,mpp\nb.svs,small\n", "line 2: mpp 'small' is not a number"),
         ("file,mpp\nb.svs,1\n", "needed columns slide,mpp"),
+        ("", "names no slide"),
+        ("slide,mpp\n", "names no slide"),
     ],
 )
 def test_a_wrong_table_says_where(folder, content, message):
@@ -117,3 +119,10 @@ def test_odd_names(tmp_path):
     path.write_bytes(b"x")
     assert names(list_slides([str(path)])) == ["[odd] 😐"]
     assert names(list_slides([str(tmp_path)])) == ["[odd] 😐"]
+
+
+def test_a_table_as_spreadsheets_write_it(folder):
+    table = folder / "cases.csv"
+    table.write_text("Slide;MPP\nb.svs;0,25\n", encoding="utf-8-sig")
+    (job,) = list_slides([str(table)])
+    assert (job.path, job.mpp) == (str(folder / "b.svs"), 0.25)

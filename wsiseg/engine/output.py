@@ -12,20 +12,27 @@ from wsiseg.errors import DiskFullError, RunError, WsisegError
 __all__ = ["MARKER", "as_run_error", "finished_folder"]
 
 MARKER = ".wsiseg"
-"""File that says which command wrote a folder; folders without it are never touched."""
+"""File that says which command wrote a folder, and the fingerprint of the slide it is of; folders
+without it are never touched."""
+
+UNKNOWN = "-"
 
 
 @contextmanager
-def finished_folder(out: Path, name: str, *, kind: str = "segment") -> Iterator[Path]:
+def finished_folder(
+    out: Path, name: str, *, kind: str = "segment", slide: str | None = None
+) -> Iterator[Path]:
     """Yield a folder to fill; it becomes `out/name` only when the block ends without an error.
 
-    A folder of that name is replaced if the same kind of run wrote it.
+    A folder of that name is replaced if the same kind of run wrote it for the same slide, told
+    by its fingerprint (`None`: not compared).
 
     Raises
     ------
     RunError
         If `out` cannot be written, `name` leads outside of it, or `out/name` is there and is not
-        an earlier result of this kind: a slide's own folder, or another command's output.
+        an earlier result of this kind and slide: a slide's own folder, another command's output,
+        or the result of another slide of this name.
     DiskFullError
         If there is no room left; nothing half-written stays.
     """
@@ -34,7 +41,7 @@ def finished_folder(out: Path, name: str, *, kind: str = "segment") -> Iterator[
         raise RunError(
             f"{name!r}: would write outside the output folder {out}; choose another name"
         )
-    _refuse_foreign(final, kind)
+    _refuse_foreign(final, kind, slide)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".wsiseg-", dir=final.parent))
@@ -43,7 +50,7 @@ def finished_folder(out: Path, name: str, *, kind: str = "segment") -> Iterator[
         raise as_run_error(error, final) from error
     try:
         yield partial
-        (partial / MARKER).write_text(f"{kind}\n", encoding="utf-8")
+        (partial / MARKER).write_text(f"{kind} {slide or UNKNOWN}\n", encoding="utf-8")
         _replace(partial, final)
     except OSError as error:
         if isinstance(error, WsisegError):
@@ -62,14 +69,19 @@ def as_run_error(error: OSError, path: Path) -> RunError:
     return RunError(f"{path}: cannot be written: {error.strerror or error}; choose another --out")
 
 
-def _refuse_foreign(final: Path, kind: str) -> None:
+def _refuse_foreign(final: Path, kind: str, slide: str | None) -> None:
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
     marker = final / MARKER
-    found = marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
-    if found != kind:
-        what = f"was written by {found!r}" if found else "was not written by wsiseg"
-        raise RunError(f"{final}: is there and {what}; needed a free name: choose another --out")
+    text = marker.read_text(encoding="utf-8").strip() if marker.is_file() else ""
+    found, _, of = text.partition(" ")
+    if found == kind and (slide is None or of in (slide, UNKNOWN)):
+        return
+    what = "was not written by wsiseg"
+    if found:
+        other = found != kind
+        what = f"was written by {found!r}" if other else "is the result of another slide"
+    raise RunError(f"{final}: is there and {what}; needed a free name: choose another --out")
 
 
 def _replace(partial: Path, final: Path) -> None:

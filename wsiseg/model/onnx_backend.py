@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# ONNX Runtime would report its use over the network; it reads this once, when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnxruntime.capi import (  # type: ignore[import-untyped]

@@ -35,6 +35,9 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 POWERS = "kmgt"
+SAME_SPACING = 0.02
+"""Pixel sizes this close (relative) say the same."""
+
 SUMMARY = "summary.csv"
 FAILURES = "failures.csv"
 
@@ -180,6 +183,7 @@ def _run_one(job: SlideJob, out: Path, work: Work) -> SlideReport:
         warnings.simplefilter("always", WsisegWarning)
         try:
             with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
+                _warn_of_override(slide)
                 summary = work(slide, job)
         except Exception as error:  # the one broad boundary: no slide may end the batch
             log.debug("%s failed", job.path, exc_info=True)
@@ -192,6 +196,20 @@ def _run_one(job: SlideJob, out: Path, work: Work) -> SlideReport:
         return SlideReport(job.path, folder, summary, heard)
     kind = type(problem).__name__
     return SlideReport(job.path, folder, summary, heard, _message(problem, job), kind)
+
+
+def _warn_of_override(slide: Pyramid) -> None:
+    """Say so where a pixel size given by hand replaces another one in the file."""
+    own = slide.source.metadata.spacing
+    if own is None or own == slide.spacing:
+        return
+    if any(abs(ratio - 1) > SAME_SPACING for ratio in slide.spacing.ratio_to(own)):
+        used, found = (" x ".join(f"{um:.4g}" for um in s.um[::-1]) for s in (slide.spacing, own))
+        warnings.warn(
+            f"{slide.name}: taken as {used} µm per pixel, as told; the file says {found}",
+            WsisegWarning,
+            stacklevel=2,
+        )
 
 
 def _message(error: Exception, job: SlideJob) -> str:

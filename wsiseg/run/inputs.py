@@ -164,11 +164,9 @@ def _series_uid(path: Path) -> str:
 
 
 def _table(path: Path) -> Iterator[SlideJob]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read as a table: {error}") from error
+    rows = _rows(path)
+    if not rows:
+        raise UsageError(f"{path}: the table names no slide; needed columns slide,mpp and a row")
     for number, row in enumerate(rows, start=2):
         slide = (row.get("slide") or row.get("wsi") or "").strip()
         if not slide:
@@ -180,11 +178,31 @@ def _table(path: Path) -> Iterator[SlideJob]:
         yield replace(_job(local), mpp=_mpp(row.get("mpp"), path, number))
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, whose columns may be separated by commas or semicolons."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text; save the table as CSV UTF-8") from error
+    header = text.partition("\n")[0]
+    separator = ";" if ";" in header and "," not in header else ","
+    try:
+        lines = list(csv.reader(text.splitlines(), delimiter=separator))
+    except csv.Error as error:
+        raise UsageError(f"{path}: is no table: {error}; save it as CSV") from error
+    if not lines:
+        return []
+    names = [name.strip().lower() for name in lines[0]]
+    return [dict(zip(names, line, strict=False)) for line in lines[1:] if line]
+
+
 def _mpp(text: str | None, path: Path, number: int) -> float | None:
     if text is None or not text.strip():
         return None
     try:
-        return float(text)
+        return float(text.strip().replace(",", "."))
     except ValueError as error:
         raise UsageError(
             f"{path}: line {number}: mpp {text!r} is not a number; write µm per pixel, as in 0.25"

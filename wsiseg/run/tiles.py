@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.engine import finished_folder
+from wsiseg.engine import fingerprint, finished_folder
 from wsiseg.engine.inputs import BlockCache, cache_bytes
 from wsiseg.engine.machine import usable_cores
 from wsiseg.engine.stream import prefetch
@@ -43,7 +43,8 @@ def tiles_folder(
     out = Path(out)
 
     def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        with finished_folder(out, job.output, kind="tiles") as folder:
+        own = fingerprint(job.path)
+        with finished_folder(out, job.output, kind="tiles", slide=own) as folder:
             return export_tiles(
                 slide,
                 folder,

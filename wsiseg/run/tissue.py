@@ -8,7 +8,7 @@ import shapely
 
 from wsiseg.annotations import write_annotations
 from wsiseg.draw import overview, save_png
-from wsiseg.engine import annotate_tissue, finished_folder, image_ref
+from wsiseg.engine import annotate_tissue, fingerprint, finished_folder, image_ref
 from wsiseg.options import ExportOptions, TissueOptions
 from wsiseg.result import OVERVIEW_PIXELS
 from wsiseg.source import Pyramid
@@ -25,7 +25,9 @@ def write_tissue(slide: Pyramid, out: Path, name: str, options: TissueOptions) -
     pixels = slide.thumbnail(OVERVIEW_PIXELS)
     scale = pixels.shape[1] / slide.shape[1], pixels.shape[0] / slide.shape[0]
     outlines = shapely.transform(annotations.geometries, lambda points: points * scale)
-    with finished_folder(out, name, kind="tissue") as folder:
+    with finished_folder(
+        out, name, kind="tissue", slide=fingerprint(slide.path) if slide.path else None
+    ) as folder:
         write_annotations(folder, annotations, name="tissue")
         save_png(
             folder / "overview.png",
