@@ -15,7 +15,11 @@ from .console import log
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    name="wsiseg", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+    name="wsiseg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: importing rich would double the time it takes
 )
 app.command("demo")(demo.demo)
 app.command("segment")(segment.segment)

@@ -17,6 +17,7 @@ from wsiseg.engine import (
     make_plan,
     run_cascade,
 )
+from wsiseg.engine.machine import release_memory
 from wsiseg.model import Model, load_model
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
@@ -105,6 +106,7 @@ def segment(
     slide, model = _opened(slide), _loaded(model, options)
     setups = lay_out(model.card, slide)
     tissue = find_tissue(slide, options.tissue)
+    release_memory()
     counted = plan(slide, model, options=options, tissue=tissue)
     folder = work_dir or _temporary_folder()
     output = run_cascade(setups, model, counted, folder, slide=slide.name, listen=listen)

@@ -8,6 +8,7 @@ from pathlib import Path
 from wsiseg.engine.events import Listener
 from wsiseg.engine.execute import Pace, StageReport, run_stage
 from wsiseg.engine.graph import StageSetup, connect
+from wsiseg.engine.machine import release_memory
 from wsiseg.engine.plan import Plan
 from wsiseg.model import Model, ModelCard
 from wsiseg.stitch import (
@@ -99,6 +100,7 @@ def run_cascade(
                 )
             )
         heatmaps[setup.spec.output.name] = HeatmapStore.open(folder / name)
+        release_memory()
     return CascadeOutput(heatmaps, LabelStore.open(mask), tuple(reports))
 
 
