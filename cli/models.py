@@ -47,6 +47,12 @@ def check(
 def add(
     path: Annotated[Path, typer.Argument(help="Folder of a model package, or foreign weights.")],
     name: Annotated[str | None, typer.Option(help="Name to give it.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Card of a file of weights; default: <file>.json.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model of that name.")
+    ] = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Convert TorchScript, which is code, in a subprocess.")
     ] = False,
@@ -54,4 +60,4 @@ def add(
     """Check a model package and copy it where it can be named."""
     from wsiseg.model import add_model
 
-    typer.echo(add_model(path, name=name, trust=trust))
+    typer.echo(add_model(path, name=name, card=card, trust=trust, overwrite=overwrite))

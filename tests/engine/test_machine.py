@@ -1,0 +1,32 @@
+"""What the plan believes of the machine."""
+
+import os
+
+import numpy as np
+
+from wsiseg.engine import machine
+
+
+def test_cores_are_those_this_process_may_use(monkeypatch):
+    assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert machine.usable_cores() == 1
+
+
+def test_a_containers_limit_counts(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "CGROUP_LIMIT", limit)
+    physical = machine.machine_memory()
+    limit.write_text("max\n")
+    assert machine.machine_memory() == physical
+    limit.write_text("123456789\n")
+    assert machine.machine_memory() == 123456789
+
+
+def test_resident_memory_follows_what_is_held():
+    before = machine.resident_memory()
+    held = np.ones(50_000_000, np.uint8)
+    assert machine.resident_memory() - before > 0.8 * held.nbytes
+    del held
+    machine.release_memory()
+    assert machine.resident_memory() - before < 30_000_000
