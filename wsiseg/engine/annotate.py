@@ -20,6 +20,9 @@ __all__ = ["AREA", "PROBABILITY", "annotate_labels", "annotate_tissue", "image_r
 
 AREA = "wsiseg: Area mm^2"
 PROBABILITY = "wsiseg: Mean probability"
+ROWS = 256
+"""Mask rows traced at once; a wide mask of 1,000 rows would take hundreds of megabytes."""
+
 TISSUE = AnnotationClass("Tissue", (128, 128, 128))
 
 
@@ -53,7 +56,8 @@ def annotate_labels(
     options
         Small objects and holes are dropped first, then outlines are simplified, if asked for.
     """
-    traced = trace_labels(labels.labels, probability=_OwnProbability(labels, heatmap, card))
+    probability = _OwnProbability(labels, heatmap, card)
+    traced = trace_labels(labels.labels, probability=probability, block=ROWS)
     classes = tuple(AnnotationClass(spec.name, spec.color) for spec in card.classes[1:])
     measured = {PROBABILITY: traced.probability} if traced.probability is not None else {}
     return _annotations(
