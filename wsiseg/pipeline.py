@@ -17,7 +17,7 @@ from wsiseg.engine import (
     make_plan,
     run_cascade,
 )
-from wsiseg.engine.machine import release_memory
+from wsiseg.machine import release_memory
 from wsiseg.model import Model, load_model
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result

@@ -16,6 +16,7 @@ from wsiseg import __version__
 from wsiseg.annotations import Annotations, write_annotations
 from wsiseg.draw import DrawnClass, overview, save_png
 from wsiseg.engine import Plan, StageReport, fingerprint, finished_folder, versions
+from wsiseg.engine.annotate import AREA
 from wsiseg.model import Model
 from wsiseg.options import SegmentOptions
 from wsiseg.source import Pyramid
@@ -68,7 +69,7 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Return one row of `summary.csv`: areas in mm², counts and seconds."""
-        level0_mm2 = self.slide.spacing.area_um2 / 1e6
+        areas = self.annotations.measurements[AREA]
         row: dict[str, Any] = {
             "slide": self.slide.name,
             "model": f"{self.model.card.name} {self.model.card.version}",
@@ -80,11 +81,9 @@ class Result:
             "objects": len(self.annotations),
         }
         for index, known in enumerate(self.annotations.classes):
-            own = self.annotations.geometries[self.annotations.class_index == index]
+            own = areas[self.annotations.class_index == index]
             name = f"{known.name}_mm2"
-            row[name if name not in row else f"class {name}"] = round(
-                float(shapely.area(own).sum()) * level0_mm2, 6
-            )
+            row[name if name not in row else f"class {name}"] = round(float(own.sum()), 6)
         row["tiles"] = sum(report.tiles for report in self.reports)
         row["seconds"] = round(self.seconds, 2)
         return row

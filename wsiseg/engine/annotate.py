@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef
+from wsiseg.annotations.measure import area_mm2
 from wsiseg.annotations.simplify import drop_small, simplify
 from wsiseg.annotations.trace import TracedPolygons, to_level0, trace_labels
 from wsiseg.model import ModelCard
@@ -81,15 +81,14 @@ def _annotations(
     options: ExportOptions,
 ) -> Annotations:
     polygons = to_level0(traced.geometries, downsample=downsample, origin=origin, size=image.shape)
-    pixel_um2 = image.spacing.area_um2
     polygons, kept = drop_small(
         polygons,
         min_area=options.min_area_um2,
         min_hole=options.min_hole_um2,
-        pixel_area=pixel_um2,
+        pixel_area=image.spacing.area_um2,
     )
     polygons = simplify(polygons, options.simplify_um, pixel=image.spacing.um)
-    measurements = {AREA: shapely.area(polygons) * pixel_um2 / 1e6}
+    measurements = {AREA: area_mm2(polygons, pixel=image.spacing.um)}
     measurements |= {name: column[kept] for name, column in measured.items()}
     return Annotations(
         geometries=polygons,

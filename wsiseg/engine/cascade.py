@@ -8,8 +8,8 @@ from pathlib import Path
 from wsiseg.engine.events import Listener
 from wsiseg.engine.execute import Pace, StageReport, run_stage
 from wsiseg.engine.graph import StageSetup, connect
-from wsiseg.engine.machine import release_memory
 from wsiseg.engine.plan import Plan
+from wsiseg.machine import release_memory
 from wsiseg.model import Model, ModelCard
 from wsiseg.stitch import (
     ArgmaxLabels,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from wsiseg.engine.execute import BATCHES_AHEAD
 from wsiseg.engine.graph import StageSetup, select_tiles
 from wsiseg.engine.inputs import cache_bytes
-from wsiseg.engine.machine import machine_memory, resident_memory, usable_cores
 from wsiseg.errors import MemoryBudgetError
+from wsiseg.machine import machine_memory, resident_memory, usable_cores
 from wsiseg.model import Model, Predictor
 from wsiseg.options import RunOptions, TissueOptions
 from wsiseg.stitch import projected_bytes as stitch_bytes

@@ -16,6 +16,7 @@ from onnxruntime.capi import (  # type: ignore[import-untyped]
 )
 
 from wsiseg.errors import ModelError, WeightsError
+from wsiseg.machine import usable_cores
 
 __all__ = ["OnnxNetwork"]
 
@@ -112,13 +113,6 @@ class OnnxNetwork:
             filled = (np.concatenate([a, pad]) for a, pad in zip(part, pads, strict=True))
             outputs.append(self._run(tuple(filled))[: size - missing])
         return np.concatenate(outputs)
-
-
-def usable_cores() -> int:
-    """Return the cores this process may use, which a container can make fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _providers(device: str) -> list[Any]:

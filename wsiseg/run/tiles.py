@@ -10,10 +10,10 @@ import numpy as np
 
 from wsiseg.engine import fingerprint, finished_folder
 from wsiseg.engine.inputs import BlockCache, cache_bytes
-from wsiseg.engine.machine import usable_cores
 from wsiseg.engine.stream import prefetch
 from wsiseg.geometry import Spacing
 from wsiseg.grid import Grid, Tile
+from wsiseg.machine import usable_cores
 from wsiseg.options import TissueOptions
 from wsiseg.run.folder import FolderReport, run_each
 from wsiseg.run.inputs import SlideJob

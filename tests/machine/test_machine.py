@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from wsiseg.engine import machine
+from wsiseg import machine
 
 
 def test_cores_are_those_this_process_may_use(monkeypatch):
