@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -236,7 +237,7 @@ def test_an_unfinished_heatmap_cannot_be_opened(tmp_path):
     writer.write(Box((0, 0), (2, 4)), np.ones((2, 4, 1), np.uint8))
     with pytest.raises(UnfinishedHeatmapError, match="never finished"):
         HeatmapStore.open(path)
-    with pytest.raises(HeatmapError, match="needed 4 rows, found 2"):
+    with pytest.raises(HeatmapError, match="needed 4 rows of 4 pixels, found them up to row 2"):
         writer.finish()
     assert not path.exists()
     writer.abort()
@@ -340,7 +341,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     ("start", "stop", "message"),
     [
         ((1, 0), (2, 4), "needed rows from 0 on"),
-        ((0, 0), (2, 3), "full width"),
+        ((0, 0), (2, 5), "full width"),
         ((0, 1), (2, 4), "full width"),
         ((0, 0), (5, 4), "needed rows from 0 on"),
     ],
@@ -352,6 +353,52 @@ def test_rows_out_of_order_are_refused(tmp_path, start, stop, message):
         pytest.raises(HeatmapError, match=message),
     ):
         writer.write(box, np.ones((*box.shape, 1), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([((0, 0), (4, 2)), ((0, 3), (4, 4))], "pixels 2 to 4"),
+        ([((0, 0), (2, 2)), ((0, 2), (2, 4))], "needed rows from 2 on"),
+        ([((0, 0), (2, 2)), ((2, 0), (4, 3))], "pixels 0 to 2"),
+    ],
+)
+def test_columns_out_of_order_are_refused(tmp_path, boxes, message):
+    first, second = (Box(*box) for box in boxes)
+    with HeatmapStore.create(tmp_path / "h.zarr", placement_of((4, 4)), channels=["x"]) as writer:
+        writer.write(first, np.ones((*first.shape, 1), np.uint8))
+        with pytest.raises(HeatmapError, match=message):
+            writer.write(second, np.ones((*second.shape, 1), np.uint8))
+        with pytest.raises(HeatmapError, match="cannot finish"):
+            writer.finish()
+
+
+@few
+@given(
+    shape=shapes,
+    channels=st.integers(1, 2),
+    cuts=st.sets(st.integers(1, 20), max_size=3),
+    seed=st.integers(0, 9),
+)
+def test_an_image_written_in_columns_is_the_same_on_every_level(
+    small_chunks, tmp_path_factory, shape, channels, cuts, seed
+):
+    folder = tmp_path_factory.mktemp("columns")
+    codes = random_codes(shape, channels, seed)
+    whole = write_heatmap(folder / "whole.zarr", codes)
+    names = [f"class {k}" for k in range(channels)]
+    with HeatmapStore.create(folder / "cut.zarr", placement_of(shape), channels=names) as writer:
+        edges = [0, *sorted(cut for cut in cuts if cut < shape[-1]), shape[-1]]
+        for left, right in pairwise(edges):
+            for top in range(0, shape[0], 3):
+                middle = shape[1:-1]
+                start = (top, *(0 for _ in middle), left)
+                box = Box(start, (min(top + 3, shape[0]), *middle, right))
+                writer.write(box, codes[box.slices()])
+        cut = writer.finish()
+    for level in range(whole.placement.levels):
+        mine, other = (zarr.open_array(s.path / str(level), mode="r") for s in (cut, whole))
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(other))
 
 
 @pytest.mark.parametrize("codes", [np.ones((2, 4, 2), np.uint8), np.ones((2, 4, 1), np.float32)])

@@ -1,4 +1,4 @@
-"""Writing a uint8 OME-Zarr pyramid row by row, with bounded memory."""
+"""Writing a uint8 OME-Zarr pyramid, column by column and row by row, with bounded memory."""
 
 import contextlib
 import errno
@@ -13,9 +13,9 @@ import numpy as np
 import zarr
 
 from wsiseg.errors import DiskFullError, HeatmapError, HeatmapExistsError
-from wsiseg.geometry import Box, ceil_div
+from wsiseg.geometry import Box
 from wsiseg.stitch.placement import Placement
-from wsiseg.stitch.slab import Codes, row_blocks
+from wsiseg.stitch.slab import Codes
 
 __all__ = ["LABELS", "PyramidWriter", "partial_path", "writer_bytes"]
 
@@ -40,15 +40,26 @@ Method = Literal["mean", "mode"]
 Store = TypeVar("Store")
 
 
-def writer_bytes(placement: Placement, channels: int) -> int:
-    """Return the most memory a `PyramidWriter` needs: a row of chunks on each level.
+def writer_bytes(placement: Placement, channels: int, *, width: int | None = None) -> int:
+    """Return the most memory a `PyramidWriter` needs: a row of chunks.
 
-    Halving takes another quarter of a row, compression a few chunks.
+    Parameters
+    ----------
+    placement
+        Shape of the finest level.
+    channels
+        Planes per pixel.
+    width
+        Pixels of the widest column along the last axis; default: the whole width.
+
+    Notes
+    -----
+    Compression and halving take some chunks more; coarser levels are made from those on disk.
     """
     edge = CHUNK[len(placement.shape)]
-    shapes = [placement.level_shape(level) for level in range(placement.levels)]
-    rows = [min(edge, height) * math.prod(rest) * channels for height, *rest in shapes]
-    return sum(rows) + rows[0] // 4 + 16 * math.prod(edge for _ in placement.shape)
+    height, *rest, whole = placement.shape
+    row = min(edge, height) * math.prod(rest) * (width or whole) * channels
+    return row + 16 * math.prod(edge for _ in placement.shape)
 
 
 def partial_path(path: Path) -> Path:
@@ -58,6 +69,9 @@ def partial_path(path: Path) -> Path:
 
 class PyramidWriter(Generic[Store]):
     """A Zarr v2 group that grows row by row and appears under its name when it is finished.
+
+    The image may be cut along its last axis into columns, which come one after the other, each
+    from its first row to its last. Coarser levels are made at the end from what is on disk.
 
     It is a `Sink` for reducers, and a context manager that removes what it wrote unless `finish`
     was reached. `HeatmapStore.create` and `LabelStore.create` make one.
@@ -106,12 +120,16 @@ class PyramidWriter(Generic[Store]):
         self._attributes = dict(attributes)
         self._opened = opened
         self._overwrite = overwrite
+        self._channels = () if channels is None else (channels,)
+        self._halve = _halve_mean if method == "mean" else _halve_mode
+        self._written = 0  # pixels of the last axis whose columns are complete
+        self._column: _Column | None = None
         self._partial = partial_path(path)
         with self._disk():
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             self._group = zarr.create_group(self._partial, zarr_format=2)
-            self._level = self._create_level(0, channels, method)
+            self._levels = [self._create_level(i) for i in range(placement.levels)]
 
     def __enter__(self) -> Self:
         return self
@@ -120,46 +138,44 @@ class PyramidWriter(Generic[Store]):
         self.abort()
 
     def write(self, box: Box, codes: Codes) -> None:
-        """Append the next rows: uint8 `box.shape`, or `(*box.shape, channel)` with channels.
+        """Append the next rows of a column: uint8 `box.shape`, or `(*box.shape, channel)`.
 
         Raises
         ------
         HeatmapError
-            If the box does not follow the one before at full width, or shape or dtype differ.
+            If the box does not follow the one before in its column, or begin the next column, or
+            shape or dtype differ.
         """
-        shape = self.placement.shape
-        rows = box.stop[0] - box.start[0]
-        start = (self._level.rows, *(0 for _ in shape[1:]))
-        if box.start != start or box.stop[1:] != shape[1:] or box.stop[0] > shape[0]:
-            raise HeatmapError(
-                f"{self.path}: needed rows from {self._level.rows} on at full width, found {box}"
-            )
-        needed = (rows, *shape[1:], *self._level.channels)
-        if codes.shape != needed or codes.dtype != np.uint8:
-            raise HeatmapError(
-                f"{self.path}: needed uint8 of shape {needed}, found {codes.dtype} {codes.shape}"
-            )
-        planes = np.moveaxis(codes, -1, 0) if self._level.channels else codes[np.newaxis]
+        self._check(box, codes)
+        planes = np.moveaxis(codes, -1, 0) if self._channels else codes[np.newaxis]
         with self._disk():
-            self._level.append(planes)
+            if self._column is None:
+                self._column = _Column(self._levels[0], box, self._channels)
+            self._column.append(planes)
+            if self._column.is_complete:
+                self._written = self._column.right
+                self._column = None
 
     def finish(self) -> Store:
-        """Complete the levels, write the attributes last, give the folder its name, and open it.
+        """Make the levels, write the attributes last, give the folder its name, and open it.
 
         Raises
         ------
         HeatmapError
-            If rows are missing.
+            If rows or columns are missing.
         HeatmapExistsError
             If another store has taken the name meanwhile.
         """
-        height = self.placement.shape[0]
-        if self._level.rows != height:
+        *_, width = self.placement.shape
+        if self._column is not None or self._written != width:
+            row = self._column.next_row if self._column is not None else 0
             raise HeatmapError(
-                f"{self.path}: cannot finish: needed {height} rows, found {self._level.rows}"
+                f"{self.path}: cannot finish: needed {self.placement.shape[0]} rows of "
+                f"{width} pixels, found them up to row {row} of the column from {self._written} on"
             )
         with self._disk():
-            self._level.finish()
+            for finer, coarser in itertools.pairwise(self._levels):
+                _fill_level(finer, coarser, len(self.placement.shape), self._halve)
             self._group.attrs.put(self._attributes)
             self._publish()
             if self.path.parent.name == LABELS:
@@ -170,21 +186,36 @@ class PyramidWriter(Generic[Store]):
         """Remove what was written, unless it is finished; nothing appears under the name."""
         shutil.rmtree(self._partial, ignore_errors=True)
 
-    def _create_level(self, level: int, channels: int | None, method: Method) -> "_LevelWriter":
+    def _check(self, box: Box, codes: Codes) -> None:
+        height, *middle, width = self.placement.shape
+        row, left = 0, self._written
+        right = box.stop[-1] if left < box.stop[-1] <= width else width
+        if self._column is not None:
+            row, right = self._column.next_row, self._column.right
+        start = (row, *(0 for _ in middle), left)
+        if box.start != start or box.stop[1:] != (*middle, right) or box.stop[0] > height:
+            raise HeatmapError(
+                f"{self.path}: needed rows from {row} on at full width, pixels {left} to {right}, "
+                f"found {box}"
+            )
+        needed = (*box.shape, *self._channels)
+        if codes.shape != needed or codes.dtype != np.uint8:
+            raise HeatmapError(
+                f"{self.path}: needed uint8 of shape {needed}, found {codes.dtype} {codes.shape}"
+            )
+
+    def _create_level(self, level: int) -> zarr.Array[Any]:
         shape = self.placement.level_shape(level)
         chunks = tuple(min(CHUNK[len(shape)], n) for n in shape)
-        array = self._group.create_array(
+        return self._group.create_array(
             str(level),
-            shape=shape if channels is None else (channels, *shape),
-            chunks=chunks if channels is None else (1, *chunks),
+            shape=(*self._channels, *shape),
+            chunks=(*(1 for _ in self._channels), *chunks),
             dtype="uint8",
             compressors=COMPRESSOR,
             fill_value=0,
             chunk_key_encoding={"name": "v2", "separator": "/"},
         )
-        coarsest = level + 1 == self.placement.levels
-        below = None if coarsest else self._create_level(level + 1, channels, method)
-        return _LevelWriter(array, len(shape), method, below)
 
     def _publish(self) -> None:
         """Give the finished folder its name; what had it before goes only then."""
@@ -215,62 +246,72 @@ class PyramidWriter(Generic[Store]):
             raise HeatmapError(f"{self.path}: cannot be written: {error}") from error
 
 
-class _LevelWriter:
-    """One level: collects rows until a row of chunks is whole, writes it, and halves it below."""
+class _Column:
+    """Rows of one column of the finest level, collected until a row of chunks is whole."""
 
-    def __init__(
-        self, array: zarr.Array[Any], axes: int, method: Method, below: "_LevelWriter | None"
-    ) -> None:
+    def __init__(self, array: zarr.Array[Any], first: Box, channels: tuple[int, ...]) -> None:
         self._array = array
-        self._below = below
-        self._halve = _halve_mean if method == "mean" else _halve_mode
-        *self.channels, height = array.shape[: array.ndim - axes + 1]
-        self._depth = min(height, CHUNK[axes])
-        planes = self.channels or [1]
-        self._band = np.zeros((*planes, self._depth, *array.shape[1 - axes :]), dtype=np.uint8)
+        self._lead = len(channels)
+        self._height = array.shape[self._lead]
+        self._left, self.right = first.start[-1], first.stop[-1]
+        depth = min(self._height, CHUNK[len(first.shape)])
+        self._band = np.zeros((*(channels or (1,)), depth, *first.shape[1:]), dtype=np.uint8)
         self._filled = 0
         self._written = 0
 
     @property
-    def rows(self) -> int:
-        """Rows taken so far."""
+    def next_row(self) -> int:
+        """The first row that has not come yet."""
         return self._written + self._filled
 
+    @property
+    def is_complete(self) -> bool:
+        return self._written == self._height
+
     def append(self, planes: Codes) -> None:
-        """Take rows, uint8 `(channel, row, ...)`."""
-        taken = 0
+        """Take rows, uint8 `(channel, row, ...)`; write those whose chunks are whole."""
+        depth, taken = self._band.shape[1], 0
         while taken < planes.shape[1]:
-            rows = min(planes.shape[1] - taken, self._depth - self._filled)
+            rows = min(planes.shape[1] - taken, depth - self._filled)
             self._band[:, self._filled : self._filled + rows] = planes[:, taken : taken + rows]
             taken += rows
             self._filled += rows
-            if self._filled == self._depth:
+            if self._filled == depth or self.next_row == self._height:
                 self._flush()
-
-    def finish(self) -> None:
-        """Write the last, shorter row of chunks, here and below."""
-        if self._filled:
-            self._flush()
-        if self._below is not None:
-            self._below.finish()
 
     def _flush(self) -> None:
         band = self._band[:, : self._filled]
-        start, self._written, self._filled = self._written, self.rows, 0
+        start, self._written, self._filled = self._written, self.next_row, 0
         if band.any():  # blank chunks are left out: Zarr reads them as fill value 0
             index = [slice(0, n) for n in self._array.shape]
-            index[len(self.channels)] = slice(start, self._written)
-            self._array[tuple(index)] = band if self.channels else band[0]
-        if self._below is not None:
-            # Whole bands have an even depth, so no pair of rows falls apart between two of them.
-            for pairs in row_blocks((ceil_div(band.shape[1], 2), *band.shape[2:]), 2 * len(band)):
-                self._below.append(self._halved(band[:, 2 * pairs.start : 2 * pairs.stop]))
+            index[self._lead] = slice(start, self._written)
+            index[-1] = slice(self._left, self.right)
+            self._array[tuple(index)] = band if self._lead else band[0]
 
-    def _halved(self, planes: Codes) -> Codes:
+
+def _fill_level(
+    finer: zarr.Array[Any],
+    coarser: zarr.Array[Any],
+    axes: int,
+    halve: Callable[[Codes], Codes],
+) -> None:
+    """Halve one level into the next, a chunk at a time; blank ones are left out.
+
+    Chunks have even sides, so no pair of pixels falls apart between two of them.
+    """
+    lead = coarser.ndim - axes
+    steps = [range(0, n, c) for n, c in zip(coarser.shape, coarser.chunks, strict=True)]
+    for start in itertools.product(*steps):
+        parts = zip(start, coarser.shape, coarser.chunks, strict=True)
+        target = tuple(slice(a, min(a + c, n)) for a, n, c in parts)
+        source = target[:lead] + tuple(
+            slice(2 * one.start, min(2 * one.stop, n)) if n > 1 else one
+            for one, n in zip(target[lead:], finer.shape[lead:], strict=True)
+        )
+        planes = np.asarray(finer[source], dtype=np.uint8)
         if planes.any():
-            return self._halve(planes)
-        sizes = (ceil_div(n, 2) for n in planes.shape[1:])
-        return np.zeros((len(planes), *sizes), dtype=np.uint8)
+            halved = halve(planes if lead else planes[np.newaxis])
+            coarser[target] = halved if lead else halved[0]
 
 
 def _children(planes: Codes, mode: Literal["constant", "edge"]) -> list[Codes]:
