@@ -11,7 +11,9 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from typing import Any
 
+import measure
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -53,7 +55,7 @@ def with_rasterio(labels: NDArray[np.uint8]) -> NDArray[np.object_]:
 
 def report(
     name: str, trace: Callable[[NDArray[np.uint8]], NDArray[np.object_]], labels: NDArray[np.uint8]
-) -> float:
+) -> dict[str, Any]:
     start, cpu_start = time.perf_counter(), time.process_time()
     geometries = trace(labels)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
@@ -65,7 +67,20 @@ def report(
         f"{name:28} {seconds:7.2f} {cpu_seconds:7.2f} {len(geometries):9,} {vertices:10,}"
         f" {share:13.6f} {invalid:8} {peak:9.2f}"
     )
-    return cpu_seconds
+    return {
+        "way": name,
+        "seconds": round(seconds, 3),
+        "cpu_s": round(cpu_seconds, 3),
+        "polygons": len(geometries),
+        "vertices": int(vertices),
+        "area_ratio": round(float(share), 6),
+        "invalid": invalid,
+    }
+
+
+def middle(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row whose CPU seconds are the median."""
+    return sorted(rows, key=lambda row: row["cpu_s"])[(len(rows) - 1) // 2]
 
 
 def main() -> None:
@@ -83,7 +98,12 @@ def main() -> None:
     for _ in range(arguments.repeat):
         ours.append(report("wsiseg.trace_labels", with_wsiseg, labels))
         theirs.append(report("rasterio.shapes + shapely", with_rasterio, labels))
-    print(f"ratio {np.median(theirs) / np.median(ours):.1f}")
+    rows = [middle(ours), middle(theirs)]
+    ratio = round(rows[1]["cpu_s"] / rows[0]["cpu_s"], 1)
+    print(f"ratio {ratio}")
+    content = {"shape": labels.shape, "rows": rows, "ratio": ratio}
+    name = "trace" if arguments.scale == 1 else "trace-trial"
+    print(measure.save(name, content, packages=(*measure.PACKAGES, "rasterio")))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def segment(
             backend=backend,
             device=device,
             batch_size=batch,
-            read_threads=threads,
+            threads=threads,
             memory_bytes=parse_bytes(memory) if memory else None,
         ),
     )

@@ -1,10 +1,14 @@
 """Shared fixtures: where the real data is, and hypothesis profiles."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from wsiseg.model import load
+from wsiseg.model.tuning import Tuning
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile(
@@ -24,3 +28,11 @@ def data_dir() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real data in {DATA}; set WSISEG_TEST_DATA")
     return DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unmeasured() -> Iterator[None]:
+    """Let the default backend win at once: which is fastest here is no business of most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "tune_package", lambda *_, **__: Tuning("onnxruntime", (), {}))
+        yield

@@ -13,6 +13,7 @@
     - WeightsError               weights are missing, changed, or unsafe to load
     - SpacingUnavailableError    the model wants finer pixels than the slide has
     - OutputShapeError           the network returned something the card does not promise
+    - DeviceMemoryError          (MemoryError) the device cannot hold even the least it must
   + HeatmapError                 a heatmap cannot be written or read
     - HeatmapExistsError         (FileExistsError) it is there already
     - UnfinishedHeatmapError     it was never finished
@@ -28,6 +29,7 @@
 * WsisegWarning (UserWarning)
   + EmptyTissueWarning           no tissue was found
   + IncompleteSlideWarning       part of the slide could not be used
+  + SmallerBatchWarning          the device could not hold a batch, and took smaller ones
 
 Messages read *what failed: needed, found; what to do*. Every error takes one positional argument,
 so that it survives the way back from a worker process.
@@ -38,6 +40,7 @@ from pathlib import Path
 __all__ = [
     "AnnotationError",
     "DamagedFileError",
+    "DeviceMemoryError",
     "DiskFullError",
     "EmptyTissueWarning",
     "GridError",
@@ -54,6 +57,7 @@ __all__ = [
     "OutputShapeError",
     "PlanError",
     "RunError",
+    "SmallerBatchWarning",
     "SourceError",
     "SpacingUnavailableError",
     "TissueError",
@@ -123,6 +127,10 @@ class OutputShapeError(ModelError):
     """The network returned something its card does not promise."""
 
 
+class DeviceMemoryError(ModelError, MemoryError):
+    """The device has too little memory even for a single patch."""
+
+
 class HeatmapError(WsisegError):
     """A heatmap cannot be written or read."""
 
@@ -181,3 +189,7 @@ class EmptyTissueWarning(WsisegWarning):
 
 class IncompleteSlideWarning(WsisegWarning):
     """Part of the slide could not be used."""
+
+
+class SmallerBatchWarning(WsisegWarning):
+    """The device could not hold a batch of the size asked for; smaller ones were taken."""

@@ -13,7 +13,7 @@ __all__ = [
     "TissueOptions",
 ]
 
-Backend = Literal["auto", "onnxruntime", "torch"]
+Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
 Detector = Literal["auto", "saturation", "color", "none"]
 Frame = Literal["qupath", "level0"]
 
@@ -74,7 +74,9 @@ class RunOptions:
     batch_size: int | None = None
     """Patches per batch; `None` lets the planner choose."""
 
-    read_threads: int | None = None
+    threads: int | None = None
+    """Cores used; `None`: all this process may use."""
+
     memory_bytes: int | None = None
     """The plan is refused above this; `None` means three quarters of the machine's memory."""
 

@@ -17,7 +17,7 @@ from wsiseg.engine import (
     make_plan,
     run_cascade,
 )
-from wsiseg.machine import release_memory
+from wsiseg.machine import bound_allocator, release_memory
 from wsiseg.model import Model, load_model
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
@@ -104,6 +104,8 @@ def segment(
     """
     started = time.perf_counter()
     slide, model = _opened(slide), _loaded(model, options)
+    if model.backend != "torch":  # which is slow unless it keeps its buffers
+        bound_allocator()
     setups = lay_out(model.card, slide)
     tissue = find_tissue(slide, options.tissue)
     release_memory()

@@ -17,8 +17,10 @@ from wsiseg.annotations import Annotations, write_annotations
 from wsiseg.draw import DrawnClass, overview, save_png
 from wsiseg.engine import Plan, StageReport, fingerprint, finished_folder, versions
 from wsiseg.engine.annotate import AREA
+from wsiseg.geometry import Box
 from wsiseg.model import Model
 from wsiseg.options import SegmentOptions
+from wsiseg.resample import area, target_shape
 from wsiseg.source import Pyramid
 from wsiseg.stitch import HeatmapStore, LabelStore
 from wsiseg.tissue import TissueMask
@@ -90,7 +92,7 @@ class Result:
 
     def overview(self, size: int = OVERVIEW_PIXELS) -> NDArray[np.uint8]:
         """Return a picture: slide, tissue outline, classes, legend and scale bar; (y, x, 3)."""
-        pixels = self.slide.thumbnail(size)
+        pixels = self._thumbnail(size)
         scale = pixels.shape[1] / self.slide.shape[1], pixels.shape[0] / self.slide.shape[0]
         areas = self.summary()
         drawn = [
@@ -110,6 +112,15 @@ class Result:
             classes=drawn,
             tissue_note=f"{areas['tissue_mm2']:.3g} mm²",
         )
+
+    def _thumbnail(self, size: int) -> NDArray[np.uint8]:
+        """Return the slide, from what the tissue detector saw where that is large enough."""
+        seen = self.tissue.picture
+        if seen is None or size > max(seen.shape):
+            return self.slide.thumbnail(size)
+        ratio = (max(seen.shape) / size,) * 2
+        whole = Box.of_shape(seen.shape[:2])
+        return area(seen, whole, Box.of_shape(target_shape(whole.shape, ratio)), ratio, whole.shape)
 
     def plot(self, size: int = OVERVIEW_PIXELS) -> "Figure":
         """Return the overview as a matplotlib figure."""

@@ -10,10 +10,12 @@ from scipy.ndimage import uniform_filter
 
 from wsiseg.engine.events import ignore
 from wsiseg.engine.execute import Pace, run_stage
-from wsiseg.engine.graph import connect, lay_out
+from wsiseg.engine.graph import lay_out
+from wsiseg.engine.inputs import SlideInput, connect
 from wsiseg.errors import DamagedFileError, ModelError, SpacingUnavailableError
 from wsiseg.geometry import Box
 from wsiseg.model import ModelCard
+from wsiseg.model.predictor import FunctionPredictor
 from wsiseg.source import open as open_slide
 from wsiseg.stitch import Slab
 
@@ -83,7 +85,7 @@ def identity(patches: np.ndarray) -> np.ndarray:
     return patches.astype(np.float32) / np.float32(255)
 
 
-def run(pixels, model_card, predictor=identity, *, selected=None, batch=3, threads=2):
+def run(pixels, model_card, predictor=identity, *, selected=None, batch=3, threads=2, width=1000):
     with open_slide(pixels, mpp=1.0) as slide:
         (setup,) = lay_out(model_card, slide)
         collect = Collect(setup.placement.shape)
@@ -92,9 +94,9 @@ def run(pixels, model_card, predictor=identity, *, selected=None, batch=3, threa
             setup,
             connect(setup, {}),
             chosen,
-            predictor,
+            FunctionPredictor(predictor),
             collect,
-            pace=Pace(batch, threads),
+            pace=Pace(batch, threads, width),
             listen=ignore,
         )
     assert collect.finished
@@ -160,6 +162,53 @@ def test_batches_and_threads_never_change_a_bit(batch, threads, blend):
     assert found.values.tobytes() == reference.values.tobytes()
 
 
+@given(
+    shapes,
+    st.integers(1, 50),
+    st.integers(1, 12),
+    st.integers(0, 3),
+    st.sampled_from(["crop", "constant", "gaussian"]),
+)
+def test_walking_in_columns_never_changes_a_bit(shape, width, stride, halo, blend):
+    pixels = picture(shape)
+    patch = (stride if blend == "crop" else 12) + 2 * halo
+    model = card(patch=patch, stride=stride, halo=halo, blend=blend)
+
+    def network(patches):  # tells each place in a patch from the others, so tiles disagree
+        place = np.indices(patches.shape[1:3], np.float32).sum(axis=0)[..., None] / 50
+        return np.sqrt(identity(patches)) * place
+
+    def some(setup):
+        return np.random.default_rng(3).random(setup.grid.counts) < 0.7
+
+    whole = run(pixels, model, network, selected=some)
+    cut = run(pixels, model, network, selected=some, width=width)
+    assert cut.values.tobytes() == whole.values.tobytes()
+    np.testing.assert_array_equal(cut.covered, whole.covered)
+
+
+@given(shapes, st.integers(1, 50), st.integers(1, 9), st.integers(0, 9))
+def test_classifier_cells_are_the_same_in_columns(shape, width, stride, spare):
+    pixels = picture(shape)
+    model = card(kind="classifier", patch=stride + spare, stride=stride)
+    means = [run(pixels, model, lambda p: identity(p).mean((1, 2)), width=w) for w in (1000, width)]
+    assert means[0].values.tobytes() == means[1].values.tobytes()
+
+
+@given(shapes, st.integers(1, 9))
+def test_a_stream_gives_what_calls_give(shape, batch):
+    pixels = picture(shape)
+    with open_slide(pixels, mpp=1.0) as slide:
+        (setup,) = lay_out(card(patch=8), slide)
+        collect = Collect(setup.placement.shape)
+        chosen = np.ones(setup.grid.counts, bool)
+        pace = Pace(batch, 2, 20, on_device=True)
+        network = FunctionPredictor(identity)
+        report = run_stage(setup, connect(setup, {}), chosen, network, collect, pace=pace)
+    np.testing.assert_array_equal(collect.values, identity(pixels))
+    assert report.tiles == chosen.size
+
+
 @given(shapes, st.integers(1, 5), st.integers(0, 6))
 def test_a_classifier_cell_is_the_patch_centred_on_it(shape, half, spare):
     stride, patch = 2 * half, 2 * half + 2 * spare
@@ -214,11 +263,11 @@ def test_a_damaged_block_stops_the_stage_soon():
         with pytest.raises(DamagedFileError, match="tile 7"):
             run_stage(
                 setup,
-                [Broken()],
+                [SlideInput(Broken())],
                 np.ones(setup.grid.counts, bool),
-                identity,
+                FunctionPredictor(identity),
                 Collect((64, 64)),
-                pace=Pace(4, 2),
+                pace=Pace(4, 2, 64),
                 listen=ignore,
             )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_model import CARD, PATCH, check_inputs, content, networks, noise
+from tiny_model import CARD, PATCH, check_inputs, content, networks, noise, require_openvino
 
 import wsiseg
 from wsiseg.errors import ModelError, OutputShapeError, WeightsError
@@ -18,12 +18,14 @@ from wsiseg.model import Model, cache, export, load_model
 from wsiseg.model.card import StageSpec
 from wsiseg.model.predictor import StagePredictor
 
-BACKENDS = ["torch", "onnxruntime"]
+BACKENDS = ["torch", "onnxruntime", "openvino"]
 Write = Callable[..., Path]
 
 
 @pytest.fixture(params=BACKENDS)
 def model(request: pytest.FixtureRequest, package: Path) -> Model:
+    if request.param == "openvino":
+        require_openvino()
     return load_model(package, backend=request.param, device="cpu", threads=2)
 
 
@@ -123,7 +125,7 @@ def test_a_warm_load_needs_no_torch(package: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["onnxruntime"]
+    assert done.stdout.split() in (["onnxruntime"], ["openvino"])
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(
@@ -159,6 +161,10 @@ def test_an_export_that_differs_is_refused(package: Path, monkeypatch: pytest.Mo
         ({"device": "cuda:99", "backend": "torch"}, "finds . CUDA devices"),
         ({"device": "cpu", "precision": "bfloat16"}, "needs torch on a GPU"),
         ({"device": "cpu", "precision": "bfloat16", "backend": "torch"}, "needs a GPU"),
+        ({"device": "cuda", "backend": "openvino"}, "openvino needs device cpu"),
+        ({"precision": "float16"}, "precision 'float16' is unknown"),
+        ({"precision": "int8", "backend": "torch"}, "int8 needs onnxruntime on cpu"),
+        ({"precision": "int8", "device": "cuda"}, "int8 needs onnxruntime on cpu"),
     ],
 )
 def test_what_is_not_there_is_an_error(

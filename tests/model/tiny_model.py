@@ -4,10 +4,12 @@ import copy
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from wsiseg.model import networks as networks_module
+from wsiseg.model.openvino_backend import openvino_is_installed
 
 REAL_BUILD = networks_module.build
 
@@ -117,3 +119,8 @@ def check_inputs(n: int = 2) -> dict[str, tuple[np.ndarray, ...]]:
 def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     return {"patches": Classifier(3, 2), "refine": Segmenter(4, 2)}
+
+
+def require_openvino() -> None:
+    if not openvino_is_installed():
+        pytest.skip("OpenVINO is not installed")

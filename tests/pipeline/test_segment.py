@@ -81,10 +81,10 @@ def test_what_the_tissue_filter_skipped_is_nodata(result):
 
 
 def test_threads_change_nothing_and_batches_last_bits_only(result, slide_path, model):
-    options = SegmentOptions(run=RunOptions(read_threads=5))
+    options = SegmentOptions(run=RunOptions(threads=5))
     again = wsiseg.segment(slide_path, model, options=options)
     assert np.array_equal(again.heatmap.codes[:], result.heatmap.codes[:])
-    small = SegmentOptions(run=RunOptions(batch_size=3, read_threads=1))
+    small = SegmentOptions(run=RunOptions(batch_size=3, threads=1))
     other = wsiseg.segment(slide_path, model, options=small)
     assert np.abs(other.heatmap.codes[:].astype(int) - result.heatmap.codes[:]).max() <= 1
 
@@ -92,10 +92,10 @@ def test_threads_change_nothing_and_batches_last_bits_only(result, slide_path, m
 def test_the_second_stage_reads_the_first(result, slide_path, model, monkeypatch):
     from wsiseg.engine.inputs import HeatmapInput
 
-    def blank(self, box):
+    def blank(self, pixels, span, box):
         return np.zeros((*box.shape, 1), np.float32)
 
-    monkeypatch.setattr(HeatmapInput, "read", blank)
+    monkeypatch.setattr(HeatmapInput, "patch", blank)
     without = wsiseg.segment(slide_path, model)
     with_heatmap = result.heatmap.codes[0].astype(int)
     difference = with_heatmap - without.heatmap.codes[0]

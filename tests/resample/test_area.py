@@ -50,7 +50,49 @@ def test_a_pixel_is_the_mean_of_what_it_covers(shape, ratio, y, x):
     np.testing.assert_allclose(out[y, x], mean_by_definition(image, ratio, y, x), atol=0.51)
 
 
-@given(st.tuples(st.integers(8, 40), st.integers(8, 40)), st.tuples(ratios, ratios), st.data())
+def shares(start: int, stop: int, ratio: float, size: int) -> np.ndarray:
+    """The share of each source pixel of an axis in target pixels, (target, source) float64."""
+    low = np.arange(start, stop)[:, None] * ratio
+    pixel = np.arange(size)
+    overlap = np.minimum(low + ratio, pixel + 1) - np.maximum(low, pixel)
+    overlap = np.maximum(overlap, 0)
+    return overlap / overlap.sum(axis=1, keepdims=True)
+
+
+@given(
+    st.tuples(st.floats(1.0, 9.0), st.floats(1.0, 9.0)),
+    st.tuples(st.integers(0, 100), st.integers(0, 100)),
+    st.sampled_from([1, 3, 4]),
+    st.booleans(),
+)
+def test_many_pixels_equal_the_integral(ratio, corner, channels, black_and_white):
+    """Far from the origin, over several strips of rows, and with the strongest contrast."""
+    target = Box.of_shape((75, 20)).shift(corner)
+    size = tuple(int(b * r) + 1 for b, r in zip(target.stop, ratio, strict=True))
+    span = area_span(target, ratio).clip(size)
+    source = np.random.default_rng(0).integers(0, 256, (*span.shape, channels), dtype=np.uint8)
+    if black_and_white:
+        source = np.where(source < 128, np.uint8(0), np.uint8(255))
+    rows, columns = (
+        shares(a, b, r, n)[:, i:j]
+        for a, b, r, n, i, j in zip(
+            target.start, target.stop, ratio, size, span.start, span.stop, strict=True
+        )
+    )
+    expected = np.einsum("iy,yxc,jx->ijc", rows, source.astype(float), columns, optimize=True)
+    found = area(source, span, target, ratio, size)
+    assert found.shape == (75, 20, channels)
+    np.testing.assert_allclose(found, expected, atol=0.501)
+
+
+@pytest.mark.parametrize("ratio", [(2, 2), (2.2, 1.3)])
+def test_nothing_is_reduced_to_nothing(ratio):
+    image = pixels((9, 9))
+    found = area(image, Box.of_shape((9, 9)), Box((2, 3), (2, 5)), ratio, (9, 9))
+    assert found.shape == (0, 2, 3)
+
+
+@given(st.tuples(st.integers(8, 120), st.integers(8, 40)), st.tuples(ratios, ratios), st.data())
 def test_a_tile_gives_the_bytes_of_the_whole(shape, ratio, data):
     image = pixels(shape)
     whole = resample_whole(image, ratio)

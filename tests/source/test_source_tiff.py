@@ -324,7 +324,9 @@ def test_threads_decode_a_tile_once(tmp_path: Path, monkeypatch):
     calls = []
     decode = TiffSource._decode
     monkeypatch.setattr(
-        TiffSource, "_decode", lambda self, *args: calls.append(args[1]) or decode(self, *args)
+        TiffSource,
+        "_decode",
+        lambda self, *args, **options: calls.append(args[1]) or decode(self, *args, **options),
     )
     start = threading.Barrier(8)
 

@@ -231,21 +231,39 @@ def test_a_heatmap_without_channels_is_refused():
         Stitcher(GRID, 0)
 
 
-@given(grid=grids(), channels=st.integers(1, 3), data=st.data())
-def test_cells_hold_the_vector_of_their_tile(grid, channels, data):
-    skipped = data.draw(st.sets(st.sampled_from([t.index for t in grid])))
+@given(grid=grids(), channels=st.integers(1, 3), size=st.integers(1, 7), seed=st.integers(0, 99))
+def test_cells_hold_the_vector_of_their_tile(grid, channels, size, seed):
+    present = np.random.default_rng(seed).random(grid.counts) < 0.6
     expected = random_image(grid.counts, channels) + 1
     stitcher = CellStitcher(grid, channels)
-    outputs = ((t, expected[t.index]) for t in grid if t.index not in skipped)
-    values, covered = assemble(stitch_tiles(outputs, stitcher), stitcher.shape, channels)
-    present = np.array([i not in skipped for i in np.ndindex(grid.counts)]).reshape(grid.counts)
+    indices = np.argwhere(present)
+    slabs = []
+    for start in range(0, len(indices), size):
+        some = indices[start : start + size]
+        slabs += stitcher.add(some, expected[tuple(some.T)])
+    slabs += stitcher.finish()
+    values, covered = assemble(iter(slabs), stitcher.shape, channels)
     np.testing.assert_array_equal(covered, present)
     np.testing.assert_array_equal(values, expected * present[..., np.newaxis])
 
 
 def test_a_cell_of_another_length_is_refused():
     with pytest.raises(HeatmapError, match="one per channel"):
-        CellStitcher(GRID, 2).add(GRID.tile((0, 0)), np.ones(3, np.float32))
+        CellStitcher(GRID, 2).add(np.array([[0, 0]]), np.ones((1, 3), np.float32))
+
+
+@pytest.mark.parametrize("indices", [[[0, 1], [0, 0]], [[0, 0], [0, 0]], [[-1, 0]], [[0, 99]]])
+def test_cells_out_of_order_or_outside_are_refused(indices):
+    with pytest.raises(HeatmapError, match="row-major order"):
+        CellStitcher(GRID, 1).add(np.array(indices), np.ones((len(indices), 1), np.float32))
+
+
+def test_a_cell_cannot_come_again_in_a_later_batch():
+    stitcher = CellStitcher(GRID, 1)
+    one = np.ones((1, 1), np.float32)
+    list(stitcher.add(np.array([[0, 1]]), one))
+    with pytest.raises(HeatmapError, match="row-major order"):
+        stitcher.add(np.array([[0, 1]]), one)
 
 
 @given(window=st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple))

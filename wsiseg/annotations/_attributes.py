@@ -10,7 +10,7 @@ import numpy as np
 from wsiseg.annotations import _gson
 from wsiseg.annotations._rules import Found
 
-__all__ = ["DEFAULT_COLORS", "Attributes", "read_attributes"]
+__all__ = ["DEFAULT_COLORS", "AttributeReader", "Attributes"]
 
 Rgb = tuple[int, int, int]
 
@@ -59,11 +59,15 @@ DEFAULT_COLORS: Mapping[str, Rgb] = {
 }
 """Classes QuPath starts with; their colors count, whatever a file says."""
 
+PLAIN_KEYS = frozenset({"type", "id", "geometry", "properties"})
+MAX_KNOWN = 1_000
+"""Properties remembered, which are classes rather than objects."""
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "infinity": math.inf}
 
 
-@dataclass
+@dataclass(slots=True)
 class Attributes:
     """An object as QuPath would have it, outline aside."""
 
@@ -75,16 +79,53 @@ class Attributes:
     children: list[Any] = field(default_factory=list)
 
 
-def read_attributes(feature: Mapping[str, Any], found: Found) -> Attributes:
-    """Return what QuPath reads from a Feature and report what it refuses, changes or ignores."""
-    attributes = Attributes()
-    old_type = _read_id(feature, attributes, found)
+class AttributeReader:
+    """Reads the Features of a file, which mostly differ in id and measurements alone.
+
+    Other properties that are as they should be are remembered and not read again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Attributes] = {}
+
+    def read(self, feature: Mapping[str, Any], found: Found) -> Attributes:
+        """Return what QuPath reads from a Feature; report what it refuses, changes or ignores."""
+        attributes = Attributes()
+        old_type = _read_id(feature, attributes, found)
+        properties = feature.get("properties")
+        if old_type or not isinstance(properties, dict) or not feature.keys() <= PLAIN_KEYS:
+            _read_rest(feature, old_type, attributes, found)
+            return attributes
+        key = repr([item for item in properties.items() if item[0] != "measurements"])
+        known = self._known.get(key)
+        if known is not None:
+            attributes.object_type = known.object_type
+            attributes.class_name, attributes.class_color = known.class_name, known.class_color
+            _read_measurements(properties, attributes, found)
+            return attributes
+        faults = 0
+
+        def counted(code: str, detail: str) -> None:
+            nonlocal faults
+            faults += 1
+            found(code, detail)
+
+        _read_rest(feature, old_type, attributes, counted)
+        if not faults and not attributes.children and len(self._known) < MAX_KNOWN:
+            self._known[key] = attributes
+        return attributes
+
+
+def _read_rest(
+    feature: Mapping[str, Any], old_type: str | None, attributes: Attributes, found: Found
+) -> None:
+    """Read everything but the id."""
     for key in sorted(feature.keys() - FEATURE_KEYS):
         found("key-ignored", repr(key))
     properties = feature.get("properties", {})
     if not isinstance(properties, dict):
         found("properties", _show(properties))
-        return attributes
+        return
     _read_type(properties, old_type, attributes, found)
     _read_name(properties, found)
     _read_color(properties, found)
@@ -104,7 +145,6 @@ def read_attributes(feature: Mapping[str, Any], found: Found) -> Attributes:
         found("nucleus-ignored", "inside properties")
     elif "nucleusGeometry" in feature and attributes.object_type != "cell":
         found("nucleus-ignored", f"objectType {attributes.object_type}")
-    return attributes
 
 
 def _show(value: object) -> str:
@@ -279,6 +319,9 @@ def _read_flags(properties: Mapping[str, Any], found: Found) -> None:
 def _read_measurements(properties: Mapping[str, Any], attributes: Attributes, found: Found) -> None:
     values = properties.get("measurements", {})
     if isinstance(values, dict):
+        numbers = values.values()
+        if {*map(type, numbers)} <= {float, int} and all(abs(v) <= FLOAT32_MAX for v in numbers):
+            return
         for name, value in values.items():
             _read_measurement(name, value, attributes, found)
     elif isinstance(values, list):

@@ -2,13 +2,12 @@
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wsiseg.annotations import _gson
-from wsiseg.annotations._attributes import DEFAULT_COLORS, Attributes, Rgb, read_attributes
+from wsiseg.annotations._attributes import DEFAULT_COLORS, AttributeReader, Attributes, Rgb
 from wsiseg.annotations._documents import Document, JsonWalk
 from wsiseg.annotations._findings import Findings, Load
 from wsiseg.annotations._judge import judge
@@ -33,11 +32,10 @@ GEOMETRIES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     """An outline to be judged with others."""
 
-    index: int
+    position: int
     id: object
     attributes: Attributes | None
     """`None` for children and nuclei, which are not counted as objects."""
@@ -104,6 +102,7 @@ class _DocumentCheck:
         self._entry = entry
         self._colors = colors
         self._ids = ids
+        self._attributes = AttributeReader()
         self._start()
 
     def _start(self) -> None:
@@ -199,7 +198,7 @@ class _DocumentCheck:
         def found(code: str, detail: str) -> None:
             self._found(code, detail, index, name)
 
-        attributes = read_attributes(feature, found)
+        attributes = self._attributes.read(feature, found)
         self._check_id(attributes, index, name)
         self._check_color(attributes, index, name)
         outline = read_outline(feature.get("geometry"), found)
@@ -236,14 +235,17 @@ class _DocumentCheck:
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         judgements = judge([w.outline for w in waiting if w.outline is not None])
+        objects = []
         for one, judgement in zip(waiting, judgements, strict=True):
             for code, detail in judgement.findings:
-                self._found(code, detail, one.index, one.id)
-            bounds = judgement.old.bounds
-            self._bounds.extend((one.index, *bounds))
+                self._found(code, detail, one.position, one.id)
+            self._bounds.extend((one.position, *judgement.old.bounds))
             if one.attributes is not None:
-                for reader, load in self.loads.items():
-                    load.add(one.attributes, judgement.new if reader == "0.6" else judgement.old)
+                objects.append((one.attributes, judgement))
+        old = [(attributes, judgement.old) for attributes, judgement in objects]
+        new = [(attributes, judgement.new) for attributes, judgement in objects]
+        for reader, load in self.loads.items():
+            load.add(new if reader == "0.6" else old)
 
     def _check_outside(self, member: object) -> None:
         """Compare with the image's size, where the collection says it; never left of 0 anyway."""

@@ -1,7 +1,7 @@
 """What is found in a file: broken rules with their first place, and the objects QuPath loads."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from wsiseg.annotations._attributes import Attributes, Rgb
@@ -78,21 +78,21 @@ class Load:
         self.area = 0.0
         self.holes = self.empty = self.invalid = self.nan_measurements = 0
 
-    def add(self, attributes: Attributes, fate: Fate) -> None:
-        """Count one top-level object."""
-        self.types[attributes.object_type] += 1
-        if attributes.object_type == "root":  # QuPath's root is the whole image
-            self.classes["Image"] += 1
-            return
-        fate = ellipse(fate) if attributes.object_type == "tmaCore" else fate
-        self.classes[attributes.class_name or "(none)"] += 1
-        self.area += fate.area
-        self.holes += fate.holes
-        self.empty += fate.is_empty
-        self.invalid += fate.is_invalid
-        self.nan_measurements += attributes.nan_measurements
-        if attributes.id is not None:
-            self.ids[attributes.id] += 1
+    def add(self, objects: Sequence[tuple[Attributes, Fate]]) -> None:
+        """Count top-level objects; one call for many is much faster."""
+        self.types.update([item.object_type for item, _ in objects])
+        self.classes.update([_class_shown(item) for item, _ in objects])
+        for item, fate in objects:
+            if item.object_type == "root":
+                continue
+            loaded = ellipse(fate) if item.object_type == "tmaCore" else fate
+            self.area += loaded.area
+            self.holes += loaded.holes
+            self.empty += loaded.is_empty
+            self.invalid += loaded.is_invalid
+            self.nan_measurements += item.nan_measurements
+        ids = [item.id for item, _ in objects if item.object_type != "root"]
+        self.ids.update([id for id in ids if id is not None])
 
     def merge(self, other: "Load") -> None:
         """Add what another file of the same ZIP file gives."""
@@ -117,6 +117,12 @@ class Load:
             duplicate_ids=self.ids.total() - len(self.ids),
             nan_measurements=self.nan_measurements,
         )
+
+
+def _class_shown(attributes: Attributes) -> str:
+    if attributes.object_type == "root":  # QuPath's root is the whole image
+        return "Image"
+    return attributes.class_name or "(none)"
 
 
 class Findings:

@@ -14,8 +14,17 @@ GRID = 0.01
 
 DECIMALS = 2
 
+REACH = 0.0072
+"""Pixels: a little more than half a grid cell's diagonal, within which a vertex moves an edge."""
+
 LONGEST_EDGE = 100.0
-"""Pixels: 1 / 100 is more than half a grid cell's diagonal, 0.0071."""
+"""Pixels: 1 / 100 is more than `REACH`."""
+
+MANY_VERTICES = 100
+"""Rings of more are not compared vertex by vertex: the work grows with the square."""
+
+PAIRS = 1 << 18
+"""Pairs of edge and vertex compared at once; bounds the memory, and stays in the cache."""
 
 
 def round_points(points: Points) -> Points:
@@ -47,8 +56,10 @@ def is_kept_by_rounding(ragged: Ragged) -> NDArray[np.bool_]:
 
     Notes
     -----
-    A vertex moves an edge only within 0.0071 px. On the grid it is at least 0.01 px away from an
-    edge along an axis; on whole pixels at least 1 / l from an edge of length l.
+    Of an outline on the grid, a vertex moves an edge only within `REACH`. On the grid it is at
+    least 0.01 px away from an edge along an axis; on whole pixels at least 1 / l from an edge of
+    length l. Other outlines are kept if no vertex is that near to an edge, which is looked at for
+    single rings.
     """
     points, edges = ragged.points, ragged.edges()
     slanted = both(np.abs(edges) > 0)  # NaN is not
@@ -56,7 +67,39 @@ def is_kept_by_rounding(ragged: Ragged) -> NDArray[np.bool_]:
     off_grid = either(round_points(points) != points)
     fractional = either(np.round(points) != points)
     any_of = ragged.any_of_objects
-    return ~any_of(off_grid | long) & ~(any_of(fractional) & any_of(slanted))
+    kept = ~any_of(off_grid | long) & ~(any_of(fractional) & any_of(slanted))
+    sizes = np.diff(ragged.spans)
+    single = np.diff(ragged.parts[ragged.objects]) == 1
+    looked_at = ~kept & ~any_of(off_grid) & single & (sizes > 3) & (sizes <= MANY_VERTICES)
+    for size in np.unique(sizes[looked_at]):
+        rows = np.flatnonzero(looked_at & (sizes == size))
+        for some in np.array_split(rows, len(rows) * size * size // PAIRS + 1):
+            places = ragged.spans[some][:, np.newaxis] + np.arange(size)
+            kept[some] = _are_clear(points[places])
+    return kept
+
+
+def _are_clear(rings: Points) -> NDArray[np.bool_]:
+    """Return (n,), true for closed rings (n, vertex, 2) whose vertices are far from other edges."""
+    tail, head = rings[:, :-1], rings[:, 1:]
+    low, high = np.minimum(tail, head) - REACH, np.maximum(tail, head) + REACH
+    near = np.ones((len(rings), tail.shape[1], tail.shape[1]), np.bool_)  # edge, vertex
+    for axis in (0, 1):
+        values = tail[..., axis].copy()[:, np.newaxis, :]
+        near &= values >= low[:, :, np.newaxis, axis]
+        near &= values <= high[:, :, np.newaxis, axis]
+    edge = np.arange(tail.shape[1])
+    near[:, edge, edge] = False
+    near[:, edge, (edge + 1) % len(edge)] = False
+    ring, edge, vertex = np.unravel_index(np.flatnonzero(near), near.shape)
+    start, way = tail[ring, edge], head[ring, edge] - tail[ring, edge]
+    offset = tail[ring, vertex] - start
+    square = np.maximum((way * way).sum(axis=1), np.finfo(np.float64).tiny)
+    along = ((offset * way).sum(axis=1) / square).clip(0, 1)
+    close = np.hypot(*(offset - along[:, np.newaxis] * way).T) <= REACH
+    clear = np.ones(len(rings), np.bool_)
+    clear[ring[close]] = False
+    return clear
 
 
 def count_parts(

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -21,8 +22,7 @@ from wsiseg.annotations._ragged import Points, Ragged, both, either
 __all__ = ["Fate", "Judgement", "ellipse", "judge"]
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(NamedTuple):
     """What one reader makes of an outline."""
 
     area: float = 0.0
@@ -35,14 +35,17 @@ class Fate:
     """x0, y0, x1, y1."""
 
 
+NOTHING = Fate()
+
+
 @dataclass(slots=True)
 class Judgement:
     """What the readers make of an outline, and what is to be said about it."""
 
-    old: Fate = Fate()
+    old: Fate = NOTHING
     """QuPath 0.4 and 0.5; where it raises, a finding says so."""
 
-    new: Fate = Fate()
+    new: Fate = NOTHING
     """QuPath from 0.6; where it raises, a finding says so."""
 
     findings: list[tuple[str, str]] = field(default_factory=list)
@@ -53,8 +56,9 @@ def judge(outlines: Sequence[Outline]) -> list[Judgement]:
     """Return what the readers make of some outlines; one call for many is much faster."""
     judgements = [Judgement() for _ in outlines]
     areas = []
+    all_finite = _are_finite(outlines)
     for outline, judgement in zip(outlines, judgements, strict=True):
-        if not outline.is_finite:
+        if not all_finite and not outline.is_finite:
             judgement.findings.append(("not-finite", ""))
             if outline.kind == "area":
                 judgement.findings.append(("invalid-0.5", "a coordinate is not finite"))
@@ -70,6 +74,11 @@ def judge(outlines: Sequence[Outline]) -> list[Judgement]:
             judgement.old = ellipse(judgement.old)
             judgement.new = ellipse(judgement.new)
     return judgements
+
+
+def _are_finite(outlines: Sequence[Outline]) -> bool:
+    rings = [ring for outline in outlines for part in outline.parts for ring in part]
+    return not rings or bool(np.isfinite(np.concatenate(rings)).all())
 
 
 def ellipse(fate: Fate) -> Fate:
@@ -101,18 +110,20 @@ def _judge_areas(outlines: list[Outline], judgements: list[Judgement]) -> None:
     geometries, safe = _survey(outlines, judgements)
     valid = shapely.is_valid(geometries)
     before = _count(geometries)
-    doubtful = ~(valid & safe)
-    reduced = geometries.copy()
-    reduced[doubtful] = reduce_to_grid(geometries[doubtful])
+    for judgement, fate in zip(judgements, before.fates(), strict=True):
+        judgement.old = judgement.new = fate
+    doubtful = np.flatnonzero(~(valid & safe) | (before.parts == 0))
+    reduced = reduce_to_grid(geometries[doubtful])
     after = _count(reduced)
-    for i, judgement in enumerate(judgements):
-        is_valid = bool(valid[i])
-        judgement.old = _judge_old(geometries[i], before.fate(i), is_valid, judgement)
-        if reduced[i] is None:
+    for k, (i, fate) in enumerate(zip(doubtful.tolist(), after.fates(), strict=True)):
+        judgement, is_valid = judgements[i], bool(valid[i])
+        judgement.old = _judge_old(geometries[i], judgement.old, is_valid, judgement)
+        if reduced[k] is None:
+            judgement.new = Fate()
             judgement.findings.append(("crossing", shapely.is_valid_reason(geometries[i])))
             continue
-        judgement.new = _judge_new(reduced[i], after.fate(i), is_valid, judgement)
-        counts = f"{after.parts[i]} part(s), {after.holes[i]} hole(s)"
+        judgement.new = _judge_new(reduced[k], fate, is_valid, judgement)
+        counts = f"{after.parts[k]} part(s), {after.holes[k]} hole(s)"
         if judgement.new.is_empty:
             # Without holes QuPath 0.5 empties the same outlines.
             if before.parts[i] <= 1 and before.holes[i] == 0:
@@ -120,7 +131,7 @@ def _judge_areas(outlines: list[Outline], judgements: list[Judgement]) -> None:
             judgement.findings.append(("empty", ""))
         elif not is_valid and not judgement.new.is_invalid:
             judgement.findings.append(("repaired", counts))
-        elif (before.parts[i], before.holes[i]) != (after.parts[i], after.holes[i]):
+        elif (before.parts[i], before.holes[i]) != (after.parts[k], after.holes[k]):
             judgement.findings.append(("rounding", counts))
 
 
@@ -133,12 +144,13 @@ class _Counts:
     parts: NDArray[np.int64]
     bounds: NDArray[np.float64]
 
-    def fate(self, i: int) -> Fate:
-        x0, y0, x1, y1 = self.bounds[i].tolist()
-        is_empty = self.parts[i] == 0
-        return Fate(
-            float(self.areas[i]), int(self.holes[i]), bool(is_empty), False, (x0, y0, x1, y1)
-        )
+    def fates(self) -> list[Fate]:
+        columns = (self.areas, self.holes, self.parts == 0, self.bounds)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [
+            Fate(area, holes, is_empty, bounds=(x0, y0, x1, y1))
+            for area, holes, is_empty, (x0, y0, x1, y1) in rows
+        ]
 
 
 def _count(geometries: NDArray[np.object_]) -> _Counts:
@@ -170,10 +182,10 @@ def _judge_old(geometry: shapely.Geometry, raw: Fate, is_valid: bool, judgement:
     if is_valid or raw.is_empty:
         return raw
     if len(geometry.geoms) == 1 and raw.holes == 0:
-        fixed = _count(np.array([shapely.make_valid(geometry, method="linework")])).fate(0)
-        return replace(fixed, bounds=raw.bounds)
+        fixed = _count(np.array([shapely.make_valid(geometry, method="linework")])).fates()[0]
+        return fixed._replace(bounds=raw.bounds)
     judgement.findings.append(("invalid-0.5", shapely.is_valid_reason(geometry)))
-    return replace(raw, is_invalid=True)
+    return raw._replace(is_invalid=True)
 
 
 def _judge_new(
@@ -183,7 +195,7 @@ def _judge_new(
     if is_valid or geometry.is_valid:  # reduced from a valid one it is valid
         return reduced
     judgement.findings.append(("invalid", shapely.is_valid_reason(geometry)))
-    return replace(reduced, is_invalid=True)
+    return reduced._replace(is_invalid=True)
 
 
 def _bounds(geometry: shapely.Geometry) -> tuple[float, float, float, float]:

@@ -1,6 +1,6 @@
 """Outlines parsed as QuPath's parser does it."""
 
-import itertools
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -149,7 +149,7 @@ def _read_rings(coordinates: object, found: Found) -> list[Points] | None:
                 found("ring-short", "no shell around the holes")
                 return None
             continue
-        if (points[0] != points[-1]).any():  # NaN differs from itself
+        if points[0, 0] != points[-1, 0] or points[0, 1] != points[-1, 1]:  # also NaN
             found("ring-open", f"ring {number}")
             return None
         if len(points) < 3:
@@ -162,14 +162,15 @@ def _read_rings(coordinates: object, found: Found) -> list[Points] | None:
 
 def _read_points(coordinates: object, found: Found) -> Points | None:
     """Return (n, 2) coordinates (x, y)."""
+    if isinstance(coordinates, np.ndarray):  # `JsonWalk` has read them
+        return coordinates
     if isinstance(coordinates, list):
-        if set(map(type, coordinates)) <= {list} and set(map(len, coordinates)) <= {2}:
-            flat = list(itertools.chain.from_iterable(coordinates))
-            if set(map(type, flat)) <= {int, float}:
-                try:
-                    return _as_points(flat)
-                except OverflowError:  # a whole number of more than 308 digits
-                    return _as_points([_gson.as_double(value) for value in flat])
+        try:
+            x, y = zip(*coordinates, strict=True)
+            if {*map(type, x), *map(type, y)} <= {int, float}:  # then these are lists of numbers
+                return np.frombuffer(array("d", x + y)).reshape(2, -1).T
+        except (TypeError, ValueError, OverflowError):  # also whole numbers of over 308 digits
+            pass
         return _read_odd_points(coordinates, found)
     found("coordinates", repr(coordinates)[:40])
     return None

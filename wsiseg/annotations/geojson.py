@@ -9,18 +9,20 @@ import glob
 import gzip
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from wsiseg.annotations._files import staging_folder, writing, writing_whole
 from wsiseg.annotations._prepare import Preparation, Prepared
-from wsiseg.annotations._ragged import either
 from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.frames import frame_size, qupath_frame
 from wsiseg.errors import AnnotationError, LabelError
@@ -192,7 +194,7 @@ class _Features:
         self._written = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for prepared in self._preparation:
+        for prepared in _one_ahead(self._preparation):
             measurements = self._measurements(prepared)
             outlines = _outlines(prepared)
             for i, row in enumerate(prepared.rows):
@@ -209,8 +211,7 @@ class _Features:
                         "id": prepared.ids[i],
                         "geometry": outlines[i],
                         "properties": properties,
-                    },
-                    option=orjson.OPT_SERIALIZE_NUMPY,
+                    }
                 )
 
     def _measurements(self, prepared: Prepared) -> list[dict[str, float]]:
@@ -240,30 +241,42 @@ class _Features:
         )
 
 
-def _outlines(prepared: Prepared) -> list[dict[str, Any]]:
+def _one_ahead(chunks: Iterable[Prepared]) -> Iterator[Prepared]:
+    """Yield the chunks; a thread prepares each while the one before is written."""
+    waiting = iter(chunks)
+    with ThreadPoolExecutor(1, thread_name_prefix="wsiseg-prepare") as pool:
+        following = pool.submit(next, waiting, None)
+        while (prepared := following.result()) is not None:
+            following = pool.submit(next, waiting, None)
+            yield prepared
+
+
+def _outlines(prepared: Prepared) -> list[orjson.Fragment]:
     """Return the GeoJSON geometry of each object; whole numbers are written without decimals."""
     ragged = prepared.ragged
-    whole = ragged.points.astype(np.int64)
-    fractional = ragged.any_of_objects(either(whole != ragged.points)).tolist()
-    rings, parts, objects = ragged.rings.tolist(), ragged.parts.tolist(), ragged.objects.tolist()
+    rings = _rings(ragged.points, ragged.rings.tolist())
+    parts, objects = ragged.parts.tolist(), ragged.objects.tolist()
     outlines = []
-    for i, is_fractional in enumerate(fractional):
-        points = ragged.points if is_fractional else whole
-        polygons: Any = [
-            [points[rings[ring] : rings[ring + 1]] for ring in range(parts[part], parts[part + 1])]
-            for part in range(objects[i], objects[i + 1])
-        ]
-        kind = "Polygon" if len(polygons) == 1 else "MultiPolygon"
-        polygons = polygons[0] if len(polygons) == 1 else polygons
-        outlines.append(
-            {"type": kind, "coordinates": _short(polygons) if is_fractional else polygons}
-        )
+    for first, stop in pairwise(objects):
+        polygons = [b"[%b]" % b",".join(rings[a:b]) for a, b in pairwise(parts[first : stop + 1])]
+        kind = b"Polygon" if len(polygons) == 1 else b"MultiPolygon"
+        coordinates = polygons[0] if len(polygons) == 1 else b"[%b]" % b",".join(polygons)
+        text = b'{"type":"%b","coordinates":%b}' % (kind, coordinates)
+        outlines.append(orjson.Fragment(text))
     return outlines
 
 
-def _short(coordinates: object) -> orjson.Fragment:
-    text = orjson.dumps(coordinates, option=orjson.OPT_SERIALIZE_NUMPY)
-    return orjson.Fragment(text.replace(b".0,", b",").replace(b".0]", b"]"))
+def _rings(points: NDArray[np.float64], offsets: list[int]) -> list[bytes]:
+    """Return each ring as JSON: all numbers are written at once, and the text is cut."""
+    whole = points.astype(np.int64)
+    if np.array_equal(whole, points):
+        text = orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    else:
+        text = orjson.dumps(points, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        text = text.replace(b".0,", b",").replace(b".0]", b"]")
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("]")) + 1
+    stops = np.concatenate([[-1], ends])[offsets].tolist()  # after each vertex, before its comma
+    return [b"[%b]" % text[a + 1 : b] for a, b in pairwise(stops)]
 
 
 class _Collection:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from wsiseg.annotations._attributes import Attributes, Rgb, read_attributes
+from wsiseg.annotations._attributes import AttributeReader, Attributes, Rgb
 from wsiseg.annotations._documents import JsonWalk, open_documents
 from wsiseg.annotations._outlines import Outline, read_outline
 from wsiseg.annotations._rules import RULES
@@ -60,7 +60,9 @@ def read_geojson(path: Path | str, *, image: ImageRef | None = None) -> Annotati
         image = image or _read_image(path, about)
     if image is None:
         raise AnnotationError(f"{path}: does not say which image it belongs to; pass image=")
-    return _build([_read_object(path, i, f) for i, f in enumerate(features)], image, frame, path)
+    reader = AttributeReader()
+    objects = [_read_object(path, i, feature, reader) for i, feature in enumerate(features)]
+    return _build(objects, image, frame, path)
 
 
 def _features(item: object) -> Iterator[Mapping[str, Any]]:
@@ -89,14 +91,16 @@ class _Object:
         self.values = values
 
 
-def _read_object(path: Path, index: int, feature: Mapping[str, Any]) -> _Object:
+def _read_object(
+    path: Path, index: int, feature: Mapping[str, Any], reader: AttributeReader
+) -> _Object:
     where = f"{path}: feature {index}"
 
     def found(code: str, detail: str) -> None:
         if "0.6" in RULES[code].raises:
             raise AnnotationError(f"{where}: {RULES[code].what} ({detail}); {RULES[code].remedy}")
 
-    attributes = read_attributes(feature, found)
+    attributes = reader.read(feature, found)
     outline = read_outline(feature.get("geometry"), found)
     if outline is None or outline.kind != "area" or not outline.is_finite:
         raise AnnotationError(f"{where}: needed a polygon; remove other geometries")

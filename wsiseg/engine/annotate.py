@@ -20,8 +20,8 @@ __all__ = ["AREA", "PROBABILITY", "annotate_labels", "annotate_tissue", "image_r
 
 AREA = "wsiseg: Area mm^2"
 PROBABILITY = "wsiseg: Mean probability"
-ROWS = 256
-"""Mask rows traced at once; a wide mask of 1,000 rows would take hundreds of megabytes."""
+TRACED_PIXELS = 1 << 20
+"""Mask pixels traced at once: some 60 MB at work, however wide the mask is."""
 
 TISSUE = AnnotationClass("Tissue", (128, 128, 128))
 
@@ -56,8 +56,9 @@ def annotate_labels(
     options
         Small objects and holes are dropped first, then outlines are simplified, if asked for.
     """
-    probability = _OwnProbability(labels, heatmap, card)
-    traced = trace_labels(labels.labels, probability=probability, block=ROWS)
+    values = _ChunkRows(labels.labels)
+    probability = _OwnProbability(values, heatmap, card)
+    traced = trace_labels(values, probability=probability, block=_rows_at_once(labels.shape))
     classes = tuple(AnnotationClass(spec.name, spec.color) for spec in card.classes[1:])
     measured = {PROBABILITY: traced.probability} if traced.probability is not None else {}
     return _annotations(
@@ -67,7 +68,8 @@ def annotate_labels(
 
 def annotate_tissue(tissue: TissueMask, image: ImageRef, options: ExportOptions) -> Annotations:
     """Return the pieces of tissue, each with its area."""
-    traced = trace_labels(tissue.mask.astype(np.uint8))
+    mask = tissue.mask.view(np.uint8)
+    traced = trace_labels(mask, block=_rows_at_once(mask.shape))
     return _annotations(traced, tissue.downsample, (0.0, 0.0), (TISSUE,), {}, image, options)
 
 
@@ -100,19 +102,48 @@ def _annotations(
     )
 
 
+def _rows_at_once(shape: Sequence[int]) -> int:
+    return max(16, TRACED_PIXELS // shape[1])
+
+
+class _ChunkRows:
+    """Rows of a Zarr array (..., y, x), read a row of chunks at a time: each is decoded once."""
+
+    def __init__(self, array: Any) -> None:  # noqa: ANN401 - Zarr's types depend on the version
+        self.shape = array.shape[-2:]
+        self._array = array
+        self._depth = array.chunks[-2]
+        self._top = -1
+        self._band = np.zeros((*array.shape[:-2], 0, self.shape[1]), np.uint8)
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        """Return uint8 (..., rows, x)."""
+        first = rows.start - rows.start % self._depth
+        parts = [
+            self._rows_of(top)[..., max(0, rows.start - top) : rows.stop - top, :]
+            for top in range(first, rows.stop, self._depth)
+        ]
+        return np.concatenate(parts, axis=-2) if len(parts) > 1 else parts[0]
+
+    def _rows_of(self, top: int) -> NDArray[np.uint8]:
+        if top != self._top:
+            self._band = np.asarray(self._array[..., top : top + self._depth, :])
+            self._top = top
+        return self._band
+
+
 class _OwnProbability:
     """Codes of the probability of each pixel's own class, read in rows like the labels."""
 
-    def __init__(self, labels: LabelStore, heatmap: HeatmapStore, card: ModelCard) -> None:
+    def __init__(self, labels: _ChunkRows, heatmap: HeatmapStore, card: ModelCard) -> None:
         self.shape = labels.shape
-        self._labels = labels.labels
-        self._codes = heatmap.codes
+        self._labels = labels
+        self._codes = _ChunkRows(heatmap.codes)
         names = [spec.name for spec in card.classes]
         self._channel = {names.index(name): i for i, name in enumerate(heatmap.channels)}
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
-        labels = np.asarray(self._labels[rows])
-        codes: NDArray[Any] = np.asarray(self._codes[:, rows])
+        labels, codes = self._labels[rows], self._codes[rows]
         out = np.zeros(labels.shape, np.uint8)
         for value, channel in self._channel.items():
             np.copyto(out, codes[channel], where=labels == value)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsiseg.engine.events import Listener
-from wsiseg.engine.execute import Pace, StageReport, run_stage
-from wsiseg.engine.graph import StageSetup, connect
+from wsiseg.engine.execute import StageReport, Threaded, run_stage
+from wsiseg.engine.graph import StageSetup
+from wsiseg.engine.inputs import connect
 from wsiseg.engine.plan import Plan
+from wsiseg.engine.share import share_levels
 from wsiseg.machine import release_memory
 from wsiseg.model import Model, ModelCard
 from wsiseg.stitch import (
@@ -64,43 +66,46 @@ def run_cascade(
     card = model.card
     heatmaps: dict[str, HeatmapStore] = {}
     reports = []
-    parts = zip(setups, plan.stages, plan.selected, model.predictors, strict=True)
-    for setup, counted, selected, predictor in parts:
-        last = setup is setups[-1]
-        name = "heatmap.zarr" if last else f"stage-{setup.spec.output.name}.zarr"
-        mask = folder / "mask.zarr"
-        with ExitStack() as stack:
-            kept = _kept_channels(card, setup)
-            sink = stack.enter_context(
-                HeatmapStore.create(
-                    folder / name,
-                    setup.placement,
-                    channels=[setup.channels[i] for i in kept],
-                    colors={spec.name: spec.color for spec in card.classes},
+    with share_levels(setups, plan.selected, folder) as shared:
+        for s, setup in enumerate(setups):
+            last = setup is setups[-1]
+            name = "heatmap.zarr" if last else f"stage-{setup.spec.output.name}.zarr"
+            mask = folder / "mask.zarr"
+            with ExitStack() as stack:
+                kept = _kept_channels(card, setup)
+                sink = stack.enter_context(
+                    HeatmapStore.create(
+                        folder / name,
+                        setup.placement,
+                        channels=[setup.channels[i] for i in kept],
+                        colors={spec.name: spec.color for spec in card.classes},
+                    )
                 )
-            )
-            reducers: list[Reducer] = [Probabilities(sink, channels=kept)]
-            if last:
-                labels = LabelStore.create(
-                    mask,
-                    setup.placement,
-                    classes=[LabelClass(spec.name, spec.color) for spec in card.classes],
+                reducers: list[Reducer] = [Probabilities(sink, channels=kept)]
+                if last:
+                    labels = LabelStore.create(
+                        mask,
+                        setup.placement,
+                        classes=[LabelClass(spec.name, spec.color) for spec in card.classes],
+                    )
+                    reducers.append(_labeller(card, stack.enter_context(labels)))
+                reports.append(
+                    run_stage(
+                        setup,
+                        connect(setup, heatmaps, {k: v for (i, k), v in shared.items() if i == s}),
+                        plan.selected[s],
+                        model.predictors[s],
+                        Reducers(reducers),
+                        pace=plan.stages[s].pace,
+                        slide=slide,
+                        listen=listen,
+                    )
                 )
-                reducers.append(_labeller(card, stack.enter_context(labels)))
-            reports.append(
-                run_stage(
-                    setup,
-                    connect(setup, heatmaps),
-                    selected,
-                    predictor,
-                    Reducers(reducers),
-                    pace=Pace(counted.batch_size, plan.read_threads),
-                    slide=slide,
-                    listen=listen,
-                )
-            )
-        heatmaps[setup.spec.output.name] = HeatmapStore.open(folder / name)
-        release_memory()
+            heatmaps[setup.spec.output.name] = HeatmapStore.open(folder / name)
+            predictor = model.predictors[s]
+            if isinstance(predictor, Threaded):
+                predictor.rest()  # its activations are not needed beside the outlines
+            release_memory()
     return CascadeOutput(heatmaps, LabelStore.open(mask), tuple(reports))
 
 

@@ -1,44 +1,75 @@
 """Run one stage: read | predict | stitch and write, at once, with bounded queues between."""
 
-import itertools
+import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone, ignore
 from wsiseg.engine.graph import StageSetup
-from wsiseg.engine.inputs import BlockCache, Readable, cache_bytes
+from wsiseg.engine.inputs import Input, TileReader
 from wsiseg.engine.stream import Background, prefetch
-from wsiseg.grid import Tile
+from wsiseg.engine.walk import batches_of
+from wsiseg.grid import Column
 from wsiseg.model import Predictor
-from wsiseg.stitch import CellStitcher, Reducer, Stitcher, TileStitcher
+from wsiseg.stitch import CellStitcher, Reducer, Slab, Stitcher
 
-__all__ = ["Pace", "StageReport", "activate", "run_stage"]
+__all__ = ["Pace", "StageReport", "Threaded", "activate", "run_stage"]
 
-Batch = tuple[list[Tile], NDArray[np.float32]]
+Indices = NDArray[np.int64]
+"""Places of tiles in a grid, (n, axes)."""
 
-BATCHES_AHEAD = 3
-"""Batches being read while one is predicted."""
+Batch = tuple[Indices, list[NDArray[Any]]]
+Predicted = tuple[Indices, NDArray[np.float32]]
+
+BATCHES_AHEAD = 2
+"""Batches under way or waiting, per worker."""
+
+
+@runtime_checkable
+class Threaded(Protocol):
+    """A predictor that can be told how many calls will come at once, and their cores."""
+
+    def for_workers(self, workers: int, threads: int) -> Predictor:
+        """Return the same network for `workers` calls at once, each on `threads` cores."""
+        ...
+
+    def rest(self) -> None:
+        """Free memory that only calls need, until the next one."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a stage is driven; changes nothing of the result but the batch size's last bits."""
+    """How a stage is driven; changes nothing of the result but the last bits."""
 
     batch_size: int
-    """Patches per call of the predictor; the last batch is filled up with zeros."""
+    """Patches per call of the predictor; the last batch of a column is filled up with zeros."""
 
-    read_threads: int
+    workers: int
+    """Batches under way at once. On a CPU each worker reads a batch and predicts it on its own
+    cores, so that none is idle, however the cost of reading compares with that of the network. For
+    a GPU the workers only read."""
+
+    column: int
+    """Reference pixels walked at once along the last axis; bounds caches, stitcher and writer."""
+
+    threads: int | None = None
+    """Cores of one call on a CPU; `None`: leave the predictor as it is."""
+
+    on_device: bool = False
+    """The predictor is fed in a stream, from one thread; copies and computing overlap there."""
 
     @property
-    def tiles_ahead(self) -> int:
-        """Patches read before the predictor asks for them."""
-        return BATCHES_AHEAD * self.batch_size
+    def batches_ahead(self) -> int:
+        """Batches begun before their results are asked for."""
+        return BATCHES_AHEAD * self.workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +78,43 @@ class StageReport:
 
     stage: str
     tiles: int
+    columns: int
     seconds: float
-    read_wait_s: float
-    """The predictor waited for pixels."""
+    """From the first read to the last pixel written."""
+
+    read_s: float
+    """Reading and reducing, summed over workers."""
 
     predict_s: float
-    write_wait_s: float
-    """The predictor waited for the writer."""
+    """The network, summed over workers."""
+
+    write_s: float
+    """Stitching, encoding and writing."""
+
+    wait_s: float
+    """Results were waited for: the writer had nothing to do."""
+
+
+class _Clock:
+    """Seconds per step, summed over threads."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("read", "predict", "write", "wait"), 0.0)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def on(self, step: str) -> Iterator[None]:
+        """Count the time of the block for a step."""
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        with self._lock:
+            self.seconds[step] += seconds
 
 
 def run_stage(
     setup: StageSetup,
-    inputs: Sequence[Readable],
+    inputs: Sequence[Input],
     selected: NDArray[np.bool_],
     predictor: Predictor,
     reducer: Reducer,
@@ -74,15 +130,15 @@ def run_stage(
     setup
         The stage on its slide.
     inputs
-        One per input of the stage: uint8 pixels of the slide, or float32 probabilities.
+        One per input of the stage; see `connect`.
     selected
         bool of `grid.counts`; the other tiles stay `nodata`.
     predictor
         Raw network values for a batch of patches.
     reducer
-        Gets every slab, in order, and is finished at the end.
+        Gets every slab, in order, column after column, and is finished at the end.
     pace
-        Batch size, threads and queues.
+        Batch size, workers and width of the columns.
     slide
         Name for the events.
     listen
@@ -97,38 +153,23 @@ def run_stage(
     """
     count = int(selected.sum())
     listen(StageStarted(slide, setup.spec.name, count))
-    stitcher = _stitcher(setup)
+    if pace.threads is not None and isinstance(predictor, Threaded):
+        predictor = predictor.for_workers(pace.workers, pace.threads)
+    clock = _Clock()
     started = time.perf_counter()
-    read_wait = predict_time = write_wait = 0.0
-
-    def write(batch: Batch) -> None:
-        for tile, values in zip(*batch, strict=True):
-            for slab in stitcher.add(tile, values):
-                reducer.push(slab)
-
-    batches = _batches(setup, inputs, selected, pace)
-    with Background(write, depth=2) as writer, closing(batches):
-        while True:
-            mark = time.perf_counter()
-            batch = next(batches, None)
-            read_wait += time.perf_counter() - mark
-            if batch is None:
-                break
-            tiles, patches = batch
-            mark = time.perf_counter()
-            raw = predictor(*patches)[: len(tiles)]
-            values = activate(raw / np.float32(setup.temperature), setup.spec.output.activation)
-            predict_time += time.perf_counter() - mark
-            mark = time.perf_counter()
-            writer.put((tiles, values))
-            write_wait += time.perf_counter() - mark
-            listen(TilesDone(slide, setup.spec.name, len(tiles)))
-    for slab in stitcher.finish():
-        reducer.push(slab)
+    columns = setup.columns(pace.column)
+    for column in columns:
+        part = selected[..., column.tiles.start : column.tiles.stop]
+        reader = TileReader(setup, inputs, column, batches_of(part, pace.batch_size))
+        batches = batches_of(part, pace.batch_size)
+        results = _predicted(setup, reader, batches, predictor, pace, clock)
+        for done in _stitched(setup, column, results, reducer, clock):
+            listen(TilesDone(slide, setup.spec.name, done))
     reducer.finish()
     seconds = time.perf_counter() - started
     listen(StageFinished(slide, setup.spec.name, seconds))
-    return StageReport(setup.spec.name, count, seconds, read_wait, predict_time, write_wait)
+    times = {f"{step}_s": seconds for step, seconds in clock.seconds.items()}
+    return StageReport(setup.spec.name, count, len(columns), seconds, **times)
 
 
 def activate(raw: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
@@ -143,42 +184,98 @@ def activate(raw: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
     return raw
 
 
-def _batches(
+def _predicted(
     setup: StageSetup,
-    inputs: Sequence[Readable],
-    selected: NDArray[np.bool_],
+    reader: TileReader,
+    batches: Iterator[Indices],
+    predictor: Predictor,
     pace: Pace,
-) -> Generator[tuple[list[Tile], list[NDArray[Any]]], None, None]:
-    read = _tile_reader(setup, inputs)
-    tiles = (setup.grid.tile(tuple(int(i) for i in index)) for index in np.argwhere(selected))
-    patches = prefetch(read, tiles, workers=pace.read_threads, ahead=pace.tiles_ahead)
-    while chunk := list(itertools.islice(patches, pace.batch_size)):
-        arrays = []
-        for k, item in enumerate(setup.inputs):
-            first = chunk[0][1][k]
-            array = np.zeros((pace.batch_size, *item.spec.patch, first.shape[-1]), first.dtype)
-            for row, (_, parts) in enumerate(chunk):
-                array[row] = parts[k]
-            arrays.append(array)
-        yield [tile for tile, _ in chunk], arrays
+    clock: _Clock,
+) -> Generator[Predicted, None, None]:
+    """Yield the probabilities of each batch of tiles, in order, from threads ahead."""
+
+    def read(indices: Indices) -> Batch:
+        with clock.on("read"):
+            return indices, reader.read(indices, pace.batch_size)
+
+    def finish(indices: Indices, raw: NDArray[np.float32]) -> Predicted:
+        scaled = raw[: len(indices)] / np.float32(setup.temperature)
+        return indices, activate(scaled, setup.spec.output.activation)
+
+    def read_and_predict(indices: Indices) -> Predicted:
+        _, patches = read(indices)
+        with clock.on("predict"):
+            return finish(indices, predictor(*patches))
+
+    workers, ahead = pace.workers, pace.batches_ahead
+    if not pace.on_device:
+        yield from prefetch(read_and_predict, batches, workers=workers, ahead=ahead)
+        return
+    waiting: deque[Indices] = deque()
+
+    def arrays() -> Iterator[tuple[NDArray[Any], ...]]:
+        for indices, patches in prefetch(read, batches, workers=workers, ahead=ahead):
+            waiting.append(indices)
+            yield tuple(patches)
+
+    for raw in predictor.stream(arrays()):
+        yield finish(waiting.popleft(), raw)
 
 
-def _tile_reader(
-    setup: StageSetup, inputs: Sequence[Readable]
-) -> Callable[[Tile], tuple[Tile, list[NDArray[Any]]]]:
-    cached = [
-        BlockCache(source, limit_bytes=cache_bytes(i.shape, i.spec.patch, i.bytes_per_pixel))
-        for source, i in zip(inputs, setup.inputs, strict=True)
-    ]
+def _stitched(
+    setup: StageSetup,
+    column: Column,
+    results: Generator[Predicted, None, None],
+    reducer: Reducer,
+    clock: _Clock,
+) -> Iterator[int]:
+    """Stitch one column and push it into the reducer; yield the tiles of each batch."""
+    add, finish = _stitcher(setup, column)
+    place = _placer(setup, column)
 
-    def read(tile: Tile) -> tuple[Tile, list[NDArray[Any]]]:
-        boxes = [item.box_of(tile.read, setup.reference) for item in setup.inputs]
-        return tile, [source.read(box) for source, box in zip(cached, boxes, strict=True)]
+    def push(slabs: Iterator[Slab]) -> None:
+        with clock.on("write"):
+            for slab in slabs:
+                reducer.push(place(slab))
 
-    return read
+    def write(batch: Predicted) -> None:
+        push(add(*batch))
+
+    with Background(write, depth=2) as writer, closing(results):
+        while True:
+            with clock.on("wait"):
+                batch = next(results, None)
+            if batch is None:
+                break
+            writer.put(batch)
+            yield len(batch[0])
+    push(finish())
 
 
-def _stitcher(setup: StageSetup) -> TileStitcher:
+def _stitcher(
+    setup: StageSetup, column: Column
+) -> tuple[Callable[[Indices, NDArray[np.float32]], Iterator[Slab]], Callable[[], Iterator[Slab]]]:
+    """Return what takes a batch and gives finished slabs, and what gives the rest."""
+    channels = len(setup.channels)
     if setup.spec.kind == "classifier":
-        return CellStitcher(setup.grid, len(setup.channels))
-    return Stitcher(setup.grid, len(setup.channels), blend=setup.spec.output.blend)
+        cells = CellStitcher(column.grid, channels)
+        return cells.add, cells.finish
+    stitcher = Stitcher(column.grid, channels, blend=setup.spec.output.blend)
+
+    def add(indices: Indices, values: NDArray[np.float32]) -> Iterator[Slab]:
+        for index, patch in zip(indices.tolist(), values, strict=True):
+            yield from stitcher.add(column.grid.tile(tuple(index)), patch)
+
+    return add, stitcher.finish
+
+
+def _placer(setup: StageSetup, column: Column) -> Callable[[Slab], Slab]:
+    """Return what moves the slabs of a column to their place, without what others decide."""
+    if setup.spec.kind == "classifier":
+        return lambda slab: slab.moved(column.tiles.start)
+    *_, width = setup.grid.shape
+    *_, stride = setup.grid.stride
+    *_, count = setup.grid.counts
+    left = column.decided.start * stride
+    right = width if column.decided.stop == count else column.decided.stop * stride
+    return lambda slab: slab.moved(column.offset).within(left, right)

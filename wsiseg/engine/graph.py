@@ -1,22 +1,21 @@
 """The stage graph of a card laid over one slide: which grid, which pixels, which output."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.engine.inputs import HeatmapInput, Readable
 from wsiseg.errors import ModelError, SpacingUnavailableError
 from wsiseg.geometry import Box, Spacing
-from wsiseg.grid import Grid
+from wsiseg.grid import Column, Grid, cut_columns
 from wsiseg.model.card import InputSpec, ModelCard, StageSpec
 from wsiseg.resample import target_shape
 from wsiseg.source import Pyramid, View
-from wsiseg.stitch import HeatmapStore, Placement
+from wsiseg.stitch import Placement
 from wsiseg.tissue import TissueMask
 
-__all__ = ["StageInput", "StageSetup", "connect", "lay_out", "select_tiles"]
+__all__ = ["StageInput", "StageSetup", "lay_out", "select_tiles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +35,18 @@ class StageInput:
     """The slide at that spacing; `None` for the output of an earlier stage."""
 
     @property
-    def bytes_per_pixel(self) -> int:
+    def dtype(self) -> np.dtype[Any]:
         """Of what is read: uint8 of the slide, float32 of a heatmap."""
-        return len(self.spec.channels) * (1 if self.view is not None else 4)
+        return np.dtype(np.uint8 if self.view is not None else np.float32)
+
+    def batch_shape(self, size: int) -> tuple[int, ...]:
+        """Return the shape of a batch of patches, `(size, *patch, channel)`."""
+        return (size, *self.spec.patch, len(self.spec.channels))
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Of what is read, all channels."""
+        return len(self.spec.channels) * self.dtype.itemsize
 
     def box_of(self, read: Box, reference: "StageInput") -> Box:
         """Return this input's patch whose centre is that of `read`, a box of the reference."""
@@ -70,6 +78,10 @@ class StageSetup:
     def reference(self) -> StageInput:
         """The input whose pixels the grid counts."""
         return self.inputs[0]
+
+    def columns(self, width: int) -> tuple[Column, ...]:
+        """Return the grid cut into columns of `width` reference pixels."""
+        return tuple(cut_columns(self.grid, width, cells=self.spec.kind == "classifier"))
 
     @property
     def placement(self) -> Placement:
@@ -146,23 +158,6 @@ def _whole_spacing(stage: StageSpec, spec: InputSpec, pyramid: Pyramid) -> Spaci
             f"card allows {low:g} to {high:g}; use a model for slides of this size"
         )
     return Spacing((um,) * len(spec.patch))
-
-
-def connect(setup: StageSetup, outputs: Mapping[str, HeatmapStore]) -> tuple[Readable, ...]:
-    """Return what each input of a stage reads from, given what earlier stages wrote."""
-    readables: list[Readable] = []
-    for item in setup.inputs:
-        if item.view is not None:
-            readables.append(item.view)
-            continue
-        heatmap = outputs[item.spec.source]
-        channels = [heatmap.channels.index(name) for name in item.spec.channels]
-        pairs = zip(item.downsample, heatmap.downsample, strict=True)
-        ratio = tuple(mine / theirs for mine, theirs in pairs)
-        pairs = zip(heatmap.placement.origin, heatmap.downsample, strict=True)
-        offset = tuple(start / d for start, d in pairs)
-        readables.append(HeatmapInput(heatmap, channels, ratio, item.shape, offset=offset))
-    return tuple(readables)
 
 
 def select_tiles(setup: StageSetup, tissue: TissueMask, min_fraction: float) -> NDArray[np.bool_]:

@@ -1,52 +1,70 @@
 """What a stage reads: the slide at its spacing, or what an earlier stage gave, on its own grid."""
 
-import itertools
-import math
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.geometry import Box, ceil_div
+from wsiseg.engine.blocks import BlockCache, BlockUses, Readable
+from wsiseg.engine.graph import StageSetup
+from wsiseg.engine.share import SharedView
+from wsiseg.engine.walk import Run, runs_of
+from wsiseg.geometry import Box
+from wsiseg.grid import Column
 from wsiseg.resample import linear
 from wsiseg.resample.linear import linear_span
+from wsiseg.stitch import HeatmapStore
 
-__all__ = ["BlockCache", "HeatmapInput", "Readable", "cache_bytes"]
-
+__all__ = ["BLOCK", "HeatmapInput", "Input", "SlideInput", "TileReader", "connect"]
 
 BLOCK = 256
-"""Side of a cached block in pixels."""
+"""Side of a block in pixels, where the file's own blocks do not give one."""
 
-CACHE_LIMIT = 512_000_000
-"""Bytes of blocks kept at most. An image too wide for it would read most blocks several times: its
-walk comes back to a block just after the cache has forgotten it."""
+NONE_SHARED: Mapping[int, SharedView] = MappingProxyType({})
 
 
-def cache_bytes(shape: Sequence[int], patch: Sequence[int], bytes_per_pixel: int) -> int:
-    """Return what a `BlockCache` needs so that a walk in rows of patches reads no block twice.
+class Input(Protocol):
+    """Where the patches of one input of a stage come from."""
 
-    That is the rows of blocks a row of patches touches, and one more that is read ahead.
+    source: Readable
+    """The image that is read, in blocks."""
+
+    block: tuple[int, ...]
+    """Pixels of a block of the source."""
+
+    def span(self, box: Box) -> Box:
+        """Return the pixels of the source that a patch needs."""
+        ...
+
+    def patch(self, pixels: NDArray[Any], span: Box, box: Box) -> NDArray[Any]:
+        """Return the patch, `(*box.shape, channel)`, from the pixels of its span."""
+        ...
+
+
+class SlideInput:
+    """Pixels of the slide at the spacing of the stage: patches are parts of them.
+
+    Parameters
+    ----------
+    source
+        The slide on the grid of the stage.
+    block
+        Pixels of a block; default: `BLOCK` along each axis.
     """
-    rows = BLOCK * (ceil_div(patch[0], BLOCK) + 2)
-    row = math.prod(BLOCK * (ceil_div(n, BLOCK) + 2) for n in shape[1:])
-    return min(CACHE_LIMIT, rows * row * bytes_per_pixel)
 
+    def __init__(self, source: Readable, block: tuple[int, ...] | None = None) -> None:
+        self.source = source
+        self.block = block or (BLOCK,) * len(source.shape)
 
-class Readable(Protocol):
-    """Anything with pixels on a grid. Safe from many threads."""
+    def span(self, box: Box) -> Box:
+        """Return the box itself."""
+        return box
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Pixels per axis."""
-        ...
-
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return `(*box.shape, channel)`; pixels outside hold the background."""
-        ...
+    def patch(self, pixels: NDArray[Any], span: Box, box: Box) -> NDArray[Any]:
+        """Return the pixels as they are."""
+        return pixels
 
 
 class HeatmapInput:
@@ -60,8 +78,6 @@ class HeatmapInput:
         Indices of the channels wanted.
     ratio
         Heatmap pixels per pixel of the wanted grid, per axis.
-    shape
-        Pixels of the wanted grid.
     offset
         Heatmap pixels from the origin of the wanted grid to the heatmap's; default: none.
     """
@@ -71,101 +87,132 @@ class HeatmapInput:
         heatmap: Readable,
         channels: Sequence[int],
         ratio: Sequence[float],
-        shape: tuple[int, ...],
         *,
         offset: Sequence[float] | None = None,
     ) -> None:
-        self.shape = shape
+        self.source = heatmap
+        self.block = (BLOCK,) * len(heatmap.shape)
         self._offset = offset
-        self._heatmap = heatmap
         self._channels = list(channels)
         self._ratio = tuple(ratio)
 
-    def read(self, box: Box) -> NDArray[np.float32]:
+    def span(self, box: Box) -> Box:
+        """Return the heatmap pixels whose centres surround those of the patch."""
+        return linear_span(box, self._ratio, offset=self._offset)
+
+    def patch(self, pixels: NDArray[Any], span: Box, box: Box) -> NDArray[np.float32]:
         """Return float32 `(*box.shape, channel)`."""
-        span = linear_span(box, self._ratio, offset=self._offset)
-        values = self._heatmap.read(span)[..., self._channels]
+        values = pixels[..., self._channels]
         return linear(values, span, box, self._ratio, offset=self._offset)
 
 
-class BlockCache:
-    """Reads through a bounded cache of blocks, so that overlapping patches share the work.
-
-    Each block is computed once, also when several threads want it at the same moment; the blocks
-    used longest ago are forgotten first. Blocks at the edge overhang the image, as reads may.
+def connect(
+    setup: StageSetup,
+    outputs: Mapping[str, HeatmapStore],
+    shared: Mapping[int, SharedView] = NONE_SHARED,
+) -> tuple[Input, ...]:
+    """Return what each input of a stage reads from.
 
     Parameters
     ----------
-    source
-        Where blocks come from.
-    block
-        Side of a block in pixels, along every axis.
-    limit_bytes
-        Blocks kept, in bytes; see `cache_bytes`.
+    setup
+        The stage.
+    outputs
+        What earlier stages wrote, by output name.
+    shared
+        Views of levels that other stages read, too, by input.
+    """
+    inputs: list[Input] = []
+    for k, item in enumerate(setup.inputs):
+        if k in shared:
+            inputs.append(SlideInput(shared[k], shared[k].block))
+        elif item.view is not None:
+            inputs.append(SlideInput(item.view))
+        else:
+            heatmap = outputs[item.spec.source]
+            channels = [heatmap.channels.index(name) for name in item.spec.channels]
+            pairs = zip(item.downsample, heatmap.downsample, strict=True)
+            ratio = tuple(mine / theirs for mine, theirs in pairs)
+            pairs = zip(heatmap.placement.origin, heatmap.downsample, strict=True)
+            offset = tuple(start / d for start, d in pairs)
+            inputs.append(HeatmapInput(heatmap, channels, ratio, offset=offset))
+    return tuple(inputs)
+
+
+class TileReader:
+    """Reads the tiles of one column, each block of a source once.
+
+    Parameters
+    ----------
+    setup
+        The stage.
+    inputs
+        One per input of the stage.
+    column
+        The part of the stage's grid that is walked.
+    batches
+        Indices of tiles of `column.grid`, int (n, axes) each: what will be read, each once.
     """
 
     def __init__(
-        self, source: Readable, *, block: int = BLOCK, limit_bytes: int = CACHE_LIMIT
+        self,
+        setup: StageSetup,
+        inputs: Sequence[Input],
+        column: Column,
+        batches: Iterable[NDArray[np.int64]],
     ) -> None:
-        self.shape = source.shape
-        self._source = source
-        self._block = block
-        self._limit = limit_bytes
-        self._kept = 0
-        self._lock = threading.Lock()
-        self._blocks: OrderedDict[tuple[int, ...], Future[NDArray[Any]]] = OrderedDict()
+        self._setup = setup
+        self._inputs = tuple(inputs)
+        self._column = column
+        runs = [run for batch in batches for run in runs_of(batch)]
+        self._caches = []
+        for k, one in enumerate(inputs):
+            uses = BlockUses.of_boxes((one.span(self._run_box(k, run)) for run in runs), one.block)
+            self._caches.append(BlockCache(one.source, uses))
 
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return `(*box.shape, channel)`, the same pixels as the source gives."""
-        if box.size == 0:
-            return self._source.read(box)
-        spans = [
-            range(a // self._block, (b - 1) // self._block + 1)
-            for a, b in zip(box.start, box.stop, strict=True)
-        ]
-        first, *others = itertools.product(*spans)
-        part, pixels = self._part(first, box)
-        if not others:
-            return pixels
-        out = np.empty((*box.shape, pixels.shape[-1]), pixels.dtype)
-        out[part.relative_to(box).slices()] = pixels
-        for index in others:
-            part, pixels = self._part(index, box)
-            out[part.relative_to(box).slices()] = pixels
+    def read(self, indices: NDArray[np.int64], size: int) -> list[NDArray[Any]]:
+        """Return the patches of one batch.
+
+        Parameters
+        ----------
+        indices
+            Tiles of the column's grid, int (n, axes).
+        size
+            Patches of the result; those beyond `n` are zero.
+
+        Returns
+        -------
+        list of ndarray
+            One per input, `(size, *patch, channel)`.
+        """
+        return [self._read_input(k, indices, size) for k in range(len(self._inputs))]
+
+    def _read_input(self, k: int, indices: NDArray[np.int64], size: int) -> NDArray[Any]:
+        item = self._setup.inputs[k]
+        out = np.zeros(item.batch_shape(size), item.dtype)
+        filled = 0
+        for run in runs_of(indices):
+            whole = self._run_box(k, run)
+            span = self._inputs[k].span(whole)
+            pixels = self._inputs[k].patch(self._caches[k].read(span), span, whole)
+            for box in self._boxes(k, run):
+                out[filled] = pixels[box.relative_to(whole).slices()]
+                filled += 1
         return out
 
-    def _part(self, index: tuple[int, ...], wanted: Box) -> tuple[Box, NDArray[Any]]:
-        start = tuple(i * self._block for i in index)
-        where = Box(start, tuple(a + self._block for a in start))
-        part = where.intersect(wanted)
-        return part, self._get(index, where)[part.relative_to(where).slices()]
+    def _boxes(self, k: int, run: Run) -> Iterator[Box]:
+        """Yield the pixels of input `k` of each tile of a run."""
+        first, _ = run.tiles(self._column.grid)
+        *_, stride = self._column.grid.stride
+        for step in range(run.count):
+            yield self._patch_box(k, first.read, step * stride)
 
-    def _get(self, index: tuple[int, ...], where: Box) -> NDArray[Any]:
-        with self._lock:
-            future = self._blocks.get(index)
-            mine = future is None
-            if future is None:
-                future = self._blocks[index] = Future()
-            else:
-                self._blocks.move_to_end(index)
-        if not mine:
-            return future.result()
-        try:
-            pixels = self._source.read(where)
-        except BaseException as error:
-            future.set_exception(error)
-            with self._lock:
-                self._blocks.pop(index, None)
-            raise
-        future.set_result(pixels)
-        self._keep(pixels.nbytes)
-        return pixels
+    def _run_box(self, k: int, run: Run) -> Box:
+        """Return the pixels of input `k` that hold the patches of a run."""
+        first, last = (self._patch_box(k, tile.read) for tile in run.tiles(self._column.grid))
+        return Box(first.start, last.stop)
 
-    def _keep(self, nbytes: int) -> None:
-        with self._lock:
-            self._kept += nbytes
-            while self._kept > self._limit and len(self._blocks) > 1:
-                oldest = next(iter(self._blocks))
-                if not self._blocks[oldest].done():  # under way: its reader still needs the entry
-                    break
-                self._kept -= self._blocks.pop(oldest).result().nbytes
+    def _patch_box(self, k: int, read: Box, shift: int = 0) -> Box:
+        """Return the pixels of input `k` from a box of the column's grid, moved to the right."""
+        offset = (*(0 for _ in read.start[1:]), self._column.offset + shift)
+        return self._setup.inputs[k].box_of(read.shift(offset), self._setup.reference)

@@ -1,5 +1,6 @@
 """Where we look: tiles that cover an image, and the order they are walked in."""
 
+from wsiseg.grid.columns import Column, cut_columns
 from wsiseg.grid.grid import Grid, Tile
 
-__all__ = ["Grid", "Tile"]
+__all__ = ["Column", "Grid", "Tile", "cut_columns"]

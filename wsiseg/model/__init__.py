@@ -3,26 +3,34 @@
 `load_model` is the way in. torch and ONNX Runtime are imported by the calls that need them.
 """
 
+from wsiseg.model.accuracy import measure_int8, record_int8
 from wsiseg.model.add import add_model
 from wsiseg.model.card import ModelCard
-from wsiseg.model.check import CheckReport
+from wsiseg.model.check import CheckReport, OutputChange
 from wsiseg.model.load import Model, check_model, load_model
 from wsiseg.model.package import Package, write_package
 from wsiseg.model.predictor import Predictor
 from wsiseg.model.registry import ModelEntry, describe, find_model, list_models
+from wsiseg.model.tuning import StageTuning, Tuning, tune
 
 __all__ = [
     "CheckReport",
     "Model",
     "ModelCard",
     "ModelEntry",
+    "OutputChange",
     "Package",
     "Predictor",
+    "StageTuning",
+    "Tuning",
     "add_model",
     "check_model",
     "describe",
     "find_model",
     "list_models",
     "load_model",
+    "measure_int8",
+    "record_int8",
+    "tune",
     "write_package",
 ]

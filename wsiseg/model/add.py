@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import ModelCardError, ModelError, WeightsError, WsisegWarning
 from wsiseg.model.cache import user_models
 from wsiseg.model.card import CARD_FILE, SLIDE, ModelCard, StageSpec
+from wsiseg.model.child import run_module
 from wsiseg.model.package import Example, Package, npz_bytes, publish
 from wsiseg.model.registry import BUNDLED
 from wsiseg.model.weights import PICKLES, read_file
@@ -25,7 +23,6 @@ from wsiseg.model.wsinfer import CONFIG_FILE, TORCHSCRIPT_FILE, card_from_wsinfe
 __all__ = ["add_model"]
 
 CHECK_PATCHES = 2
-CONVERT_SECONDS = 900
 NO_HASH = "0" * 64
 
 
@@ -206,26 +203,10 @@ def _convert(
 
 
 def _run_converter(folder: Path, path: Path) -> None:
-    root = Path(__file__).parent.parent.parent
-    command = [sys.executable, "-P", "-m", "wsiseg.model.convert", str(folder)]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(root)},
-            capture_output=True,
-            text=True,
-            timeout=CONVERT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(
-            f"{path}: the conversion took longer than {CONVERT_SECONDS} s and was stopped"
-        ) from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    failure = run_module("wsiseg.model.convert", folder, what=f"{path}: the conversion")
+    if failure:
         raise WeightsError(
-            f"{path}: cannot be converted: {lines[-1]}; needed TorchScript (torch.jit.save), not a "
+            f"{path}: cannot be converted: {failure}; needed TorchScript (torch.jit.save), not a "
             "checkpoint"
         )
 

@@ -5,12 +5,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsiseg.errors import ModelError
+from wsiseg.model.activation import activate
+from wsiseg.model.card import ModelCard, StageSpec
 from wsiseg.model.package import Package
 from wsiseg.model.predictor import Predictor
 
-__all__ = ["CheckReport", "StageCheck", "check_predictors"]
+__all__ = ["CheckReport", "OutputChange", "StageCheck", "check_predictors", "output_change"]
+
+WRONG_CARD = (
+    "channel order, steps, weights or architecture in model.json are not those the model was "
+    "trained with"
+)
+WRONG_PRECISION = (
+    "this precision changes the model by more than its card allows (check.int8_tolerance); use "
+    "float32, or for int8 calibrate with more patches"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputChange:
+    """How the probabilities of a stage differ from those expected."""
+
+    mean: float
+    """Mean absolute difference."""
+
+    largest: float
+
+    same_labels: float
+    """Share of patches or pixels that keep their class."""
+
+    def __str__(self) -> str:
+        return (
+            f"probabilities change by {self.mean:.2g} on average and {self.largest:.2g} at most, "
+            f"{self.same_labels:.2%} of the labels stay"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +57,8 @@ class StageCheck:
 
     seconds: float
     """Time of the call, the first of this network."""
+
+    change: OutputChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +79,8 @@ class CheckReport:
             lines.append(
                 f"  {stage.stage}: differs by {stage.error:.2g}, allowed {stage.allowed:.2g}"
             )
+            if self.precision != "float32":
+                lines.append(f"    {stage.change}")
         return "\n".join(lines)
 
 
@@ -87,8 +122,29 @@ def check_predictors(
         if not error <= allowed:  # not `error > allowed`: NaN must not pass
             raise ModelError(
                 f"{package.card.name}, stage {stage.name!r}: output differs from the recorded one "
-                f"by {error:.3g}: needed at most {allowed:.3g}; channel order, steps, weights or "
-                "architecture in model.json are not those the model was trained with"
+                f"by {error:.3g}: needed at most {allowed:.3g}; "
+                + (WRONG_PRECISION if reduced_precision else WRONG_CARD)
             )
-        results.append(StageCheck(stage.name, error, allowed, seconds))
+        change = output_change(package.card, stage, found, example.output)
+        results.append(StageCheck(stage.name, error, allowed, seconds, change))
     return tuple(results)
+
+
+def output_change(
+    card: ModelCard,
+    stage: StageSpec,
+    found: NDArray[np.float32],
+    expected: NDArray[np.float32],
+) -> OutputChange:
+    """Compare raw values `(..., class)` by what becomes of them: probabilities and labels."""
+    probabilities = [activate(raw, stage.output.activation) for raw in (found, expected)]
+    labels = [
+        p.argmax(axis=-1) if card.threshold is None else p[..., 1] >= card.threshold
+        for p in probabilities
+    ]
+    difference = np.abs(probabilities[0] - probabilities[1])
+    return OutputChange(
+        float(difference.mean()),
+        float(difference.max()),
+        float((labels[0] == labels[1]).mean()),
+    )

@@ -1,4 +1,7 @@
-"""torch to ONNX, once per model: on a CPU, ONNX Runtime is several times as fast as torch."""
+"""torch to ONNX, once per model: on a CPU, ONNX Runtime is several times as fast as torch.
+
+Imports torch, and is therefore run in a process of its own (see `child`) unless torch is in use.
+"""
 
 import tempfile
 import warnings
@@ -14,13 +17,24 @@ from wsiseg.model.card import StageSpec
 from wsiseg.model.package import Example, Package
 from wsiseg.model.preprocessed import PreprocessedNetwork, load_network
 
-__all__ = ["OPSET", "export_onnx", "export_stage"]
+__all__ = ["OPSET", "export_job", "export_onnx", "export_stage"]
 
 OPSET = 17
 """Read by every ONNX Runtime the package allows; has all operators of the networks here."""
 
 TOLERANCE = 1e-4
 """Allowed difference to torch, times the largest value (at least 1)."""
+
+
+def export_job(request: dict[str, Any]) -> bytes:
+    """Return `export_stage` of the package, digest and stage that a request names."""
+    package = Package.open(Path(request["folder"]))
+    if package.digest != request["digest"]:
+        raise ModelError(
+            f"{package.folder}: the package changed while it was loaded; load it again"
+        )
+    stage = next(stage for stage in package.card.stages if stage.name == request["stage"])
+    return export_stage(package, stage, package.read_examples()[stage.name])
 
 
 def export_stage(package: Package, stage: StageSpec, example: Example) -> bytes:

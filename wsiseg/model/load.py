@@ -2,25 +2,28 @@
 
 import ctypes
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 from wsiseg.errors import ModelError
+from wsiseg.model.backends import Precision, build_network, stage_graph
 from wsiseg.model.cache import cache_key, cached_file, code_fingerprint
 from wsiseg.model.card import ModelCard, StageSpec
 from wsiseg.model.check import CheckReport, check_predictors
 from wsiseg.model.package import Package
-from wsiseg.model.predictor import Network, Predictor, StagePredictor
+from wsiseg.model.predictor import Predictor, StagePredictor
+from wsiseg.model.quantize import Calibration, calibration_sha256
 from wsiseg.model.registry import find_model
+from wsiseg.model.tuning import Tuning, library_versions, tune_package
+from wsiseg.options import Backend
 
 __all__ = ["Backend", "Model", "Precision", "check_model", "load_model"]
 
-Backend = Literal["auto", "onnxruntime", "torch"]
-Precision = Literal["float32", "bfloat16"]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,15 @@ class Model:
     """One per stage of the card, in its order."""
 
     backend: str
-    """`onnxruntime` or `torch`."""
+    """`onnxruntime`, `openvino` or `torch`."""
 
     device: str
     """`cpu`, `cuda` or `cuda:<n>`."""
 
     precision: Precision = "float32"
+
+    tuning: Tuning | None = None
+    """Batch sizes and times measured on this CPU; only where the backend was to be chosen."""
 
     def __repr__(self) -> str:
         where = f"{self.backend} on {self.device}, {self.precision}"
@@ -58,12 +64,14 @@ def load_model(
     device: str = "auto",
     precision: Precision = "float32",
     threads: int | None = None,
+    calibration: Calibration | None = None,
 ) -> Model:
     """Load a model and run its check.
 
-    On a CPU the networks run in ONNX Runtime, exported once and kept in the cache; torch is
-    imported for the export only. With a CUDA device they run in torch. The check of the package
-    runs when weights, card, code, versions, backend or device differ from those of the last time
+    On a CPU the networks run in ONNX Runtime, or in OpenVINO where it is installed and was
+    measured to be faster (see `tune`). They are exported once, in a process of its own, and kept
+    in the cache. With a CUDA device they run in torch. The check of the package runs when
+    weights, card, code, versions, backend, device or precision differ from those of the last time
     it passed.
 
     Parameters
@@ -71,13 +79,17 @@ def load_model(
     name_or_path
         Name of a bundled or added model, or the folder of a package.
     backend
-        `auto`: torch on a GPU, ONNX Runtime on a CPU and for networks that come as ONNX.
+        `auto`: torch on a GPU; on a CPU, and for networks that come as ONNX, what is fastest.
     device
         `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:<n>`.
     precision
-        `bfloat16` needs torch on a GPU; the check then allows the card's `int8_tolerance`.
+        `bfloat16` needs torch on a GPU, `int8` a CPU and ONNX Runtime; the check then allows the
+        card's `int8_tolerance`.
     threads
         Cores one call may use on a CPU; `None`: all this process may use.
+    calibration
+        For `int8`: patches `(n, *patch, channel)` by stage name, to calibrate with beside those
+        of the check. A few dozen of the slides at hand make the outputs more accurate.
 
     Raises
     ------
@@ -91,9 +103,17 @@ def load_model(
         If a network gives something its card does not promise.
     """
     package = Package.open(find_model(name_or_path))
-    model = _assemble(package, backend, device, precision, threads)
-    parts = (package.digest, package.check_sha256, model.backend, model.device, precision)
-    key = cache_key(*parts, code_fingerprint(), metadata.version("onnxruntime"))
+    model = _assemble(package, backend, device, precision, threads, calibration)
+    key = cache_key(
+        package.digest,
+        package.check_sha256,
+        model.backend,
+        model.device,
+        precision,
+        calibration_sha256(calibration),
+        code_fingerprint(),
+        *library_versions(),
+    )
     cached_file("checks", key, ".json", lambda: _report_bytes(package, model))
     return model
 
@@ -104,10 +124,11 @@ def check_model(
     backend: Backend = "auto",
     device: str = "auto",
     precision: Precision = "float32",
+    calibration: Calibration | None = None,
 ) -> CheckReport:
     """Load a model, run its check whatever was found before, and report; see `load_model`."""
     package = Package.open(find_model(name_or_path))
-    return _check(package, _assemble(package, backend, device, precision, None))
+    return _check(package, _assemble(package, backend, device, precision, None, calibration))
 
 
 def _check(package: Package, model: Model) -> CheckReport:
@@ -122,32 +143,69 @@ def _report_bytes(package: Package, model: Model) -> bytes:
 
 
 def _assemble(
-    package: Package, backend: Backend, device: str, precision: Precision, threads: int | None
+    package: Package,
+    backend: Backend,
+    device: str,
+    precision: Precision,
+    threads: int | None,
+    calibration: Calibration | None,
 ) -> Model:
-    chosen, device = _choose(package.card.stages, backend, device)
-    if precision != "float32" and chosen != "torch":
-        raise ModelError(
-            f"precision {precision} needs torch on a GPU, found {chosen} on {device}; leave the "
-            "precision at float32"
-        )
-    classes = len(package.card.classes)
+    card = package.card
+    chosen, device = _choose(card.stages, backend, device, precision)
+    tuning = None
+    if backend == "auto" and device == "cpu":
+        tuning = _measured(package, precision, threads, calibration)
+        chosen = tuning.backend if tuning else chosen
     predictors = []
-    for stage in package.card.stages:
-        network: Network
-        if chosen == "torch":
-            network = _torch_network(package, stage, device, precision, threads)
-        else:
-            network = _onnx_network(package, stage, device, threads)
-        predictors.append(StagePredictor(stage, classes, network))
+    for stage in card.stages:
+        network = build_network(
+            chosen,
+            package,
+            stage,
+            device=device,
+            precision=precision,
+            threads=threads,
+            calibration=calibration,
+        )
+        predictors.append(StagePredictor(stage, len(card.classes), network))
     return Model(
-        package.card, package.digest, package.folder, tuple(predictors), chosen, device, precision
+        card,
+        package.digest,
+        package.folder,
+        tuple(predictors),
+        chosen,
+        device,
+        precision,
+        tuning,
     )
 
 
-def _choose(stages: Sequence[StageSpec], backend: Backend, device: str) -> tuple[str, str]:
+def _measured(
+    package: Package,
+    precision: Precision,
+    threads: int | None,
+    calibration: Calibration | None,
+) -> Tuning | None:
+    """Return what was measured; `None` where measuring fails, which stops no run."""
+    for stage in package.card.stages:  # what is wrong with the model itself is an error
+        stage_graph(package, stage, precision=precision, calibration=calibration)
+    try:
+        return tune_package(package, precision=precision, threads=threads, calibration=calibration)
+    except ModelError as error:
+        log.warning("%s; the model runs in ONNX Runtime with default settings", error)
+        return None
+
+
+def _choose(
+    stages: Sequence[StageSpec], backend: Backend, device: str, precision: Precision
+) -> tuple[str, str]:
     """Return backend and device, neither of them `auto`."""
-    if backend not in ("auto", "onnxruntime", "torch"):
-        raise ModelError(f"backend {backend!r} is unknown: needed auto, onnxruntime or torch")
+    for what, value, known in (
+        ("backend", backend, get_args(Backend)),
+        ("precision", precision, get_args(Precision)),
+    ):
+        if value not in known:
+            raise ModelError(f"{what} {value!r} is unknown: needed one of {', '.join(known)}")
     if device not in ("auto", "cpu") and device.partition(":")[0] != "cuda":
         raise ModelError(f"device {device!r} is unknown: needed auto, cpu, cuda or cuda:<number>")
     foreign = [stage.name for stage in stages if stage.weights.architecture == "onnx"]
@@ -155,13 +213,29 @@ def _choose(stages: Sequence[StageSpec], backend: Backend, device: str) -> tuple
         raise ModelError(
             f"stages {foreign} are ONNX graphs, which torch cannot run; use --backend onnxruntime"
         )
-    if backend == "auto" and foreign:
-        backend = "onnxruntime"
     if device == "auto":
-        device = "cuda" if backend != "onnxruntime" and _cuda_is_usable() else "cpu"
+        on_gpu = backend in ("auto", "torch") and precision != "int8" and not foreign
+        device = "cuda" if on_gpu and _cuda_is_usable() else "cpu"
+    chosen = backend
     if backend == "auto":
-        backend = "onnxruntime" if device == "cpu" else "torch"
-    return backend, device
+        chosen = "onnxruntime" if device == "cpu" or foreign else "torch"
+    _require_together(chosen, device, precision)
+    return chosen, device
+
+
+def _require_together(backend: str, device: str, precision: Precision) -> None:
+    """Raise `ModelError` where a backend has no such device or precision."""
+    found = f"found {backend} on {device}"
+    if backend == "openvino" and device != "cpu":
+        raise ModelError(f"backend openvino needs device cpu, {found}; use --device cpu")
+    if precision == "bfloat16" and backend != "torch":
+        raise ModelError(
+            f"precision bfloat16 needs torch on a GPU, {found}; leave the precision at float32"
+        )
+    if precision == "int8" and (backend, device) != ("onnxruntime", "cpu"):
+        raise ModelError(
+            f"precision int8 needs onnxruntime on cpu, {found}; leave backend and device at auto"
+        )
 
 
 def _cuda_is_usable() -> bool:
@@ -174,32 +248,3 @@ def _cuda_is_usable() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _torch_network(
-    package: Package, stage: StageSpec, device: str, precision: Precision, threads: int | None
-) -> Network:
-    from wsiseg.model.preprocessed import load_network
-    from wsiseg.model.torch_backend import TorchNetwork
-
-    name = str(package.folder / stage.weights.file)
-    module = load_network(stage, len(package.card.classes), package.read_weights(stage), name)
-    return TorchNetwork(module, device=device, precision=precision, threads=threads)
-
-
-def _onnx_network(package: Package, stage: StageSpec, device: str, threads: int | None) -> Network:
-    from wsiseg.model.onnx_backend import OnnxNetwork
-
-    key = cache_key(package.digest, stage.name, code_fingerprint())
-    path = cached_file("onnx", key, ".onnx", lambda: _onnx_bytes(package, stage))
-    return OnnxNetwork(path, device=device, threads=threads)
-
-
-def _onnx_bytes(package: Package, stage: StageSpec) -> bytes:
-    if stage.weights.architecture == "onnx":
-        from wsiseg.model.onnx_graph import complete_stage
-
-        return complete_stage(package, stage)
-    from wsiseg.model.export import export_stage
-
-    return export_stage(package, stage, package.read_examples()[stage.name])

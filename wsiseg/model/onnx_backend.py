@@ -17,6 +17,7 @@ from onnxruntime.capi import (  # type: ignore[import-untyped]
 
 from wsiseg.errors import ModelError, WeightsError
 from wsiseg.machine import usable_cores
+from wsiseg.model.fixed_batch import run_in_parts
 
 __all__ = ["OnnxNetwork"]
 
@@ -59,42 +60,48 @@ class OnnxNetwork:
         self, model: Path | bytes, *, device: str = "cpu", threads: int | None = None
     ) -> None:
         self.device = device
-        name = str(model) if isinstance(model, Path) else "ONNX model"
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; warnings about unused initialisers help nobody
-        options.intra_op_num_threads = threads or usable_cores()
-        options.inter_op_num_threads = 1
-        options.use_deterministic_compute = True
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                name if isinstance(model, Path) else model,
-                sess_options=options,
-                providers=_providers(device),
-            )
-        except LOAD_ERRORS as error:
-            raise WeightsError(
-                f"{name}: ONNX Runtime {onnxruntime.__version__} cannot load it: "
-                f"{str(error).splitlines()[0]}; if it lies in the cache, delete it; else "
-                "export it again"
-            ) from error
-        self._inputs = [value.name for value in self._session.get_inputs()]
-        batch = self._session.get_inputs()[0].shape[0]
+        self._model = model
+        self._threads = threads or usable_cores()
+        self._for_workers: OnnxNetwork | None = None
+        session = self._start()
+        self._session: onnxruntime.InferenceSession | None = session
+        self._inputs = [value.name for value in session.get_inputs()]
+        batch = session.get_inputs()[0].shape[0]
         self._batch: int | None = batch if isinstance(batch, int) else None
 
     def __repr__(self) -> str:
-        return f"OnnxNetwork(device={self.device!r})"
+        return f"OnnxNetwork(device={self.device!r}, threads={self._threads})"
+
+    def for_workers(self, workers: int, threads: int) -> "OnnxNetwork":
+        """Return this network for `workers` calls at once, each on `threads` cores; kept.
+
+        One session serves any number of calls; with one thread each runs on its caller's core.
+        """
+        if threads == self._threads or self.device != "cpu":
+            return self
+        if self._for_workers is None or self._for_workers._threads != threads:
+            self._for_workers = OnnxNetwork(self._model, device=self.device, threads=threads)
+            self._session = None  # the weights need not be in memory twice
+        return self._for_workers
+
+    def rest(self) -> None:
+        """Free the sessions with their activations; the next call starts one again."""
+        self._for_workers = None
+        self._session = None
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[Any]:
         """Return the first output of the graph for one batch."""
         if self._batch is None or self._batch == len(inputs[0]):
             return self._run(inputs)
-        return self._run_in_parts(inputs, self._batch)
+        return run_in_parts(self._run, inputs, self._batch)
 
     def _run(self, inputs: tuple[NDArray[Any], ...]) -> NDArray[Any]:
+        session = self._session
+        if session is None:
+            self._session = session = self._start()
         feeds = dict(zip(self._inputs, map(np.ascontiguousarray, inputs), strict=True))
         try:
-            output: NDArray[Any] = self._session.run(None, feeds)[0]
+            output: NDArray[Any] = session.run(None, feeds)[0]
         except LOAD_ERRORS as error:
             raise ModelError(
                 f"ONNX Runtime failed on inputs {[a.shape for a in inputs]}: "
@@ -103,16 +110,26 @@ class OnnxNetwork:
             ) from error
         return output
 
-    def _run_in_parts(self, inputs: tuple[NDArray[Any], ...], size: int) -> NDArray[Any]:
-        """Feed a graph that was exported for one batch size; the last part is filled up."""
-        outputs = []
-        for start in range(0, len(inputs[0]), size):
-            part = [array[start : start + size] for array in inputs]
-            missing = size - len(part[0])
-            pads = [np.zeros((missing, *array.shape[1:]), array.dtype) for array in part]
-            filled = (np.concatenate([a, pad]) for a, pad in zip(part, pads, strict=True))
-            outputs.append(self._run(tuple(filled))[: size - missing])
-        return np.concatenate(outputs)
+    def _start(self) -> onnxruntime.InferenceSession:
+        name = str(self._model) if isinstance(self._model, Path) else "ONNX model"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; warnings about unused initialisers help nobody
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            return onnxruntime.InferenceSession(
+                name if isinstance(self._model, Path) else self._model,
+                sess_options=options,
+                providers=_providers(self.device),
+            )
+        except LOAD_ERRORS as error:
+            raise WeightsError(
+                f"{name}: ONNX Runtime {onnxruntime.__version__} cannot load it: "
+                f"{str(error).splitlines()[0]}; if it lies in the cache, delete it; else "
+                "export it again"
+            ) from error
 
 
 def _providers(device: str) -> list[Any]:

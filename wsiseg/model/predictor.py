@@ -1,14 +1,23 @@
 """Calling a network: the `Predictor` contract, and the checks every call goes through."""
 
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import ModelError, OutputShapeError
+from wsiseg.model.batches import Batch
 from wsiseg.model.card import SLIDE, StageSpec
 
-__all__ = ["Network", "Predictor", "StagePredictor"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FunctionPredictor", "Network", "Predictor", "StagePredictor", "StreamingNetwork"]
+
+Output = TypeVar("Output", NDArray[np.float32], "torch.Tensor")
 
 PROBABILITY_SLACK = 1e-3
 """How far outside [0, 1] rounding may take what a network calls a probability."""
@@ -27,11 +36,21 @@ class Predictor(Protocol):
       Between batch sizes they may differ in the last bits, since libraries choose other kernels:
       pad the last batch instead of shortening it.
     * May be called from several threads at once, and gives the same bits each time.
+    * `stream` gives what the calls would give, batch by batch, and may be faster.
     """
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return the raw values of a batch."""
         ...
+
+    def stream(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
+        """Yield the raw values of each batch, in order; the receiver owns them.
+
+        Several batches may be taken before the first result is given: they are under way at
+        once. Closing the iterator drops them.
+        """
+        for batch in batches:
+            yield self(*batch)
 
 
 class Network(Protocol):
@@ -42,7 +61,36 @@ class Network(Protocol):
         ...
 
 
-class StagePredictor:
+@runtime_checkable
+class StreamingNetwork(Network, Protocol):
+    """A network that has several batches under way at once, and its outputs on a device."""
+
+    @property
+    def device(self) -> object:
+        """The device; `str` gives its name."""
+        ...
+
+    def stream(self, batches: Iterable[Batch]) -> Generator[NDArray[np.float32], None, None]:
+        """Yield the output of each batch, in order; the receiver owns it."""
+        ...
+
+    def stream_on_device(self, batches: Iterable[Batch]) -> Generator["torch.Tensor", None, None]:
+        """Yield the output of each batch on the device, valid until the next is asked for."""
+        ...
+
+
+class FunctionPredictor(Predictor):
+    """A function from a batch to its raw values, as a predictor."""
+
+    def __init__(self, function: Callable[..., NDArray[np.float32]]) -> None:
+        self._function = function
+
+    def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Return what the function returns."""
+        return self._function(*inputs)
+
+
+class StagePredictor(Predictor):
     """A backend's network held to what its card promises.
 
     Parameters
@@ -60,6 +108,19 @@ class StagePredictor:
         self.classes = classes
         self._network = network
 
+    def for_workers(self, workers: int, threads: int) -> "StagePredictor":
+        """Return the predictor for `workers` calls at once, each on `threads` cores of a CPU."""
+        make = getattr(self._network, "for_workers", None)
+        if make is None:
+            return self
+        return StagePredictor(self.stage, self.classes, make(workers, threads))
+
+    def rest(self) -> None:
+        """Free memory that only calls need, until the next one."""
+        rest = getattr(self._network, "rest", None)
+        if rest is not None:
+            rest()
+
     def __repr__(self) -> str:
         return f"StagePredictor({self.stage.name!r}, {self._network!r})"
 
@@ -76,8 +137,74 @@ class StagePredictor:
         """
         self._check_inputs(inputs)
         output = np.asarray(self._network(*inputs))
-        self._check_output(output, len(inputs[0]))
+        self._check_shape(output.shape, len(inputs[0]))
+        self._check_values(output)
         return output.astype(np.float32, copy=False)
+
+    def stream(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
+        """Yield the raw values of each batch, in order.
+
+        Raises
+        ------
+        ModelError, OutputShapeError
+            As a call.
+        DeviceMemoryError
+            If not even a batch of one patch fits into the device's memory.
+
+        Warns
+        -----
+        SmallerBatchWarning
+            If a batch did not fit into the device's memory, and smaller ones are taken.
+        """
+        if not isinstance(self._network, StreamingNetwork):
+            yield from super().stream(batches)
+            return
+        for output in self._answers(batches, self._network.stream):
+            self._check_values(output)
+            yield output
+
+    @property
+    def device(self) -> str | None:
+        """Where `stream_on_device` leaves its results; `None` where there is no such thing."""
+        network = self._network
+        return str(network.device) if isinstance(network, StreamingNetwork) else None
+
+    def stream_on_device(self, batches: Iterable[Batch]) -> Iterator["torch.Tensor"]:
+        """Yield the raw values of each batch as a tensor on `device`; see `stream`.
+
+        It is valid, on the stream current in this thread, until the next one is asked for. Only
+        its shape is checked: looking at the values would make the host wait for the device.
+
+        Raises
+        ------
+        ModelError
+            If the network has no device to leave them on, or an input is not as the card says.
+        """
+        if not isinstance(self._network, StreamingNetwork):
+            raise ModelError(
+                f"stage {self.stage.name!r}: {self._network!r} leaves nothing on a device; use "
+                "--backend torch"
+            )
+        yield from self._answers(batches, self._network.stream_on_device)
+
+    def _answers(
+        self,
+        batches: Iterable[Batch],
+        stream: Callable[[Iterable[Batch]], Generator[Output, None, None]],
+    ) -> Iterator[Output]:
+        """Yield the outputs of checked inputs, their shapes checked."""
+        counts: deque[int] = deque()
+
+        def checked() -> Iterator[Batch]:
+            for batch in batches:
+                self._check_inputs(batch)
+                counts.append(len(batch[0]))
+                yield batch
+
+        with closing(stream(checked())) as outputs:
+            for output in outputs:
+                self._check_shape(tuple(output.shape), counts.popleft())
+                yield output
 
     def _check_inputs(self, inputs: tuple[NDArray[Any], ...]) -> None:
         specs = self.stage.inputs
@@ -95,15 +222,17 @@ class StagePredictor:
                     f"{array.shape} {array.dtype}; read patches as the card says"
                 )
 
-    def _check_output(self, output: NDArray[Any], n: int) -> None:
+    def _check_shape(self, found: tuple[int, ...], n: int) -> None:
         patch = self.stage.inputs[0].patch if self.stage.kind == "segmenter" else ()
         shape = (n, *patch, self.classes)
-        if output.shape != shape:
+        if found != shape:
             raise OutputShapeError(
-                f"stage {self.stage.name!r}: the network gave {output.shape}: needed {shape} for "
+                f"stage {self.stage.name!r}: the network gave {found}: needed {shape} for "
                 f"a {self.stage.kind} of {self.classes} classes; correct classes, kind or patch "
                 "in model.json"
             )
+
+    def _check_values(self, output: NDArray[Any]) -> None:
         low, high = float(output.min()), float(output.max())  # NaN and infinity show up in these
         if not np.isfinite([low, high]).all():
             raise OutputShapeError(

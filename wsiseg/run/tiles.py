@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from wsiseg.engine import fingerprint, finished_folder
-from wsiseg.engine.inputs import BlockCache, cache_bytes
+from wsiseg.engine.blocks import BlockCache, BlockUses
+from wsiseg.engine.inputs import BLOCK
 from wsiseg.engine.stream import prefetch
 from wsiseg.geometry import Spacing
 from wsiseg.grid import Grid, Tile
@@ -116,8 +117,8 @@ def export_tiles(
 def _write_pictures(view: View, tiles: Sequence[Tile], paths: Sequence[Path]) -> None:
     import cv2
 
-    patch = tiles[0].read.shape if tiles else (1, 1)
-    cached = BlockCache(view, limit_bytes=cache_bytes(view.shape, patch, 3))
+    uses = BlockUses.of_boxes((tile.read for tile in tiles), (BLOCK, BLOCK))
+    cached = BlockCache(view, uses)
 
     def write(item: tuple[Tile, Path]) -> None:
         tile, path = item

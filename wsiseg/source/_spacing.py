@@ -7,7 +7,7 @@ The objective power is a label and never becomes a pixel size.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from wsiseg.errors import MissingSpacingError
 from wsiseg.geometry import Spacing
@@ -28,6 +28,16 @@ below print resolutions (1200 dpi is 21 µm, 300 dpi 85 µm, 72 dpi 353 µm)."""
 
 TAG_UNIT_UM = {2: 25_400.0, 3: 10_000.0}
 """µm in TIFF's ResolutionUnit: 2 inch, 3 centimetre; 1 (none) says nothing about size."""
+
+
+_DECLARING = (
+    "aperio.MPP",
+    "openslide.mpp-x",
+    "openslide.mpp-y",
+    "ome.PhysicalSizeX",
+    "ome.PhysicalSizeY",
+)
+"""Properties in which a file states its pixel size."""
 
 
 def parse_mpp(mpp: float | Sequence[float] | None) -> Spacing | None:
@@ -73,10 +83,12 @@ def plausible_tag_spacing(spacing: Spacing | None) -> Spacing | None:
     return spacing
 
 
-def missing_spacing(name: str) -> MissingSpacingError:
-    """Return the error for a slide without a pixel size, with its remedy."""
+def missing_spacing(name: str, properties: Mapping[str, str]) -> MissingSpacingError:
+    """Return the error for a slide without a pixel size, with what it declares and the remedy."""
+    declared = [f"{key} = {properties[key][:40]!r}" for key in _DECLARING if key in properties]
+    found = f" (found {', '.join(declared)})" if declared else ""
     return MissingSpacingError(
-        f"{name}: no usable pixel size in the file; pass the µm per pixel of level 0, "
+        f"{name}: no usable pixel size in the file{found}; pass the µm per pixel of level 0, "
         "for example --mpp 0.25 (in Python: open(..., mpp=0.25))",
         path=name,
     )

@@ -67,6 +67,13 @@ class TiffImage:
             stop = min(stop[0], self.shape[0]), stop[1]
         return Box(start, stop)
 
+    def inside(self, index: int) -> Box:
+        """Return the pixels of a block that lie in the image."""
+        row, column = divmod(index, self.grid[1])
+        top, left = row * self.block[0], column * self.block[1]
+        bottom, right = top + self.block[0], left + self.block[1]
+        return Box((top, left), (min(bottom, self.shape[0]), min(right, self.shape[1])))
+
 
 @dataclass(frozen=True, slots=True)
 class TiffLayout:

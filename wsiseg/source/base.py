@@ -2,14 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.geometry import Box, LevelInfo, Spacing
 
-__all__ = ["CompressedTile", "Pixels", "PyramidSource", "SlideMetadata"]
+__all__ = [
+    "CompressedTile",
+    "CompressedTileSource",
+    "CountingSource",
+    "Pixels",
+    "PyramidSource",
+    "ReadCount",
+    "ReducingSource",
+    "SlideMetadata",
+]
 
 Pixels = NDArray[np.uint8]
 
@@ -53,6 +62,25 @@ class CompressedTile:
     offset: int
     nbytes: int
     """0 where the file leaves the tile out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCount:
+    """What reading a slide has cost so far."""
+
+    decoded: int
+    """Compressed tiles decoded."""
+
+    distinct: int
+    """Different ones among them; one decoded at two scales (see `ReducingSource`) counts twice."""
+
+    bytes_read: int
+    """Compressed bytes they took."""
+
+    @property
+    def amplification(self) -> float:
+        """How often a tile was decoded on average; 1 is the best there is, also before any read."""
+        return self.decoded / self.distinct if self.distinct else 1.0
 
 
 class PyramidSource(Protocol):
@@ -105,4 +133,43 @@ class CompressedTileSource(PyramidSource, Protocol):
 
     def decode(self, level: int, tile: CompressedTile) -> Pixels:
         """Return the pixels of one compressed tile, cropped to the level, `(y, x, 3)` uint8."""
+        ...
+
+
+@runtime_checkable
+class ReducingSource(PyramidSource, Protocol):
+    """A source that reduces block by block, so that full resolution is never put together."""
+
+    def codec_scales(self, level: int) -> tuple[int, ...]:
+        """Return by what factors the codec of a level can reduce while it decodes, rising."""
+        ...
+
+    def read_reduced(
+        self, level: int, box: Box, ratio: tuple[int, int], *, scale: int = 1
+    ) -> Pixels:
+        """Return the pixels of `box` of a level reduced by area, `(*box.shape, 3)` uint8.
+
+        Parameters
+        ----------
+        level
+            Index of the level.
+        box
+            Reduced pixels, anywhere; outside the level lies the background.
+        ratio
+            Level pixels per reduced pixel (y, x), divisors of the level's chunk.
+        scale
+            Of `codec_scales`, a divisor of `ratio`: how much of the reduction the codec does. With
+            1 the pixels are those of `read` and `wsiseg.resample.area`, bit for bit; otherwise the
+            codec's filter takes the place of the mean.
+        """
+        ...
+
+
+@runtime_checkable
+class CountingSource(PyramidSource, Protocol):
+    """A source that counts what it decodes."""
+
+    @property
+    def reads(self) -> ReadCount:
+        """What reading has cost so far."""
         ...

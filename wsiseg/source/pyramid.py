@@ -11,7 +11,7 @@ from wsiseg.errors import LevelError, SourceError
 from wsiseg.geometry import Box, LevelInfo, Spacing, ceil_div
 from wsiseg.resample import area, area_span, target_shape
 from wsiseg.source._spacing import missing_spacing
-from wsiseg.source.base import Pixels, PyramidSource, SlideMetadata
+from wsiseg.source.base import CountingSource, Pixels, PyramidSource, ReadCount, SlideMetadata
 
 if TYPE_CHECKING:
     import dask.array
@@ -71,7 +71,7 @@ class Level:
     def spacing(self) -> Spacing:
         """µm per pixel (y, x); raises `MissingSpacingError` where it is not known."""
         if self.info.spacing is None:
-            raise missing_spacing(self._pyramid.name)
+            raise missing_spacing(self._pyramid.name, self._pyramid.metadata.properties)
         return self.info.spacing
 
     def read(self, box: Box) -> Pixels:
@@ -216,8 +216,20 @@ class Pyramid:
             pixels[box.slices()] = area(level.read(span), span, box, ratio, level.shape)
         return pixels
 
-    def at(self, spacing_um: float | Spacing) -> "View":
+    @property
+    def reads(self) -> ReadCount | None:
+        """Compressed tiles decoded and bytes read so far, where the reader counts them."""
+        return self.source.reads if isinstance(self.source, CountingSource) else None
+
+    def at(self, spacing_um: float | Spacing, *, scaled: bool = False) -> "View":
         """Return the slide at a spacing, in µm per pixel, from the level that serves it best.
+
+        Parameters
+        ----------
+        spacing_um
+            One number, or a `Spacing`.
+        scaled
+            Let a JPEG reduce while it is decoded: faster, pixels differ a little; see `View`.
 
         Raises
         ------
@@ -229,7 +241,7 @@ class Pyramid:
         from wsiseg.source.view import View
 
         wanted = spacing_um if isinstance(spacing_um, Spacing) else Spacing.from_mpp(spacing_um)
-        return View(self, wanted)
+        return View(self, wanted, scaled=scaled)
 
     def to_zarr(self) -> "zarr.Group":
         """Return the slide as a read-only Zarr group, an OME-Zarr multiscale image."""

@@ -6,7 +6,8 @@ with transparency.
 """
 
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -14,19 +15,24 @@ import numpy as np
 from tifffile import TiffFile, TiffFileError
 
 from wsiseg.errors import DamagedFileError, SourceError
-from wsiseg.geometry import Box, LevelInfo
+from wsiseg.geometry import Box, LevelInfo, ceil_div
+from wsiseg.resample import area
 from wsiseg.source._blocks import level_at
 from wsiseg.source._bytes import ByteReader, FileLike, open_bytes
 from wsiseg.source._cache import BlockCache
-from wsiseg.source._codecs import CodecError
+from wsiseg.source._codecs import JPEG_MCU, JPEG_SCALES, CodecError, Jpeg
 from wsiseg.source._properties import technical
+from wsiseg.source._reads import ReadCounter
 from wsiseg.source._tiff_layout import NeedsOpenSlideError, TiffImage, TiffLayout, read_layout
-from wsiseg.source.base import CompressedTile, Pixels, SlideMetadata
+from wsiseg.source.base import CompressedTile, Pixels, ReadCount, SlideMetadata
 
 __all__ = ["TiffSource"]
 
 CACHE_BYTES = 64 << 20
 """Decoded blocks kept per slide: two rows of 256 px tiles across a slide of 40,000 px."""
+
+SCRATCH_BYTES = 1 << 22
+"""Memory each thread keeps for full-resolution blocks that are reduced at once."""
 
 _MALFORMED = (TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError)
 """What tifffile raises, besides its own error, where a directory makes no sense."""
@@ -53,7 +59,8 @@ class TiffSource:
     Notes
     -----
     Each block is decoded once while it stays in a cache of `CACHE_BYTES`, also when several
-    threads ask for it at the same moment. `compressed_tiles` and `decode` go past the cache.
+    threads ask for it at the same moment; blocks read reduced are kept reduced. `compressed_tiles`
+    and `decode` go past the cache.
     """
 
     def __init__(self, file: Path | str | FileLike, *, name: str | None = None) -> None:
@@ -75,6 +82,8 @@ class TiffSource:
             properties=technical(layout.properties),
         )
         self._background = np.array(self._metadata.background, dtype=np.uint8)
+        self._counter = ReadCounter()
+        self._thread = threading.local()
         self._probe()
 
     @property
@@ -110,26 +119,43 @@ class TiffSource:
     def read(self, level: int, box: Box) -> Pixels:
         """Return the pixels of `box` (level pixels), `(*box.shape, 3)` uint8."""
         image = self._image(level)
-        inside = box.clip(image.shape)
-        pixels = np.empty((*box.shape, 3), dtype=np.uint8)
-        if inside.shape != box.shape:
-            pixels[:] = self._background
-        if not inside.size:
-            return pixels
-        (height, width), (y0, x0) = image.block, box.start
-        for row in range(inside.start[0] // height, (inside.stop[0] - 1) // height + 1):
-            top, bottom = row * height, (row + 1) * height
-            y = slice(max(inside.start[0], top), min(inside.stop[0], bottom))
-            for column in range(inside.start[1] // width, (inside.stop[1] - 1) // width + 1):
-                left, right = column * width, (column + 1) * width
-                x = slice(max(inside.start[1], left), min(inside.stop[1], right))
-                block = self._block(level, image, row * image.grid[1] + column)
-                pixels[y.start - y0 : y.stop - y0, x.start - x0 : x.stop - x0] = (
-                    self._background
-                    if block is None
-                    else block[y.start - top : y.stop - top, x.start - left : x.stop - left]
-                )
-        return pixels
+        return self._compose(
+            box, image.shape, image.block, lambda index: self._block(level, image, index)
+        )
+
+    def codec_scales(self, level: int) -> tuple[int, ...]:
+        """Return by what factors the codec of a level can reduce while it decodes: JPEG's."""
+        image = self._image(level)
+        whole_units = all(side % JPEG_MCU == 0 for side in image.block)
+        return JPEG_SCALES if isinstance(image.decode, Jpeg) and whole_units else ()
+
+    def read_reduced(
+        self, level: int, box: Box, ratio: tuple[int, int], *, scale: int = 1
+    ) -> Pixels:
+        """Return the pixels of `box` of a level reduced by area; see `ReducingSource`."""
+        image = self._image(level)
+        if (
+            any(n % r for n, r in zip(image.block, ratio, strict=True))
+            or any(r % scale for r in ratio)
+            or scale not in (1, *self.codec_scales(level))
+        ):
+            raise SourceError(
+                f"{self._name}: level {level} has blocks of {image.block} pixels, which cannot be "
+                f"reduced by {ratio} with 1/{scale} in the codec; read it in full and use area",
+                path=self._path,
+            )
+        shape, block = (
+            tuple(ceil_div(n, r) for n, r in zip(size, ratio, strict=True))
+            for size in (image.shape, image.block)
+        )
+        return self._compose(
+            box, shape, block, lambda index: self._block(level, image, index, ratio, scale)
+        )
+
+    @property
+    def reads(self) -> ReadCount:
+        """Tiles decoded and bytes read so far, by all threads; associated images do not count."""
+        return self._counter.snapshot()
 
     def compressed_tiles(self, level: int) -> Iterator[CompressedTile]:
         """Yield the tiles of a level in file order; those the file leaves out come first."""
@@ -147,7 +173,7 @@ class TiffSource:
         if not tile.nbytes:
             return self._blank(tile.box.clip(image.shape).shape)
         row, column = (a // n for a, n in zip(tile.box.start, image.block, strict=True))
-        return self._decode(image, row * image.grid[1] + column, level)
+        return self._decode_counted(level, image, row * image.grid[1] + column)
 
     def close(self) -> None:
         """Free the file and the cache; reading afterwards raises `SourceError`."""
@@ -186,23 +212,129 @@ class TiffSource:
     def _blank(self, shape: tuple[int, ...]) -> Pixels:
         return np.full((*shape, 3), self._background, dtype=np.uint8)
 
-    def _block(self, level: int, image: TiffImage, index: int) -> Pixels | None:
-        """Return a block through the cache; `None` where the file leaves it out."""
+    def _compose(
+        self,
+        box: Box,
+        shape: Sequence[int],
+        block: Sequence[int],
+        block_at: Callable[[int], Pixels | None],
+    ) -> Pixels:
+        """Return the pixels of `box` of an image of `shape`, put together from its blocks."""
+        inside = box.clip(shape)
+        pixels = np.empty((*box.shape, 3), dtype=np.uint8)
+        if inside.shape != box.shape:
+            pixels[:] = self._background
+        if not inside.size:
+            return pixels
+        (height, width), (y0, x0) = block, box.start
+        columns = ceil_div(shape[1], width)
+        for row in range(inside.start[0] // height, (inside.stop[0] - 1) // height + 1):
+            top, bottom = row * height, (row + 1) * height
+            y = slice(max(inside.start[0], top), min(inside.stop[0], bottom))
+            for column in range(inside.start[1] // width, (inside.stop[1] - 1) // width + 1):
+                left, right = column * width, (column + 1) * width
+                x = slice(max(inside.start[1], left), min(inside.stop[1], right))
+                part = block_at(row * columns + column)
+                pixels[y.start - y0 : y.stop - y0, x.start - x0 : x.stop - x0] = (
+                    self._background
+                    if part is None
+                    else part[y.start - top : y.stop - top, x.start - left : x.stop - left]
+                )
+        return pixels
+
+    def _block(
+        self,
+        level: int,
+        image: TiffImage,
+        index: int,
+        ratio: tuple[int, int] = (1, 1),
+        scale: int = 1,
+    ) -> Pixels | None:
+        """Return a block through the cache, reduced; `None` where the file leaves it out."""
         self._opened()
         if not image.nbytes[index]:
             return None
-        return self._cache.get((level, index), lambda: self._decode(image, index, level))
+        return self._cache.get(
+            (level, index, ratio, scale),
+            lambda: self._decode_reduced(level, image, index, ratio, scale),
+        )
 
-    def _decode(self, image: TiffImage, index: int, where: int | str) -> Pixels:
-        """Read and decode one block, cropped to the image, `(y, x, 3)` uint8."""
-        nominal = image.block_box(index)
-        shape = cast("tuple[int, int]", nominal.shape)
-        needed = nominal.clip(image.shape).shape
+    def _decode_reduced(
+        self, level: int, image: TiffImage, index: int, ratio: tuple[int, int], scale: int
+    ) -> Pixels:
+        """Decode one block and reduce it by area, or the rest of the way after the codec."""
+        if ratio == (1, 1):
+            return self._decode_counted(level, image, index)
+        box = image.inside(index)
+        (top, left), (bottom, right) = box.start, box.stop
+        if bottom % JPEG_MCU or right % JPEG_MCU:
+            scale = 1  # what lies outside the image would reach into its last pixels
+        if scale == 1:
+            buffer = self._scratch(image)
+            pixels = self._decode_counted(level, image, index, buffer=buffer)
+        else:
+            pixels = self._decode_counted(level, image, index, scale=scale)
+            if ratio == (scale, scale):
+                return pixels
+        target = Box(
+            (top // ratio[0], left // ratio[1]),
+            (ceil_div(bottom, ratio[0]), ceil_div(right, ratio[1])),
+        )
+        scaled = Box((top // scale, left // scale), (bottom // scale, right // scale))
+        shape = image.shape[0] // scale, image.shape[1] // scale
+        return area(pixels, scaled, target, (ratio[0] // scale, ratio[1] // scale), shape)
+
+    def _scratch(self, image: TiffImage) -> Pixels | None:
+        """Return memory of this thread for one block; `None` where blocks are large or several."""
+        nbytes = image.block[0] * image.block[1] * image.samples
+        if nbytes > SCRATCH_BYTES or image.planes > 1:
+            return None
+        buffer: Pixels | None = getattr(self._thread, "buffer", None)
+        if buffer is None or buffer.size < nbytes:
+            buffer = self._thread.buffer = np.empty(nbytes, dtype=np.uint8)
+        return buffer
+
+    def _decode_counted(
+        self,
+        level: int,
+        image: TiffImage,
+        index: int,
+        *,
+        scale: int = 1,
+        buffer: Pixels | None = None,
+    ) -> Pixels:
+        block = self._decode(image, index, level, scale=scale, buffer=buffer)
+        tiles = image.grid[0] * image.grid[1]
+        nbytes = sum(image.nbytes[index + plane * tiles] for plane in range(image.planes))
+        self._counter.add(level, scale, index, tiles, nbytes)
+        return block
+
+    def _decode(
+        self,
+        image: TiffImage,
+        index: int,
+        where: int | str,
+        *,
+        scale: int = 1,
+        buffer: Pixels | None = None,
+    ) -> Pixels:
+        """Read and decode one block, cropped to the image, `(y, x, 3)` uint8.
+
+        With a `scale`, the codec reduces it by that. The result may lie in `buffer`.
+        """
+        inside = image.inside(index).shape
+        shape = image.block if image.is_tiled else (inside[0], image.block[1])
+        needed = tuple(ceil_div(n, scale) for n in inside)
         count = image.grid[0] * image.grid[1]
+        decode = image.decode
         try:
             planes = [
-                image.decode(self._fetch(image, index + plane * count), shape)
-                for plane in range(image.planes)
+                decode.scaled(data, scale, buffer)
+                if isinstance(decode, Jpeg)
+                else decode(data, shape, buffer)
+                for data in (
+                    self._fetch(image, index + plane * count) for plane in range(image.planes)
+                )
             ]
             block = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
         except (CodecError, OSError) as error:

@@ -19,7 +19,6 @@ from wsiseg.stitch.slab import Codes, Slab, Values
 from wsiseg.stitch.stitcher import (
     CellStitcher,
     Stitcher,
-    TileStitcher,
     projected_bytes,
     stitch_tiles,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "Slab",
     "Stitcher",
     "ThresholdLabels",
-    "TileStitcher",
     "Values",
     "decode",
     "projected_bytes",

@@ -23,7 +23,10 @@ BLOCK_VALUES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Slab:
-    """A finished part of the stitched array: a range of axis 0, full width in the other axes."""
+    """A finished part of the stitched array: a range of axis 0, full width in the other axes.
+
+    Where the image is walked in columns, the last axis is as wide as the column.
+    """
 
     box: Box
     """Where it lies."""
@@ -33,6 +36,17 @@ class Slab:
 
     covered: NDArray[np.bool_]
     """bool `box.shape`: pixels that at least one tile decided. The others are nodata."""
+
+    def within(self, left: int, right: int) -> "Slab":
+        """Return the part between two pixels of the last axis; no copy."""
+        box = Box((*self.box.start[:-1], left), (*self.box.stop[:-1], right))
+        part = box.relative_to(self.box).slices()
+        return Slab(box, self.values[part], self.covered[part])
+
+    def moved(self, pixels: int) -> "Slab":
+        """Return the slab further along the last axis."""
+        offset = (*(0 for _ in self.box.start[1:]), pixels)
+        return Slab(self.box.shift(offset), self.values, self.covered)
 
 
 def row_blocks(shape: tuple[int, ...], channels: int) -> Iterator[slice]:

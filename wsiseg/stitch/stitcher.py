@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +13,7 @@ from wsiseg.grid import Grid, Tile
 from wsiseg.stitch.blend import Blend, window_weights
 from wsiseg.stitch.slab import BLOCK_VALUES, Slab, Values, row_blocks
 
-__all__ = ["CellStitcher", "Stitcher", "TileStitcher", "projected_bytes", "stitch_tiles"]
-
-
-class TileStitcher(Protocol):
-    """What turns tiles in grid order into slabs in image order."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the stitched array, without the channels."""
-        ...
-
-    def add(self, tile: Tile, values: Values) -> Iterator[Slab]:
-        """Take one tile; yield the slabs that no later tile can change."""
-        ...
-
-    def finish(self) -> Iterator[Slab]:
-        """Yield what is left, to the end of the image."""
-        ...
+__all__ = ["CellStitcher", "Stitcher", "projected_bytes", "stitch_tiles"]
 
 
 class Stitcher:
@@ -190,41 +173,79 @@ class Stitcher:
 class CellStitcher:
     """Put classifier outputs together: one value vector per tile, one heatmap pixel per tile.
 
-    The same interface as `Stitcher`, but slabs count in cells, so the array has shape
-    `grid.counts`, and `add` takes float32 `(channel,)`. A tile left out is a nodata cell.
+    The slabs count in cells, so the array has shape `grid.counts`. A tile left out is a nodata
+    cell.
+
+    Parameters
+    ----------
+    grid
+        The tiles.
+    channels
+        Values per tile.
     """
 
     def __init__(self, grid: Grid, channels: int) -> None:
-        ones = (1,) * len(grid.shape)
-        zeros = (0,) * len(grid.shape)
-        self.grid = grid
-        self._cells = Grid(grid.counts, stride=ones, halo=zeros, overlap=zeros)
-        self._stitcher = Stitcher(self._cells, channels)
+        self.shape = grid.counts
+        self.channels = channels
+        self._row = 0
+        self._last = -1  # place of the last cell in row-major order
+        self._values, self._covered = self._blank(1)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the stitched array, without the channels: the counts of the grid."""
-        return self.grid.counts
+    def add(self, indices: NDArray[np.int64], values: Values) -> Iterator[Slab]:
+        """Take the values of some tiles; yield finished rows of cells.
 
-    def add(self, tile: Tile, values: Values) -> Iterator[Slab]:
-        """Take the values of one tile, float32 `(channel,)`; yield finished rows of cells.
+        Parameters
+        ----------
+        indices
+            Places in the grid, int (n, axes), in row-major order and after all before them.
+        values
+            float32 (n, channel).
 
         Raises
         ------
         HeatmapError
-            As `Stitcher.add`.
+            If a tile is not of the grid or out of order, or `values` has another shape or dtype.
         """
-        if values.shape != (self._stitcher.channels,):
+        if values.shape != (len(indices), self.channels) or values.dtype != np.float32:
             raise HeatmapError(
-                f"tile {tile.index}: needed {self._stitcher.channels} values, one per channel, "
-                f"found shape {values.shape}"
+                f"needed values of shape {(len(indices), self.channels)} and float32, one per "
+                f"channel, found {values.shape} and {values.dtype}"
             )
-        cell = values.reshape((*self._cells.patch, -1))
-        return self._stitcher.add(self._cells.tile(tile.index), cell)
+        inside = ((indices >= 0) & (indices < self.shape)).all()
+        places = np.ravel_multi_index(tuple(indices.T), self.shape) if inside else np.array([-1])
+        if not inside or (np.diff(places, prepend=self._last) <= 0).any():
+            raise HeatmapError(
+                f"tiles {indices.tolist()} cannot follow: needed tiles of a grid of {self.shape} "
+                "in row-major order, each once"
+            )
+        self._last = int(places[-1])
+        return self._take(indices, values)
 
     def finish(self) -> Iterator[Slab]:
         """Yield what is left, to the last row of cells."""
-        return self._stitcher.finish()
+        return self._release(self.shape[0])
+
+    def _take(self, indices: NDArray[np.int64], values: Values) -> Iterator[Slab]:
+        for row in np.unique(indices[:, 0]).tolist():
+            yield from self._release(row)
+            mine = indices[:, 0] == row
+            place = (0, *indices[mine, 1:].T)
+            self._values[place] = values[mine]
+            self._covered[place] = True
+
+    def _release(self, stop: int) -> Iterator[Slab]:
+        """Yield the rows above `stop`."""
+        while self._row < stop:
+            start = (self._row, *(0 for _ in self.shape[1:]))
+            self._row += 1
+            box = Box(start, (self._row, *self.shape[1:]))
+            slab = Slab(box, self._values, self._covered)
+            self._values, self._covered = self._blank(1)
+            yield slab
+
+    def _blank(self, rows: int) -> tuple[Values, NDArray[np.bool_]]:
+        shape = (rows, *self.shape[1:])
+        return np.zeros((*shape, self.channels), np.float32), np.zeros(shape, np.bool_)
 
 
 def projected_bytes(grid: Grid, channels: int, blend: Blend) -> int:
@@ -252,7 +273,7 @@ def _move_up(front: NDArray[np.float32] | NDArray[np.bool_], rows: int) -> None:
     front[kept:] = 0
 
 
-def stitch_tiles(outputs: Iterable[tuple[Tile, Values]], stitcher: TileStitcher) -> Iterator[Slab]:
+def stitch_tiles(outputs: Iterable[tuple[Tile, Values]], stitcher: Stitcher) -> Iterator[Slab]:
     """Yield the slabs of a whole image from its tiles, given in grid order."""
     for tile, values in outputs:
         yield from stitcher.add(tile, values)

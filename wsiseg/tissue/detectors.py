@@ -86,9 +86,12 @@ class ColorDetector:
         if glass is None:
             return ~_padding(pixels)
         limit = self.threshold(glass)
-        distance, colour = glass_distance(pixels, glass)
-        mask = reached_from(distance > 1.5 * limit, distance > limit)
-        return self._without_lines(mask, colour > self.colourful, spacing)
+        sure, tissue, coloured = (np.empty(pixels.shape[:2], bool) for _ in range(3))
+        for rows, distance, colour in glass_distance(pixels, glass):
+            sure[rows] = distance > 1.5 * limit
+            tissue[rows] = distance > limit
+            coloured[rows] = colour > self.colourful
+        return self._without_lines(reached_from(sure, tissue), coloured, spacing)
 
     def threshold(self, glass: Glass) -> float:
         """Return the distance from `glass` above which a pixel is tissue."""

@@ -10,6 +10,7 @@ import numpy as np
 from wsiseg.errors import EmptyTissueWarning, TissueError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.options import TissueOptions
+from wsiseg.resample import area, target_shape
 from wsiseg.source.base import Pixels
 from wsiseg.tissue.clean import close_gaps, drop_specks, fill_holes
 from wsiseg.tissue.detectors import ColorDetector, Everything, SaturationDetector, TissueDetector
@@ -25,9 +26,12 @@ __all__ = ["detect", "detector_named", "find_tissue"]
 ENTRY_POINTS = "wsiseg.tissue_detectors"
 
 MAX_PIXELS = 16_000_000
-"""32 x 32 mm at 8 µm, about 0.7 GB of memory at work; more than this is looked at coarser."""
+"""32 x 32 mm at 8 µm; more than this is looked at coarser."""
 
 STRIP_ROWS = 256
+
+PICTURE_SIDE = 1600
+"""Longest side of the picture that is kept."""
 
 MIN_SPECK_SHARE = 0.05
 """A piece that fills this much of the picture is no speck, however small the picture."""
@@ -62,7 +66,8 @@ def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> Tis
     """
     options = options or TissueOptions()
     view = pyramid.at(_spacing_to_look_at(pyramid.spacing, pyramid.shape, options.spacing_um))
-    mask = detect(_read_all(view), view.spacing, options)
+    pixels = _read_all(view)
+    mask = detect(pixels, view.spacing, options)
     if not mask.any():
         warnings.warn(
             f"{pyramid.name}: no tissue found by detector {options.detector!r}; look at the "
@@ -72,7 +77,8 @@ def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> Tis
         )
     height, width = pyramid.shape
     down_y, down_x = view.downsample
-    return TissueMask(mask, (down_y, down_x), view.spacing, (height, width))
+    picture = _shrunk(pixels)
+    return TissueMask(mask, (down_y, down_x), view.spacing, (height, width), picture)
 
 
 def detect(pixels: Pixels, spacing: Spacing, options: TissueOptions | None = None) -> Mask:
@@ -157,3 +163,11 @@ def _read_all(view: "View") -> Pixels:
         strip = Box((top, 0), (min(top + STRIP_ROWS, height), width))
         pixels[strip.slices()] = view.read(strip)
     return pixels
+
+
+def _shrunk(pixels: Pixels) -> Pixels:
+    """Return the picture for overviews: reading the slide again would decode it twice."""
+    shape = pixels.shape[:2]
+    ratio = (max(1.0, max(shape) / PICTURE_SIDE),) * 2
+    target = Box.of_shape(target_shape(shape, ratio))
+    return area(pixels, Box.of_shape(shape), target, ratio, shape)

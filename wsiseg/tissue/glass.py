@@ -59,7 +59,9 @@ PADDING_BLACK = 3.0
 TEXTURE_WEIGHT = 2.0
 """Texture counts this much against chroma: unstained tissue shows by its texture alone."""
 
-STRIP_ROWS = 512
+STRIP_PIXELS = 1 << 19
+"""Of a strip, some 40 bytes each at work: memory does not grow with the picture."""
+
 HALO = 6
 """Rows read beyond a strip: Gaussian (4) and texture window (1) see no seam."""
 
@@ -108,8 +110,9 @@ def lab_planes(pixels: Pixels) -> Planes:
 def each_strip(pixels: Pixels) -> Iterator[tuple[Rows, Planes]]:
     """Yield (index of the rows, their planes) from top to bottom, in bounded memory."""
     height, width = pixels.shape[:2]
-    for top in range(0, height, STRIP_ROWS):
-        rows = Box((top, 0), (min(top + STRIP_ROWS, height), width))
+    depth = max(16, STRIP_PIXELS // width)
+    for top in range(0, height, depth):
+        rows = Box((top, 0), (min(top + depth, height), width))
         grown = rows.grow((HALO, 0)).clip((height, width))
         inner = rows.relative_to(grown).slices()
         planes = lab_planes(pixels[grown.slices()])
@@ -176,12 +179,14 @@ def _bright_sample(pixels: Pixels) -> tuple[Floats, Floats, int]:
     return np.concatenate(labs), np.concatenate(textures), total
 
 
-def glass_distance(pixels: Pixels, glass: Glass) -> tuple[Floats, Floats]:
-    """Return how far every pixel is from glass, and which part of it is colour.
+def glass_distance(pixels: Pixels, glass: Glass) -> Iterator[tuple[Rows, Floats, Floats]]:
+    """Yield how far every pixel is from glass, and which part of it is colour, strip by strip.
 
-    Returns
-    -------
-    distance, colour : float32 (h, w)
+    Yields
+    ------
+    rows
+        Index of the strip in the picture.
+    distance, colour : float32 (rows, w)
         In units of CIELAB, colour <= distance except in padding.
 
     Notes
@@ -193,15 +198,11 @@ def glass_distance(pixels: Pixels, glass: Glass) -> tuple[Floats, Floats]:
     It is measured on smoothed pixels, and limited by the sharp ones: smoothing does not widen the
     tissue.
     """
-    distance = np.empty(pixels.shape[:2], np.float32)
-    colour = np.empty_like(distance)
     for rows, planes in each_strip(pixels):
         hue, darker = _away_from(planes.smooth, glass)
         away = np.hypot(hue, np.minimum(TEXTURE_WEIGHT * planes.texture, darker))
         away = np.minimum(away, np.hypot(*_away_from(planes.sharp, glass)))
-        distance[rows] = np.where(planes.smooth[..., 0] > PADDING_BLACK, away, 0)
-        colour[rows] = hue
-    return distance, colour
+        yield rows, np.where(planes.smooth[..., 0] > PADDING_BLACK, away, 0), hue
 
 
 def _away_from(lab: Floats, glass: Glass) -> tuple[Floats, Floats]:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from wsiseg.errors import TissueError
 from wsiseg.geometry import Spacing
 from wsiseg.grid import Grid
+from wsiseg.source.base import Pixels
 
 __all__ = ["TissueMask"]
 
@@ -30,6 +31,9 @@ class TissueMask:
     level0_shape
         Level-0 pixels of the slide, (y, x); the last mask pixels may overhang it. Default: what
         the mask covers, rounded.
+    picture
+        The slide as the detector saw it, uint8 (h, w, 3), no side longer than 1,600 pixels, for
+        overviews; `None` where nothing was looked at.
 
     Raises
     ------
@@ -51,6 +55,7 @@ class TissueMask:
     downsample: tuple[float, float]
     spacing: Spacing
     level0_shape: tuple[int, int] = (0, 0)
+    picture: Pixels | None = None
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_ or not self.mask.size:

@@ -5,6 +5,7 @@ is called pen: see `INKS`. Where one of these colours fills most of what is not 
 texture of tissue, it is taken for a stain (trichrome blue, light green) and left alone.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -76,6 +77,8 @@ def find_pen(pixels: Pixels, spacing: Spacing, foreground: Mask) -> Mask:
     strokes narrower than 60 µm.
     """
     pen = np.zeros(pixels.shape[:2], bool)
+    if not _has_ink(pixels):
+        return pen
     inks, detail = _ink_planes(pixels)
     for (core, body, rim), width in zip(inks, WIDTHS_UM, strict=True):
         stroke = _without_stains(_strokes(core, body, width, spacing), foreground, detail)
@@ -108,23 +111,35 @@ def _without_stains(stroke: Mask, foreground: Mask, detail: Floats) -> Mask:
     return kept
 
 
+def _has_ink(pixels: Pixels) -> bool:
+    """Return whether the core of any ink shows: most slides are done with this."""
+    return any(
+        core.any() for _, planes in each_strip(pixels) for core, _, _ in _inks_of(planes.smooth)
+    )
+
+
 def _ink_planes(pixels: Pixels) -> tuple[NDArray[np.bool_], Floats]:
     """Return (core, body, rim) of each ink, bool (ink, 3, h, w), and the detail, float32 (h, w)."""
     shape = pixels.shape[:2]
-    inks = np.zeros((len(INKS) + 1, 3, *shape), bool)
+    inks = np.empty((len(INKS) + 1, 3, *shape), bool)
     detail = np.empty(shape, np.float32)
     for rows, planes in each_strip(pixels):
-        lightness, a, b = np.moveaxis(planes.smooth, -1, 0)
-        detail[rows] = np.abs(planes.sharp[..., 0] - lightness)
-        chroma, hue = np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
-        for (core, body, rim), ink in zip(inks, INKS, strict=False):
-            core[rows] = body[rows] = _hue_within(hue, ink.hue) & (chroma > ink.chroma)
-            rim[rows] = _hue_within(hue, ink.rim_hue) & (chroma > ink.rim_chroma)
-        core, body, rim = inks[-1]
-        rim[rows] = chroma < BLACK_CHROMA
-        body[rows] = rim[rows] & (lightness < BLACK_BODY_LIGHTNESS)
-        core[rows] = rim[rows] & (lightness < BLACK_LIGHTNESS)
+        detail[rows] = np.abs(planes.sharp[..., 0] - planes.smooth[..., 0])
+        for masks, found in zip(inks, _inks_of(planes.smooth), strict=True):
+            for mask, part in zip(masks, found, strict=True):
+                mask[rows] = part
     return inks, detail
+
+
+def _inks_of(lab: Floats) -> Iterator[tuple[Mask, Mask, Mask]]:
+    """Yield (core, body, rim) of each of `INKS` and of black; `lab` is float32 (h, w, 3)."""
+    lightness, a, b = np.moveaxis(lab, -1, 0)
+    chroma, hue = np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
+    for ink in INKS:
+        body = _hue_within(hue, ink.hue) & (chroma > ink.chroma)
+        yield body, body, _hue_within(hue, ink.rim_hue) & (chroma > ink.rim_chroma)
+    grey = chroma < BLACK_CHROMA
+    yield grey & (lightness < BLACK_LIGHTNESS), grey & (lightness < BLACK_BODY_LIGHTNESS), grey
 
 
 def _hue_within(hue: Floats, limits: tuple[float, float]) -> Mask:

@@ -1,0 +1,158 @@
+"""Tables of `benchmarks/README.md` from the results: `python benchmarks/report.py [--check]`.
+
+Each `<!-- table NAME -->` in the README is followed by what the results of that name say; text
+outside stays. `--check` changes nothing and fails where the README is out of date.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+README = HERE / "README.md"
+RESULTS = HERE / "results"
+START, END = "<!-- table {name} -->", "<!-- end -->"
+
+Record = dict[str, Any]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    return lines + [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "/")
+
+
+def footnote(record: Record) -> list[str]:
+    """Return where, when and with what a result was measured."""
+    machine, versions = record["machine"], record["versions"]
+    load = f", load before {record['load_before']}" if "load_before" in record else ""
+    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return [
+        "",
+        f"`{record['command']}`; {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['ram_gb']} GB{load}; {record['date'][:10]}, commit {record['commit']}; {used}.",
+        "",
+    ]
+
+
+def end_to_end(record: Record) -> list[str]:
+    slide = record["slide"]
+    ours = next((row for row in record["rows"] if row["who"] == "wsiseg"), {})
+    rows = []
+    for row in record["rows"]:
+        name = row["who"]
+        version = record["peer_versions"].get(name, record["versions"]).get(name, "")
+        if "failure" in row:
+            rows.append([f"{name} {version}", "failed", "", "", "", "", ""])
+            continue
+        times = row["ms_per_tile"] / ours["ms_per_tile"] if ours.get("ms_per_tile") else ""
+        sizes = [row[key] for key in ("wall_s", "cpu_s", "peak_mb", "tiles", "ms_per_tile")]
+        rows.append([f"{name} {version}", *sizes, times])
+    header = ["who", "wall s", "CPU s", "peak MB", "tiles", "ms per tile", "times ours"]
+    title = f"{slide['name']}, {slide['width']:,} x {slide['height']:,} at {slide['mpp']} µm"
+    return [f"**{record['network']}**, {title}", "", *table(header, rows), *_parts(record)]
+
+
+def _parts(record: Record) -> list[str]:
+    found = record.get("breakdown")
+    if found is None:
+        return []
+    return [
+        "",
+        f"wsiseg from first read to last pixel: {found['steady_s']} s ({found['tiles_per_s']} "
+        f"tiles/s). Its parts alone: reading {found['read_alone_cpu_s']} s CPU, network "
+        f"{found['network_alone_cpu_s']} s CPU; on {found['cores']} cores at best "
+        f"{found['ideal_s']} s, of which the pipeline reaches {found['ideal_share']:.0%}.",
+    ]
+
+
+def cascade(record: Record) -> list[str]:
+    slide = record["slide"]
+    row = [record[key] for key in ("wall_s", "cpu_s", "peak_mb", "tissue_mm2", "s_per_mm2")]
+    header = ["slide", "wall s", "CPU s", "peak MB", "tissue mm²", "s per mm²", "published s"]
+    return table(header, [[slide["name"], *row, record["published_s"]]])
+
+
+def trace(record: Record) -> list[str]:
+    keys = ("way", "seconds", "cpu_s", "polygons", "area_ratio", "invalid")
+    rows = [
+        [f"{row[k]:.4f}" if k == "area_ratio" else row[k] for k in keys] for row in record["rows"]
+    ]
+    header = ["way", "seconds", "CPU s", "polygons", "area / pixels", "invalid"]
+    size = " x ".join(f"{n:,}" for n in record["shape"])
+    return [
+        f"{size} pixels, three classes; {record['ratio']} times as fast (CPU seconds)",
+        "",
+        *table(header, rows),
+    ]
+
+
+def geojson(record: Record) -> list[str]:
+    keys = ("phase", "seconds", "cpu_s", "peak_mb")
+    rows = [[row[key] for key in keys] for row in record["phases"]]
+    total = ["write and verify", record["seconds"], record["cpu_s"], record["peak_mb"]]
+    verdict = ", ".join(record["verdicts"])
+    return [
+        f"{record['written']:,} objects of {record['vertices']} vertices, "
+        f"{record['coordinates']}, {record['mb']} MB in {record['files']} files, all {verdict}",
+        "",
+        *table(["phase", "seconds", "CPU s", "peak MB"], [*rows, total]),
+    ]
+
+
+def plain(record: Record) -> list[str]:
+    """Return the rows as they are."""
+    rows = record.get("rows", [])
+    header = list(rows[0]) if rows else []
+    return table(header, [[row.get(key, "") for key in header] for row in rows]) if rows else []
+
+
+SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
+    "end_to_end": end_to_end,
+    "cascade": cascade,
+    "trace": trace,
+    "geojson": geojson,
+}
+
+
+def section(name: str) -> str:
+    lines: list[str] = []
+    for path in sorted(RESULTS.glob(f"{name}*.json")):
+        if path.stem.endswith("-trial"):
+            continue
+        record = json.loads(path.read_text())
+        lines += [*SECTIONS.get(name, plain)(record), *footnote(record)]
+    return "\n".join(lines or ["", "not measured yet", ""])
+
+
+def fill(text: str) -> str:
+    """Return the README with every table replaced."""
+    pieces = text.split("<!-- table ")
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition(" -->")
+        _, _, after = rest.partition(END)
+        filled.append(f"{START.format(name=name)}\n{section(name).strip()}\n{END}{after}")
+    return "".join(filled)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    text = README.read_text()
+    filled = fill(text)
+    if args.check and filled != text:
+        raise SystemExit(f"{README}: out of date; run python benchmarks/report.py")
+    README.write_text(filled)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Blocks of an image, kept exactly as long as reads to come need them."""
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.geometry import Box
+
+__all__ = ["BlockCache", "BlockUses", "Readable", "block_box", "row_bytes"]
+
+
+class Readable(Protocol):
+    """Anything with pixels on a grid. Safe from many threads."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels per axis."""
+        ...
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return `(*box.shape, channel)`; pixels outside hold the background."""
+        ...
+
+
+def block_box(index: Sequence[int], block: Sequence[int]) -> Box:
+    """Return the pixels of the block at `index`; those outside the image count from -1 down."""
+    start = tuple(i * n for i, n in zip(index, block, strict=True))
+    return Box(start, tuple(a + n for a, n in zip(start, block, strict=True)))
+
+
+def row_bytes(width: int, patch: Sequence[int], block: Sequence[int], bytes_per_pixel: int) -> int:
+    """Return what a walk in rows of patches keeps of an image `width` pixels wide.
+
+    That is the rows of blocks a row of patches touches, and one more, begun before they are done.
+    """
+    depth = block[0] * (-(-patch[0] // block[0]) + 2)
+    middle = [n * (-(-p // n) + 1) for p, n in zip(patch[1:-1], block[1:-1], strict=True)]
+    across = block[-1] * (-(-(width + patch[-1]) // block[-1]) + 1)
+    return int(depth * np.prod(middle, dtype=np.int64) * across * bytes_per_pixel)
+
+
+@dataclass(frozen=True)
+class BlockUses:
+    """How many reads of a walk need each block of an image."""
+
+    block: tuple[int, ...]
+    """Pixels of a block per axis."""
+
+    first: tuple[int, ...]
+    """Index of the block that is counted first, per axis; negative where tiles overhang."""
+
+    counts: NDArray[np.int32]
+    """Reads per block."""
+
+    @classmethod
+    def of_boxes(cls, boxes: Iterable[Box], block: tuple[int, ...]) -> "BlockUses":
+        """Count the blocks of the boxes of a walk, in pixels of the image."""
+        spans = np.array([(box.start, box.stop) for box in boxes], np.int64)
+        spans = spans.reshape(-1, 2, len(block))
+        if not len(spans):
+            return cls(tuple(block), (0,) * len(block), np.zeros((0,) * len(block), np.int32))
+        low, high = spans[:, 0] // block, (spans[:, 1] - 1) // block + 1
+        first = low.min(axis=0)
+        # Each box adds one to a rectangle of blocks: mark its corners, and sum up along each axis.
+        counts = np.zeros(high.max(axis=0) - first + 1, np.int32)
+        for corner in itertools.product((0, 1), repeat=len(block)):
+            place = np.where(corner, high, low) - first
+            np.add.at(counts, tuple(place.T), (-1) ** sum(corner))
+        for axis in range(len(block)):
+            np.cumsum(counts, axis=axis, out=counts)
+        inner = counts[tuple(slice(0, -1) for _ in block)]
+        return cls(tuple(block), tuple(map(int, first)), inner)
+
+    def needed(self, index: Sequence[int]) -> bool:
+        """Return whether any read needs the block at `index`."""
+        place = tuple(i - first for i, first in zip(index, self.first, strict=True))
+        inside = all(0 <= i < n for i, n in zip(place, self.counts.shape, strict=True))
+        return inside and bool(self.counts[place] > 0)
+
+
+class BlockCache:
+    """Reads an image through blocks, so that reads which overlap share the work.
+
+    Each block is computed once, also when several threads want it at the same moment, and
+    forgotten after the last read that needs it: nothing is computed twice and nothing
+    is kept in vain. Blocks at the edge overhang the image, as reads may.
+
+    Parameters
+    ----------
+    source
+        Where blocks come from.
+    uses
+        The reads of the walk; each is to be done once.
+    """
+
+    def __init__(self, source: Readable, uses: BlockUses) -> None:
+        self._source = source
+        self._block = uses.block
+        self._first = uses.first
+        self._left = uses.counts.copy()
+        self._lock = threading.Lock()
+        self._blocks: dict[tuple[int, ...], Future[NDArray[Any]]] = {}
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return `(*box.shape, channel)`, the same pixels as the source gives."""
+        if box.size == 0:
+            return self._source.read(box)
+        parts = self._parts(box)
+        part, pixels = next(parts)
+        if part == box:
+            return pixels
+        out = np.empty((*box.shape, pixels.shape[-1]), pixels.dtype)
+        for place, found in itertools.chain([(part, pixels)], parts):
+            out[place.relative_to(box).slices()] = found
+        return out
+
+    @property
+    def kept(self) -> int:
+        """Blocks in memory at this moment."""
+        return len(self._blocks)
+
+    def _parts(self, box: Box) -> Iterator[tuple[Box, NDArray[Any]]]:
+        spans = [
+            range(a // n, (b - 1) // n + 1)
+            for a, b, n in zip(box.start, box.stop, self._block, strict=True)
+        ]
+        for index in itertools.product(*spans):
+            whole = block_box(index, self._block)
+            part = whole.intersect(box)
+            pixels = self._take(index, whole)
+            yield part, pixels[part.relative_to(whole).slices()]
+
+    def _take(self, index: tuple[int, ...], whole: Box) -> NDArray[Any]:
+        """Return a block, and count this use of it."""
+        place = tuple(i - first for i, first in zip(index, self._first, strict=True))
+        with self._lock:
+            future = self._blocks.get(index)
+            mine = future is None
+            if future is None:
+                future = self._blocks[index] = Future()
+            self._left[place] -= 1
+            if self._left[place] == 0:  # whoever is waiting holds the future itself
+                del self._blocks[index]
+        if mine:
+            try:
+                future.set_result(self._source.read(whole))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()

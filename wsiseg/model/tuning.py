@@ -1,0 +1,237 @@
+"""What runs a model fastest on this CPU, found by a short measurement that is made once.
+
+Which library wins differs between networks and CPUs by a factor of up to two, and nothing short
+of trying tells. Candidates take turns for a fraction of a second each, on the model's own input
+shapes; the result is kept in the cache for this package, these versions and this CPU. The default
+stays unless another wins by more than `HYSTERESIS`, so that noise does not flip the choice.
+
+torch is a candidate only where the caller names it: its import alone takes seconds, and on a CPU
+it was never faster than ONNX Runtime on the networks measured.
+"""
+
+import json
+import math
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import ModelError
+from wsiseg.machine import usable_cores
+from wsiseg.model.backends import Precision, stage_graph
+from wsiseg.model.cache import cache_key, cached_file, code_fingerprint
+from wsiseg.model.card import SLIDE, StageSpec
+from wsiseg.model.child import make_in_child
+from wsiseg.model.openvino_backend import openvino_is_installed
+from wsiseg.model.package import Package
+from wsiseg.model.quantize import Calibration, calibration_sha256, eight_bits_saturate
+from wsiseg.model.registry import find_model
+
+__all__ = ["StageTuning", "Tuning", "default_batch", "tune", "tune_package"]
+
+BATCH_PIXELS = 1 << 18
+"""Patch pixels of the default batch: enough to keep two cores busy; activations stay small."""
+
+MAX_BATCH_PIXELS = 2 * BATCH_PIXELS
+MAX_BATCH = 64
+
+HYSTERESIS = 0.05
+"""Share of the time by which another choice must be faster than the default."""
+
+SECONDS = 1.0
+"""After this no further batch size or layout of threads is tried; backends always are."""
+
+LIBRARIES = ("onnxruntime", "openvino", "torch")
+CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class StageTuning:
+    """How one stage runs fastest."""
+
+    stage: str
+    batch_size: int
+
+    workers: int
+    """Batches at once, each on `threads` cores."""
+
+    threads: int
+
+    seconds_per_patch: float
+    """With all workers busy: their time divided by all their patches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What was measured for a model on this CPU."""
+
+    backend: str
+    """One for all stages: results stay replayable, and one library is loaded."""
+
+    stages: tuple[StageTuning, ...]
+
+    seconds_per_mm2: dict[str, float]
+    """Time for the networks of a square millimetre of tissue (for volumes: per mm³), per backend
+    tried, at the default batch size."""
+
+
+def tune(
+    name_or_path: str | Path,
+    *,
+    backends: tuple[str, ...] = (),
+    precision: Precision = "float32",
+    threads: int | None = None,
+) -> Tuning:
+    """Measure, or look up, what runs a model fastest on this CPU.
+
+    Parameters
+    ----------
+    name_or_path
+        As for `load_model`.
+    backends
+        Candidates (`onnxruntime`, `openvino`, `torch`), the default first; empty: ONNX Runtime
+        and, where it is installed, OpenVINO.
+    precision
+        `float32` or `int8`, which runs in ONNX Runtime only.
+    threads
+        Cores to use; `None`: all this process may use.
+
+    Raises
+    ------
+    ModelError
+        If a candidate is unknown, or the first one cannot run the model.
+    """
+    package = Package.open(find_model(name_or_path))
+    return tune_package(package, backends=backends, precision=precision, threads=threads)
+
+
+def tune_package(
+    package: Package,
+    *,
+    backends: tuple[str, ...] = (),
+    precision: Precision = "float32",
+    threads: int | None = None,
+    calibration: Calibration | None = None,
+) -> Tuning:
+    """Do what `tune` does for a package that is open."""
+    backends = backends or _candidates(precision)
+    if unknown := set(backends) - set(LIBRARIES):
+        raise ModelError(f"backends {sorted(unknown)} are unknown: needed some of {LIBRARIES}")
+    key = cache_key(
+        package.digest,
+        calibration_sha256(calibration),
+        backends,
+        precision,
+        threads,
+        *_machine(),
+        code_fingerprint(),
+    )
+
+    def measure() -> bytes:
+        request = _request(package, backends, precision, threads, calibration)
+        return make_in_child("measure", request, what=f"{package.card.name}: measurement")
+
+    path = cached_file("tuning", key, ".json", measure)
+    try:
+        found = json.loads(path.read_bytes())
+        stages = tuple(StageTuning(**stage) for stage in found["stages"])
+        return Tuning(found["backend"], stages, found["seconds_per_mm2"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: damaged: {error}; delete it") from error
+
+
+def default_batch(patch: tuple[int, ...]) -> int:
+    """Return the batch size for patches of a shape where nothing was measured."""
+    return max(1, min(MAX_BATCH, BATCH_PIXELS // math.prod(patch)))
+
+
+def library_versions() -> tuple[str, ...]:
+    """Return the versions of the libraries that run networks on a CPU; "none" for an absent one."""
+    versions = []
+    for name in LIBRARIES:
+        try:
+            versions.append(metadata.version(name))
+        except metadata.PackageNotFoundError:
+            versions.append("none")
+    return tuple(versions)
+
+
+def tuning_bytes(tuning: Tuning) -> bytes:
+    """Return a tuning as it is cached."""
+    return json.dumps(asdict(tuning)).encode()
+
+
+def _candidates(precision: Precision) -> tuple[str, ...]:
+    if precision == "float32" and openvino_is_installed():
+        return ("onnxruntime", "openvino")
+    return ("onnxruntime",)
+
+
+def _machine() -> tuple[object, ...]:
+    """Return what a measurement holds for: CPU, cores, and versions of the libraries."""
+    return (_cpu_name(), usable_cores(), eight_bits_saturate(), *library_versions())
+
+
+def _cpu_name() -> str:
+    try:
+        with CPUINFO.open(encoding="utf-8") as lines:
+            return next((line.strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+
+
+def _request(
+    package: Package,
+    backends: tuple[str, ...],
+    precision: Precision,
+    threads: int | None,
+    calibration: Calibration | None,
+) -> dict[str, Any]:
+    return {
+        "folder": str(package.folder.resolve()),
+        "backends": backends,
+        "layouts": _layouts(threads or usable_cores()),
+        "stages": [
+            {
+                "graph": str(
+                    stage_graph(package, stage, precision=precision, calibration=calibration)
+                ),
+                **_shapes(stage),
+            }
+            for stage in package.card.stages
+        ],
+    }
+
+
+def _layouts(cores: int) -> list[tuple[int, int]]:
+    """Return workers and threads of each to try: a worker per core first, as runs usually do."""
+    halves = [(cores // 2, 1)] if cores >= 4 else []  # two threads per core do not always pay
+    return [(cores, 1), *([(1, cores)] if cores > 1 else []), *halves]
+
+
+def _shapes(stage: StageSpec) -> dict[str, Any]:
+    patch = stage.inputs[0].patch
+    usual = default_batch(patch)
+    largest = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // math.prod(patch)))
+    others = {n for n in (2 * usual, usual // 2, usual // 4) if 1 <= n <= largest}
+    return {
+        "name": stage.name,
+        "inputs": [
+            {
+                "shape": [*spec.patch, len(spec.channels)],
+                "dtype": "uint8" if spec.source == SLIDE else "float32",
+            }
+            for spec in stage.inputs
+        ],
+        "batches": [usual, *sorted(others - {usual}, reverse=True)],
+        "patches_per_mm2": _patches_per_mm2(stage),
+    }
+
+
+def _patches_per_mm2(stage: StageSpec) -> float:
+    """Return how often the network runs per mm² (mm³), to weigh stages against each other."""
+    spec, halo = stage.inputs[0], stage.output.halo or (0,) * len(stage.inputs[0].patch)
+    stride = spec.stride or tuple(p - 2 * h for p, h in zip(spec.patch, halo, strict=True))
+    spacing = spec.spacing_um or (spec.spacing_range_um or (1.0,))[-1:] * len(stride)
+    return 1 / math.prod(s * um / 1000 for s, um in zip(stride, spacing, strict=True))
