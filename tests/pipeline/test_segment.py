@@ -104,6 +104,24 @@ def test_the_second_stage_reads_the_first(result, slide_path, model, monkeypatch
     assert len(without.annotations) == 1
 
 
+def test_a_slide_walked_in_columns_gives_the_same(slide_path, model, result, monkeypatch):
+    monkeypatch.setattr("wsiseg.engine.plan.FRONT_BYTES", 1)
+    narrow = wsiseg.segment(slide_path, model)
+    assert min(stage.columns for stage in result.plan.stages) == 1
+    assert max(stage.columns for stage in narrow.plan.stages) > 1
+    np.testing.assert_array_equal(narrow.labels.labels[:], result.labels.labels[:])
+    assert np.abs(narrow.heatmap.codes[:].astype(int) - result.heatmap.codes[:]).max() <= 1
+
+
+def test_each_compressed_tile_is_decoded_once_for_all_stages(tmp_path, model):
+    pixels, _ = tissue_disc(SHAPE, center=CENTRE, radius=RADIUS)
+    path = make_svs(tmp_path / "disc.svs", pixels, levels=(1, 4, 16), mpp=0.5)
+    with wsiseg.open(path) as slide:
+        wsiseg.segment(slide, model).overview(100)
+        assert slide.reads.distinct > 10
+        assert slide.reads.amplification == 1
+
+
 def test_a_whole_view_sees_the_same(slide_path, tmp_path, home):
     model = make_colour_model(tmp_path / "whole", extent="whole", window=256, halo=0)
     result = wsiseg.segment(slide_path, model)

@@ -27,6 +27,9 @@ __all__ = ["Plan", "StagePlan", "make_plan"]
 BATCH_PIXELS = 1 << 18
 """Patch pixels per batch: enough for a core, small enough to keep activations small."""
 
+GPU_BATCH_PIXELS = 1 << 23
+"""The same for a GPU: 128 patches of 256 pixels."""
+
 FRONT_BYTES = 64_000_000
 """Caches, stitcher and rows of the writer; where a slide is too wide for them, it is walked in
 columns, and what lies at the cuts is read twice."""
@@ -186,6 +189,8 @@ class _Stage:
     def _default_batch(self, cores: int) -> int:
         """Return a batch that gives each core some work, and whose activations stay small."""
         pixels = math.prod(self.setup.grid.patch)
+        if self.device != "cpu":
+            return max(1, min(256, GPU_BATCH_PIXELS // pixels, self.tiles))
         wanted = self.tuned_batch or min(64, BATCH_PIXELS // pixels)
         return max(1, min(wanted, self.tiles // cores))
 

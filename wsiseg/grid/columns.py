@@ -49,7 +49,7 @@ def cut_columns(grid: Grid, width: int, *, cells: bool = False) -> Iterator[Colu
     grid
         The whole grid.
     width
-        Pixels a column decides along the last axis, rounded down to whole strides.
+        Pixels a column decides along the last axis, about: columns are whole strides, and alike.
     cells
         Each tile decides its own cell, so none is needed on both sides of a cut.
 
@@ -65,7 +65,7 @@ def cut_columns(grid: Grid, width: int, *, cells: bool = False) -> Iterator[Colu
     *_, size = grid.shape
     *_, count = grid.counts
     before = 0 if cells else ceil_div(overlap, stride)
-    step = max(1, width // stride)
+    step = ceil_div(count, ceil_div(size, width))  # columns of one width, or nearly so
     for first in range(0, count, step):
         decided = range(first, min(first + step, count))
         tiles = range(max(0, first - before), decided.stop)

@@ -22,6 +22,9 @@ __all__ = ["LABELS", "PyramidWriter", "partial_path", "writer_bytes"]
 CHUNK = {2: 1024, 3: 128}
 """Chunk edge by number of axes in space: 1-2 MB, where compression was fastest."""
 
+CHUNKS_AT_ONCE = 4
+"""Chunks along the last axis that are compressed and written at once."""
+
 LABELS = "labels"
 """Folder of an image's label images, and the attribute that lists them."""
 
@@ -285,8 +288,13 @@ class _Column:
         if band.any():  # blank chunks are left out: Zarr reads them as fill value 0
             index = [slice(0, n) for n in self._array.shape]
             index[self._lead] = slice(start, self._written)
-            index[-1] = slice(self._left, self.right)
-            self._array[tuple(index)] = band if self._lead else band[0]
+            planes = band if self._lead else band[0]
+            # Zarr copies what it is given: a few chunks at a time, not the whole row.
+            step = CHUNKS_AT_ONCE * self._array.chunks[-1]
+            for low in range(self._left - self._left % step, self.right, step):
+                left, right = max(low, self._left), min(low + step, self.right)
+                index[-1] = slice(left, right)
+                self._array[tuple(index)] = planes[..., left - self._left : right - self._left]
 
 
 def _fill_level(
