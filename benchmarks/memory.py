@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 CODE = """
-import json, resource, sys, tempfile, time
+import json, sys, tempfile, time
 import wsiseg
+from wsiseg.machine import peak_memory
 from pathlib import Path
 model = wsiseg.load_model(sys.argv[2])
 started = time.perf_counter()
@@ -19,7 +20,7 @@ result = wsiseg.segment(sys.argv[1], model)
 with tempfile.TemporaryDirectory() as folder:
     result.write(folder)
 print(json.dumps({
-    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 * 1.024,
+    "peak_mb": peak_memory() / 1e6,
     "planned_mb": result.plan.projected_bytes / 1e6,
     "seconds": time.perf_counter() - started,
     "objects": len(result.annotations),

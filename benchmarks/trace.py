@@ -8,7 +8,6 @@ Usage: `python benchmarks/trace.py [--scale S]` (S: share of each side, for a qu
 """
 
 import argparse
-import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsiseg.annotations.trace import trace_labels
+from wsiseg.machine import peak_memory
 
 SHAPE = (10_000, 7_500)
 SIGMA = 9.25
@@ -61,7 +61,7 @@ def report(
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     share = shapely.area(geometries).sum() / np.count_nonzero(labels)
     invalid = int((~shapely.is_valid(geometries)).sum())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory() / 2**30
     vertices = shapely.get_num_coordinates(geometries).sum()
     print(
         f"{name:28} {seconds:7.2f} {cpu_seconds:7.2f} {len(geometries):9,} {vertices:10,}"

@@ -6,7 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["bound_allocator", "machine_memory", "release_memory", "resident_memory", "usable_cores"]
+__all__ = [
+    "bound_allocator",
+    "machine_memory",
+    "peak_memory",
+    "release_memory",
+    "resident_memory",
+    "usable_cores",
+]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Names of glibc's malloc.h."""
@@ -40,10 +47,21 @@ def resident_memory() -> int:
         return pages * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         pass
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    """Return the most resident bytes this process has had; 1 GB where the system does not say."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
     try:
         import resource
     except ImportError:
         return 1_000_000_000
+    # On Linux this would count the parent's memory too, which a child has until its program starts.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -98,6 +98,18 @@ def test_every_block_size_gives_identical_polygons(seed, monkeypatch):
     assert same(trace_labels(mask), whole)
 
 
+@given(mask=masks(), block=st.integers(1, 5), enough=st.integers(0, 20))
+def test_polygons_that_are_whole_may_be_made_before_the_end(mask, block, enough):
+    probability = np.linspace(0, 1, mask.size).reshape(mask.shape)
+    whole = trace_labels(mask, probability=probability)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsiseg.annotations.trace.STRIP_PIXELS", 1)
+        patch.setattr("wsiseg.annotations.trace.WAITING_CORNERS", enough)
+        early = trace_labels(mask, probability=probability, block=block)
+    assert same(early, whole)
+    np.testing.assert_array_equal(early.probability, whole.probability)
+
+
 @given(mask=masks(max_side=9))
 def test_rasterio_finds_the_same_polygons(mask):
     mask = mask.astype(np.uint8)

@@ -373,7 +373,8 @@ def test_peak_memory_stays_within_the_plan(home, tmp_path):
     import sys
 
     code = f"""
-import resource, numpy as np, wsiseg
+import numpy as np, wsiseg
+from wsiseg.machine import peak_memory
 from wsiseg.testing.models import make_colour_model
 from pathlib import Path
 rng = np.random.default_rng(0)
@@ -385,7 +386,7 @@ with wsiseg.open(pixels, mpp=0.5) as slide:
     plan = wsiseg.plan(slide, model)
     result = wsiseg.segment(slide, model)
     result.write({str(tmp_path / "out")!r})
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = peak_memory()
 print(plan.projected_bytes, peak)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,6 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ import psutil
 
 from wsiseg.geometry import Spacing
 from wsiseg.grid import Grid
+from wsiseg.machine import peak_memory
 from wsiseg.stitch import (
     HeatmapStore, Placement, Probabilities, Stitcher, projected_bytes, stitch_tiles, writer_bytes,
 )
@@ -37,7 +37,7 @@ def run(shape, path):
 run((600, 600), path + ".warm")  # libraries, threads and their buffers
 before = psutil.Process().memory_info().rss
 projected = run((20_000, 20_000), path)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = peak_memory()
 print(peak - before, projected)
 """
 

@@ -22,14 +22,11 @@ from wsiseg.annotations._grid import (
     reduce_to_grid,
     round_points,
 )
-from wsiseg.annotations._ragged import Ragged, both, either
+from wsiseg.annotations._ragged import Ragged, both, chunks, either
 from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.frames import clip_to_size, frame_size, qupath_frame, to_frame
 
 __all__ = ["Preparation", "Prepared"]
-
-CHUNK = 5_000
-"""Objects prepared at once; bounds the memory."""
 
 ROUNDS = 10
 """Roundings tried until an outline stays as it is; two are rare."""
@@ -77,8 +74,8 @@ class Preparation:
         moved = to_frame(self.annotations, self.frame)
         size = frame_size(moved.image, self.frame)
         namer = _Namer(moved)
-        for start in range(0, len(moved), CHUNK):
-            rows = np.arange(start, min(start + CHUNK, len(moved)))
+        for chunk in chunks(moved.geometries):
+            rows = np.arange(chunk.start, chunk.stop)
             geometries = self._clean(moved.geometries[rows])
             geometries, clipped = clip_to_size(geometries, *size)
             geometries[clipped] = self._clean(geometries[clipped], reason="outside the image")

@@ -43,9 +43,30 @@ class Outlines:
     """Polygon of each ring, ascending from 0; the first ring of a polygon is its shell."""
 
     @property
+    def polygons(self) -> int:
+        """How many there are."""
+        return int(self.polygon[-1]) + 1
+
+    @property
+    def polygon_of_edge(self) -> NDArray[np.intp]:
+        """Polygon of each horizontal edge, ascending from 0."""
+        return self.polygon[self.ring]
+
+    @property
     def polygon_starts(self) -> NDArray[np.intp]:
         """Index of the first edge of each polygon."""
-        return np.flatnonzero(np.diff(self.polygon[self.ring], prepend=-1))
+        return np.flatnonzero(np.diff(self.polygon_of_edge, prepend=-1))
+
+    def of_polygons(self, wanted: NDArray[np.bool_]) -> "Outlines":
+        """Return the outlines of some polygons, `wanted` (n,), which are numbered anew."""
+        edges = wanted[self.polygon_of_edge]
+        rings = wanted[self.polygon]
+        return Outlines(
+            self.tail[edges],
+            self.head[edges],
+            (np.cumsum(rings) - 1)[self.ring[edges]],
+            (np.cumsum(wanted) - 1)[self.polygon[rings]],
+        )
 
 
 def outlines(corners: Corners) -> Outlines:

@@ -113,6 +113,8 @@ def drop_small(
     _check_polygons(geometries)
     index = np.flatnonzero(shapely.area(geometries) * pixel_area >= min_area)
     kept = geometries[index]
+    if min_hole <= 0:
+        return kept, index
     rings, owner = shapely.get_rings(kept, return_index=True)
     outlines = shapely.polygons(rings)
     is_hole = np.diff(owner, prepend=-1) == 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import shapely
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations._corners import Corners, find_corners
 from wsiseg.annotations._integral import ProbabilityIntegral
+from wsiseg.annotations._ragged import chunks
 from wsiseg.annotations._rings import Outlines, outlines
 from wsiseg.errors import AnnotationError, LabelError
 
@@ -17,6 +18,10 @@ __all__ = ["RowsOfPixels", "TracedPolygons", "Tracer", "to_level0", "trace_label
 
 STRIP_PIXELS = 1 << 20
 """Pixels looked at in one go: few calls, and the arrays made from them stay small."""
+
+WAITING_CORNERS = 1 << 17
+"""Corners that wait for the rest of their outlines before those that are whole become polygons;
+linking them takes some 200 bytes each."""
 
 LARGEST_LABEL = int(np.iinfo(np.int64).max)
 NO_LABEL = int(np.iinfo(np.int64).min)
@@ -92,8 +97,8 @@ def trace_labels(
     Pixels are 4-connected: two that touch at a corner only are in separate polygons unless other
     pixels join them, and a hole may touch its shell or another hole at a point. Polygons are valid
     in the sense of OGC Simple Features, their areas are the pixel counts, and rasterising them
-    gives back the mask bit for bit. Memory grows with the length of the outlines and with `block`
-    rows, not with the mask.
+    gives back the mask bit for bit. Memory grows with the polygons, the outlines that are not yet
+    whole and `block` rows, not with the mask.
     """
     if len(labels.shape) != 2:
         raise AnnotationError(f"tracing needs labels (y, x), found shape {tuple(labels.shape)}")
@@ -138,20 +143,28 @@ def to_level0(
         If a polygon has a pixel outside the image altogether.
     """
     scale, shift = np.array(downsample[::-1], float), np.array(origin[::-1], float)
-    moved: NDArray[np.object_] = shapely.transform(geometries, lambda xy: xy * scale + shift)
-    if size is None or not len(geometries):
-        return moved
-    edge = np.array(size[::-1], float)
-    left, upper, right, lower = shapely.total_bounds(moved)
-    outside = np.array([right, lower]) - scale >= edge
+    edge = np.full(2, np.inf) if size is None else np.array(size[::-1], float)
+    moved = np.empty_like(geometries)
+    for chunk in chunks(geometries):
+        part = shapely.transform(geometries[chunk], lambda xy: xy * scale + shift)
+        if size is not None:
+            _check_inside(part, edge, scale)
+            part = shapely.transform(part, lambda xy: np.minimum(xy, edge))
+        moved[chunk] = part
+    return moved
+
+
+def _check_inside(
+    polygons: NDArray[np.object_], edge: NDArray[np.float64], pixel: NDArray[np.float64]
+) -> None:
+    left, upper, right, lower = shapely.total_bounds(polygons)
+    outside = np.array([right, lower]) - pixel >= edge
     if min(left, upper) < 0 or outside.any():
         raise AnnotationError(
             f"polygons reach x {left:g} to {right:g}, y {upper:g} to {lower:g}: needed within "
             f"{edge[0]:g} x {edge[1]:g} level-0 pixels but for a part of the last label pixel; "
             "check downsample and origin"
         )
-    clipped: NDArray[np.object_] = shapely.transform(moved, lambda xy: np.minimum(xy, edge))
-    return clipped
 
 
 class Tracer:
@@ -172,8 +185,10 @@ class Tracer:
         self._background = 0
         self._height = 0
         self._corners: list[Corners] = []
-        self._integral: ProbabilityIntegral | None = None
         self._sums: list[NDArray[np.int64]] = []
+        self._waiting, self._enough = 0, WAITING_CORNERS
+        self._integral: ProbabilityIntegral | None = None
+        self._done: list[_Traced] = []
 
     def add(self, rows: NDArray[Any], probability: NDArray[Any] | None = None) -> None:
         """Look at the next rows (h, width) of the mask, each slab with a probability or none.
@@ -202,20 +217,16 @@ class Tracer:
             if self._integral is not None and probability is not None:
                 lines = self._integral.add(probability[strip])
             self._look(rows[strip], self._above, lines)
+            if self._waiting >= self._enough:
+                self._link(final=False)
+                self._enough = max(WAITING_CORNERS, 2 * self._waiting)
 
     def finish(self) -> TracedPolygons:
         """Return the polygons of all rows added."""
         if self._above is not None:
-            below = np.full((1, self._width), self._background, self._above.dtype)
-            lines = None if self._integral is None else self._integral.last_line()
-            self._look(below, self._above, lines)
-        corners = Corners.concatenate(self._corners) if self._corners else None
-        self._corners.clear()
-        if corners is None or not len(corners):
-            empty = np.empty(0, np.int64)
-            none_known = None if self._integral is None else np.empty(0)
-            return TracedPolygons(np.empty(0, object), empty, empty, none_known)
-        return self._assemble(corners)
+            self._link(final=True)
+        done, self._done = self._done, []
+        return _in_order(done, has_probability=self._integral is not None)
 
     def _look(
         self, rows: NDArray[Any], above: NDArray[Any], lines: NDArray[np.int64] | None
@@ -223,26 +234,91 @@ class Tracer:
         padded = np.full((len(rows) + 1, self._width + 2), self._background, rows.dtype)
         padded[0] = above
         padded[1:, 1:-1] = rows
-        found = find_corners(padded, top=self._height, background=self._background)
-        self._corners.append(found)
-        if lines is not None:
-            self._sums.append(lines[:, found.y - self._height, found.x])
+        self._keep(find_corners(padded, top=self._height, background=self._background), lines)
         self._height += len(rows)
         self._above = padded[-1:]
 
-    def _assemble(self, corners: Corners) -> TracedPolygons:
+    def _keep(self, corners: Corners, lines: NDArray[np.int64] | None) -> None:
+        self._corners.append(corners)
+        self._waiting += len(corners)
+        if lines is not None:
+            self._sums.append(lines[:, corners.y - self._height, corners.x])
+
+    def _link(self, *, final: bool) -> None:
+        """Make polygons of the outlines that are whole; keep the corners of the others.
+
+        All outlines are closed along the lattice line below the last row, for now unless `final`:
+        a polygon with corners there is still open.
+        """
+        known = self._waiting
+        lines = None if self._integral is None else self._integral.last_line()
+        self._keep(self._closing_corners(), lines)
+        corners = Corners.concatenate(self._corners)
+        sums = np.concatenate(self._sums, axis=1) if self._sums else None
+        self._corners, self._sums, self._waiting = [], [], 0
+        if not len(corners):
+            return
         found = outlines(corners)
+        is_open = np.zeros(found.polygons, bool)
+        if not final:
+            is_open[found.polygon_of_edge[np.maximum(found.tail, found.head) >= known]] = True
+        if not is_open.all():
+            self._done.append(self._traced(corners, sums, found.of_polygons(~is_open)))
+        unfinished = found.of_polygons(is_open)
+        kept = np.sort(np.concatenate([unfinished.tail, unfinished.head]))
+        kept = kept[kept < known]
+        self._corners, self._waiting = [corners.take(kept)], len(kept)
+        if sums is not None:
+            self._sums = [sums[:, kept]]
+
+    def _closing_corners(self) -> Corners:
+        last = cast("NDArray[Any]", self._above)
+        padded = np.concatenate([last, np.full_like(last, self._background)])
+        return find_corners(padded, top=self._height, background=self._background)
+
+    def _traced(
+        self, corners: Corners, sums: NDArray[np.int64] | None, found: Outlines
+    ) -> "_Traced":
         probability = None
-        if self._integral is not None:
-            sums = np.concatenate(self._sums, axis=1)
+        if self._integral is not None and sums is not None:
             total, known = (_sum_per_polygon(column, found) for column in sums)
             probability = self._integral.mean(total, known)
-        return TracedPolygons(
+        starts = found.polygon_starts
+        first = np.minimum(found.tail[starts], found.head[starts])
+        return _Traced(
+            first_pixel=corners.y[first].astype(np.int64) * self._width + corners.x[first],
             geometries=_polygons(corners, found),
-            values=corners.value[found.tail[found.polygon_starts]].astype(np.int64),
+            values=corners.value[first].astype(np.int64),
             pixels=_sum_per_polygon(corners.x.astype(np.int64) * corners.y, found),
             probability=probability,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """Some polygons in the columns of `TracedPolygons`, and where they belong in its order."""
+
+    first_pixel: NDArray[np.int64]
+    geometries: NDArray[np.object_]
+    values: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+    probability: NDArray[np.float64] | None
+
+
+def _in_order(parts: list[_Traced], *, has_probability: bool) -> TracedPolygons:
+    none = np.empty(0, np.int64)
+    nothing = _Traced(none, np.empty(0, object), none, none, np.empty(0))
+    order = np.argsort(_column(parts, nothing, "first_pixel"))
+    return TracedPolygons(
+        geometries=_column(parts, nothing, "geometries")[order],
+        values=_column(parts, nothing, "values")[order],
+        pixels=_column(parts, nothing, "pixels")[order],
+        probability=_column(parts, nothing, "probability")[order] if has_probability else None,
+    )
+
+
+def _column(parts: list[_Traced], nothing: _Traced, name: str) -> NDArray[Any]:
+    return np.concatenate([getattr(part, name) for part in parts or [nothing]])
 
 
 def _check_aligned(labels: tuple[int, ...], probability: tuple[int, ...]) -> None:
