@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 __all__ = [
+    "HeapTrimmer",
     "bound_allocator",
     "machine_memory",
     "peak_memory",
@@ -91,6 +92,29 @@ def release_memory() -> None:
     Otherwise each step's buffers stay resident behind the next one's, and the peak is their sum.
     """
     gc.collect()
+    _trim()
+
+
+class HeapTrimmer:
+    """Gives freed memory back whenever this process has grown, where the C library can (glibc).
+
+    Threads that allocate and free blocks of many sizes leave holes in the heap, so that a long run
+    would grow and grow (measured: 100 MB in 25 s). Called often; it mostly only looks.
+    """
+
+    GROWTH = 16 << 20
+
+    def __init__(self) -> None:
+        self._after_last = resident_memory()
+
+    def __call__(self) -> None:
+        """Look, and give memory back if need be."""
+        if resident_memory() > self._after_last + self.GROWTH:
+            _trim()
+            self._after_last = resident_memory()
+
+
+def _trim() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)

@@ -108,22 +108,25 @@ def segment(
         bound_allocator()
     setups = lay_out(model.card, slide)
     tissue = find_tissue(slide, options.tissue)
-    release_memory()
     counted = plan(slide, model, options=options, tissue=tissue)
+    release_memory()
     folder = work_dir or _temporary_folder()
     output = run_cascade(setups, model, counted, folder, slide=slide.name, listen=listen)
     image = image_ref(slide)
     *_, heatmap = output.heatmaps.values()
+    pieces = annotate_tissue(tissue, image, options.export)
+    annotations = annotate_labels(output.labels, heatmap, model.card, image, options.export)
+    release_memory()
     return Result(
         slide=slide,
         model=model,
         options=options,
         plan=counted,
         tissue=tissue,
-        tissue_annotations=annotate_tissue(tissue, image, options.export),
+        tissue_annotations=pieces,
         heatmaps=output.heatmaps,
         labels=output.labels,
-        annotations=annotate_labels(output.labels, heatmap, model.card, image, options.export),
+        annotations=annotations,
         reports=output.reports,
         seconds=time.perf_counter() - started,
     )

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from wsiseg import __version__
 from wsiseg.annotations import Annotations, write_annotations
+from wsiseg.annotations.chunks import chunks
 from wsiseg.draw import DrawnClass, overview, save_png
 from wsiseg.engine import Plan, StageReport, fingerprint, finished_folder, versions
 from wsiseg.engine.annotate import AREA
 from wsiseg.geometry import Box
+from wsiseg.machine import release_memory
 from wsiseg.model import Model
 from wsiseg.options import SegmentOptions
 from wsiseg.resample import area, target_shape
@@ -32,6 +34,12 @@ __all__ = ["OVERVIEW_PIXELS", "Result"]
 
 OVERVIEW_PIXELS = 1600
 """Longest side of `overview.png`."""
+
+PICTURE_TOLERANCE = 0.25
+"""Pixels of a picture that outlines may be off: most of their vertices lie within one pixel."""
+
+PICTURE_TOLERANCE = 0.25
+"""Pixels of a picture that outlines may be off: most of their vertices lie within one pixel."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,6 +164,7 @@ class Result:
                 write_annotations(
                     folder, annotations, name=stem, frame=export.frame, compress=export.compress
                 )
+            release_memory()
             save_png(folder / "overview.png", self.overview())
             (folder / "run.json").write_bytes(
                 orjson.dumps(self.provenance(), option=orjson.OPT_INDENT_2)
@@ -212,4 +221,9 @@ def _scaled(
 ) -> NDArray[np.object_]:
     """Return the polygons of one class in pixels of a picture; `scale` is (x, y)."""
     own = annotations.geometries[annotations.class_index == index]
-    return np.asarray(shapely.transform(own, lambda points: points * scale), dtype=object)
+    drawn: NDArray[np.object_] = np.empty_like(own)
+    for chunk in chunks(own):
+        exact = shapely.transform(own[chunk], lambda points: points * scale)
+        plain = shapely.simplify(exact, PICTURE_TOLERANCE, preserve_topology=False)
+        drawn[chunk] = np.where(shapely.is_empty(plain), exact, plain)
+    return drawn

@@ -449,7 +449,7 @@ def test_probabilities_reach_the_disk_and_come_back(tmp_path):
 def test_writer_bytes_grows_with_a_row_of_chunks_not_with_the_height():
     low, high = (writer_bytes(placement_of((n, 50_000)), 1) for n in (5_000, 500_000))
     assert low <= high < 1.1 * low  # a few more, tiny, levels
-    assert 50_000 * 1024 < low < 3 * 50_000 * 1024
+    assert 50_000 * 512 < low < 3 * 50_000 * 512
 
 
 def test_paths_may_be_strings(tmp_path):

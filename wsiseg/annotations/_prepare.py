@@ -22,8 +22,9 @@ from wsiseg.annotations._grid import (
     reduce_to_grid,
     round_points,
 )
-from wsiseg.annotations._ragged import Ragged, both, chunks, either
+from wsiseg.annotations._ragged import Ragged, both, either
 from wsiseg.annotations.base import Annotations, Frame
+from wsiseg.annotations.chunks import chunks
 from wsiseg.annotations.frames import clip_to_size, frame_size, qupath_frame, to_frame
 
 __all__ = ["Preparation", "Prepared"]

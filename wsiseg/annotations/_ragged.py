@@ -1,17 +1,13 @@
 """Many polygons as a few arrays."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-__all__ = ["Flags", "Points", "Ragged", "both", "chunks", "either"]
-
-CHUNK_OBJECTS = 5_000
-CHUNK_VERTICES = 1 << 17
-"""Vertices worked on at once, unless one polygon has more: bounds what is copied of them."""
+__all__ = ["Flags", "Points", "Ragged", "both", "either"]
 
 Points = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -77,17 +73,6 @@ class Ragged:
         ways[:-1] = self.points[1:] - self.points[:-1]
         ways[self.rings[1:] - 1] = np.nan
         return ways
-
-
-def chunks(geometries: NDArray[np.object_]) -> Iterator[slice]:
-    """Yield slices of polygons (n,) that together hold few enough objects and vertices."""
-    vertices = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(geometries))])
-    start = 0
-    while start < len(geometries):
-        stop = int(np.searchsorted(vertices, vertices[start] + CHUNK_VERTICES, side="right")) - 1
-        stop = min(max(stop, start + 1), start + CHUNK_OBJECTS)
-        yield slice(start, min(stop, len(geometries)))
-        start = stop
 
 
 def either(flags: Flags) -> Flags:

@@ -1,6 +1,6 @@
 """Exact polygons of a label mask: the pixel edges themselves, read in slabs of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations._corners import Corners, find_corners
 from wsiseg.annotations._integral import ProbabilityIntegral
-from wsiseg.annotations._ragged import chunks
 from wsiseg.annotations._rings import Outlines, outlines
+from wsiseg.annotations.chunks import chunks
 from wsiseg.errors import AnnotationError, LabelError
 
 __all__ = ["RowsOfPixels", "TracedPolygons", "Tracer", "to_level0", "trace_labels"]
@@ -19,13 +19,16 @@ __all__ = ["RowsOfPixels", "TracedPolygons", "Tracer", "to_level0", "trace_label
 STRIP_PIXELS = 1 << 20
 """Pixels looked at in one go: few calls, and the arrays made from them stay small."""
 
-WAITING_CORNERS = 1 << 17
+WAITING_CORNERS = 1 << 16
 """Corners that wait for the rest of their outlines before those that are whole become polygons;
 linking them takes some 200 bytes each."""
 
 LARGEST_LABEL = int(np.iinfo(np.int64).max)
 NO_LABEL = int(np.iinfo(np.int64).min)
 """Stands for outside the mask where no value is ignored."""
+
+
+Place = Callable[[NDArray[np.object_]], NDArray[np.object_]]
 
 
 class RowsOfPixels(Protocol):
@@ -69,6 +72,7 @@ def trace_labels(
     ignore: Sequence[int] = (0,),
     probability: RowsOfPixels | None = None,
     block: int = 1024,
+    place: Place | None = None,
 ) -> TracedPolygons:
     """Return the polygons of all classes of a label mask, exactly along pixel edges.
 
@@ -84,6 +88,9 @@ def trace_labels(
     block
         Rows per read; for a Zarr array best a multiple of its chunk. Changes memory, never the
         result.
+    place
+        Applied to polygons (n,) as they are made, for instance `to_level0`: so that those in label
+        pixels need not be held as well.
 
     Raises
     ------
@@ -107,7 +114,7 @@ def trace_labels(
     if probability is not None:
         _check_aligned(labels.shape, probability.shape)
     height, width = labels.shape
-    tracer = Tracer(width, ignore=ignore)
+    tracer = Tracer(width, ignore=ignore, place=place)
     for top in range(0, height, block):
         rows = slice(top, min(top + block, height))
         tracer.add(
@@ -176,10 +183,15 @@ class Tracer:
         Pixels per row.
     ignore
         Values without polygons.
+    place
+        As for `trace_labels`.
     """
 
-    def __init__(self, width: int, *, ignore: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self, width: int, *, ignore: Sequence[int] = (0,), place: Place | None = None
+    ) -> None:
         self._width = width
+        self._place = place
         self._ignore = tuple(ignore)
         self._above: NDArray[Any] | None = None
         self._background = 0
@@ -285,9 +297,10 @@ class Tracer:
             probability = self._integral.mean(total, known)
         starts = found.polygon_starts
         first = np.minimum(found.tail[starts], found.head[starts])
+        polygons = _polygons(corners, found)
         return _Traced(
             first_pixel=corners.y[first].astype(np.int64) * self._width + corners.x[first],
-            geometries=_polygons(corners, found),
+            geometries=polygons if self._place is None else self._place(polygons),
             values=corners.value[first].astype(np.int64),
             pixels=_sum_per_polygon(corners.x.astype(np.int64) * corners.y, found),
             probability=probability,
@@ -357,10 +370,17 @@ def _sum_per_polygon(corner_values: NDArray[np.int64], found: Outlines) -> NDArr
 
 
 def _polygons(corners: Corners, found: Outlines) -> NDArray[np.object_]:
-    xy = np.empty((2 * len(found.tail), 2))
-    for end, corner in enumerate((found.tail, found.head)):
-        xy[end::2, 0] = corners.x[corner]
-        xy[end::2, 1] = corners.y[corner]
-    rings = shapely.linearrings(xy, indices=np.repeat(found.ring, 2))
-    polygons: NDArray[np.object_] = shapely.polygons(rings, indices=found.polygon)
+    edges = np.arange(len(found.tail))
+    at = 2 * edges + found.ring  # each ring before has a vertex more, which closes it
+    rings = np.flatnonzero(np.diff(found.ring, prepend=-1, append=found.ring[-1] + 1))
+    starts = 2 * rings + np.arange(len(rings))
+    xy = np.empty((starts[-1], 2))
+    for corner, vertex in ((found.tail, at), (found.head, at + 1)):
+        xy[vertex, 0] = corners.x[corner]
+        xy[vertex, 1] = corners.y[corner]
+    xy[starts[1:] - 1] = xy[starts[:-1]]
+    shells = np.flatnonzero(np.diff(found.polygon, prepend=-1, append=found.polygon[-1] + 1))
+    polygons: NDArray[np.object_] = shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON, xy, (starts, shells)
+    )
     return polygons

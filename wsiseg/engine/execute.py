@@ -17,6 +17,7 @@ from wsiseg.engine.inputs import Input, TileReader
 from wsiseg.engine.stream import Background, prefetch
 from wsiseg.engine.walk import batches_of
 from wsiseg.grid import Column
+from wsiseg.machine import HeapTrimmer
 from wsiseg.model import Predictor
 from wsiseg.stitch import CellStitcher, Reducer, Slab, Stitcher
 
@@ -155,7 +156,7 @@ def run_stage(
     listen(StageStarted(slide, setup.spec.name, count))
     if pace.threads is not None and isinstance(predictor, Threaded):
         predictor = predictor.for_workers(pace.workers, pace.threads)
-    clock = _Clock()
+    clock, trim_heap = _Clock(), HeapTrimmer()
     started = time.perf_counter()
     columns = setup.columns(pace.column)
     for column in columns:
@@ -165,6 +166,7 @@ def run_stage(
         results = _predicted(setup, reader, batches, predictor, pace, clock)
         for done in _stitched(setup, column, results, reducer, clock):
             listen(TilesDone(slide, setup.spec.name, done))
+            trim_heap()
     reducer.finish()
     seconds = time.perf_counter() - started
     listen(StageFinished(slide, setup.spec.name, seconds))

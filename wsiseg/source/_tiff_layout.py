@@ -1,6 +1,7 @@
 """Which pages of a TIFF are the slide, its levels and its associated images, and where they lie."""
 
 import logging
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -279,8 +280,8 @@ def _image(page: TiffPage, name: str) -> TiffImage:
         shape=shape,
         block=block,
         grid=grid,
-        offsets=offsets,
-        nbytes=nbytes,
+        offsets=array("Q", offsets),
+        nbytes=array("Q", nbytes),
         planes=planes,
         samples=page.samplesperpixel,
         white_is_zero=int(page.photometric) == _WHITE,

@@ -34,7 +34,15 @@ CACHE_BYTES = 64 << 20
 SCRATCH_BYTES = 1 << 22
 """Memory each thread keeps for full-resolution blocks that are reduced at once."""
 
-_MALFORMED = (TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError)
+_MALFORMED = (
+    TiffFileError,
+    struct.error,
+    ValueError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    TypeError,
+)
 """What tifffile raises, besides its own error, where a directory makes no sense."""
 
 

@@ -19,7 +19,7 @@ from wsiseg.stitch.slab import Codes
 
 __all__ = ["LABELS", "PyramidWriter", "partial_path", "writer_bytes"]
 
-CHUNK = {2: 1024, 3: 128}
+CHUNK = {2: 512, 3: 128}
 """Chunk edge by number of axes in space: 1-2 MB, where compression was fastest."""
 
 CHUNKS_AT_ONCE = 4

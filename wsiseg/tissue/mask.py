@@ -145,7 +145,8 @@ class TissueMask:
                 f"axes and {min_fraction}"
             )
         (y0, y1), (x0, x1) = (self._tile_edges(grid, downsample, axis) for axis in (0, 1))
-        rows = self._interpolated(self._integral, y1, 0) - self._interpolated(self._integral, y0, 0)
+        table = _integral(self.mask)  # not kept: on a large slide it is larger than all else
+        rows = self._interpolated(table, y1, 0) - self._interpolated(table, y0, 0)
         tissue = self._interpolated(rows, x1, 1) - self._interpolated(rows, x0, 1)
         found = _share(tissue, np.multiply.outer(y1 - y0, x1 - x0))
         # the tolerance lets a tile that is tissue all over pass min_fraction 1
@@ -160,23 +161,19 @@ class TissueMask:
         scale = downsample[axis]
         return self._on_mask(first * scale, axis), self._on_mask(last * scale, axis)
 
-    @cached_property
-    def _integral(self) -> NDArray[np.uint32]:
-        """Tissue pixels above and left of each pixel corner, (h + 1, w + 1)."""
-        table = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1), np.uint32)
-        np.cumsum(self.mask, axis=0, dtype=np.uint32, out=table[1:, 1:])
-        np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
-        return table
-
     def _on_mask(self, l0_edges: NDArray[np.floating], axis: int) -> NDArray[np.float64]:
         """Return level-0 coordinates in mask pixels, moved to the slide where they are outside."""
         inside = np.clip(l0_edges, 0, self.level0_shape[axis]) / self.downsample[axis]
         on_mask: NDArray[np.float64] = np.clip(inside, 0, self.mask.shape[axis])
         return on_mask
 
+    @cached_property
+    def _table(self) -> NDArray[np.uint32]:
+        return _integral(self.mask)
+
     def _area(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return tissue above and left of the points (n,), in mask pixels."""
-        table = self._integral
+        table = self._table
         i, j = _cell(y, self.mask.shape[0]), _cell(x, self.mask.shape[1])
         v, u = y - i, x - j
         top = table[i, j] * (1 - u) + table[i, j + 1] * u
@@ -204,3 +201,11 @@ def _cell(at: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 def _share(tissue: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float32]:
     share = np.divide(tissue, area, out=np.zeros_like(tissue), where=area > 0)
     return np.clip(share, 0, 1).astype(np.float32)
+
+
+def _integral(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """Return the pixels set above and left of each pixel corner, (h + 1, w + 1)."""
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint32)
+    np.cumsum(mask, axis=0, dtype=np.uint32, out=table[1:, 1:])
+    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
+    return table
