@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
+from wsiseg.options import Backend, Precision
+
 __all__ = ["app"]
+
+Name = Annotated[str, typer.Argument(help="Name of a model, or its folder.")]
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and add models.")
 
@@ -26,7 +30,7 @@ def list_models(
 
 
 @app.command()
-def show(model: Annotated[str, typer.Argument(help="Name of a model, or its folder.")]) -> None:
+def show(model: Name) -> None:
     """Print what a model's card says: classes, spacing, figures, limits, licence."""
     from wsiseg.model import describe
 
@@ -35,12 +39,39 @@ def show(model: Annotated[str, typer.Argument(help="Name of a model, or its fold
 
 @app.command()
 def check(
-    model: Annotated[str, typer.Argument(help="Name of a model, or its folder.")],
+    model: Name,
+    backend: Annotated[Backend, typer.Option(help="What runs the networks.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="float32; bfloat16 on a GPU; int8 on a CPU.")
+    ] = "float32",
 ) -> None:
     """Check card, weights and the recorded output of a model; exit 1 where one is wrong."""
     from wsiseg.model import check_model
 
-    typer.echo(str(check_model(model)))
+    report = check_model(model, backend=backend, device=device, precision=precision)
+    typer.echo(str(report))
+
+
+@app.command()
+def quantize(
+    model: Name,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the change into the model's card.")
+    ] = False,
+) -> None:
+    """Make the int8 networks of a model and measure how they change its output.
+
+    Compared on the patches of the model's check, which also calibrate: on other slides the change
+    may be larger. `segment --precision int8` then runs them.
+    """
+    from wsiseg.model import find_model, measure_int8, record_int8
+
+    changes = measure_int8(model)
+    for stage, change in changes.items():
+        typer.echo(f"{stage}: {change}")
+    if record:
+        record_int8(find_model(model), changes)
 
 
 @app.command()

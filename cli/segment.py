@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsiseg.options import Backend, ExportOptions, Frame, RunOptions, SegmentOptions, TissueOptions
+from wsiseg.options import (
+    Backend,
+    ExportOptions,
+    Frame,
+    Precision,
+    RunOptions,
+    SegmentOptions,
+    TissueOptions,
+)
 
 from .arguments import (
     DEFAULT_TISSUE,
@@ -38,10 +46,13 @@ MinHole = Annotated[float, Option(min=0.0, help="Fill holes below this many ÂµmÂ
 Detections = Annotated[bool, Option("--detections", help="Write QuPath detections.")]
 Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
 RunBy = Annotated[Backend, Option(help="What runs the networks.")]
-Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda (all GPUs, a process each) or cuda:0,1.")]
+Numbers = Annotated[
+    Precision, Option("--precision", help="float32; bfloat16 on a GPU; int8 on a CPU.")
+]
 Batch = Annotated[int | None, Option("--batch", "-b", min=1, help="Patches per batch.")]
 Memory = Annotated[str | None, Option(help="Refuse plans above this, for example 4GB.")]
-Threads = Annotated[int | None, Option(min=1, help="Threads that read.")]
+Threads = Annotated[int | None, Option(min=1, help="Cores used.")]
 PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds, and stop.")]
 AsJson = Annotated[bool, Option("--json", help="Results as JSON lines.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress.")]
@@ -65,6 +76,7 @@ def segment(
     gzip: Gzip = False,
     backend: RunBy = "auto",
     device: Device = "auto",
+    precision: Numbers = "float32",
     batch: Batch = None,
     memory: Memory = None,
     threads: Threads = None,
@@ -90,6 +102,7 @@ def segment(
         run=RunOptions(
             backend=backend,
             device=device,
+            precision=precision,
             batch_size=batch,
             threads=threads,
             memory_bytes=parse_bytes(memory) if memory else None,

@@ -8,6 +8,7 @@ __all__ = [
     "Detector",
     "ExportOptions",
     "Frame",
+    "Precision",
     "RunOptions",
     "SegmentOptions",
     "TissueOptions",
@@ -16,6 +17,7 @@ __all__ = [
 Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
 Detector = Literal["auto", "saturation", "color", "none"]
 Frame = Literal["qupath", "level0"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,9 @@ class RunOptions:
 
     backend: Backend = "auto"
     device: str = "auto"
+    precision: Precision = "float32"
+    """`bfloat16` needs a GPU, `int8` a CPU; both change probabilities, see `model.load_model`."""
+
     batch_size: int | None = None
     """Patches per batch; `None` lets the planner choose."""
 

@@ -18,7 +18,7 @@ from wsiseg.engine import (
     run_cascade,
 )
 from wsiseg.machine import bound_allocator, release_memory
-from wsiseg.model import Model, load_model
+from wsiseg.model import Model, load_for_run
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
 from wsiseg.source import Pyramid
@@ -146,4 +146,4 @@ def _opened(slide: Pyramid | str | Path) -> Pyramid:
 def _loaded(model: Model | str | Path, options: SegmentOptions) -> Model:
     if isinstance(model, Model):
         return model
-    return load_model(model, backend=options.run.backend, device=options.run.device)
+    return load_for_run(model, options.run)

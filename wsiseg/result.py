@@ -194,6 +194,8 @@ class Result:
                 "digest": self.model.digest,
                 "backend": self.model.backend,
                 "device": self.model.device,
+                "precision": self.model.precision,
+                "tuning": asdict(self.model.tuning) if self.model.tuning else None,
             },
             "options": asdict(self.options),
             "plan": self.plan.to_dict(),

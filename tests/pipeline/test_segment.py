@@ -252,6 +252,29 @@ def test_one_bad_slide_never_ends_the_batch(slide_path, model, tmp_path):
     assert {path.name for path in out.iterdir()} == {"disc", "summary.csv", "failures.csv"}
 
 
+def test_several_devices_are_a_process_each_with_the_same_result(
+    slide_path, model, tmp_path, monkeypatch
+):
+    twin = tmp_path / "twin.svs"
+    twin.write_bytes(slide_path.read_bytes())
+    text = tmp_path / "text.svs"
+    text.write_text("not an image")
+    jobs = list_slides([str(slide_path), str(text), str(twin)])
+    options = SegmentOptions(run=RunOptions(backend="onnxruntime"))
+    alone = segment_folder(jobs, model.path, tmp_path / "alone", options=options)
+    monkeypatch.setattr("wsiseg.run.folder.devices_to_use", lambda _: ("cpu", "cpu"))
+    heard = []
+    together = segment_folder(
+        jobs, model.path, tmp_path / "together", options=options, listen=heard.append
+    )
+    assert {row.path for row in together.done} == {str(slide_path), str(twin)}
+    assert [row.error for row in together.failures] == [row.error for row in alone.failures]
+    assert {event.slide for event in heard} == {"disc.svs", "twin.svs"}
+    for name in ("disc", "twin"):
+        files = [tmp_path / run / name / "annotations.geojson" for run in ("alone", "together")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_a_damaged_tile_fails_the_slide_and_leaves_nothing(slide_path, model, tmp_path):
     import tifffile
 

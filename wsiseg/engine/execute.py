@@ -19,9 +19,10 @@ from wsiseg.engine.walk import batches_of
 from wsiseg.grid import Column
 from wsiseg.machine import HeapTrimmer
 from wsiseg.model import Predictor
+from wsiseg.model.activation import activate
 from wsiseg.stitch import CellStitcher, Reducer, Slab, Stitcher
 
-__all__ = ["Pace", "StageReport", "Threaded", "activate", "run_stage"]
+__all__ = ["Pace", "StageReport", "Threaded", "run_stage"]
 
 Indices = NDArray[np.int64]
 """Places of tiles in a grid, (n, axes)."""
@@ -172,18 +173,6 @@ def run_stage(
     listen(StageFinished(slide, setup.spec.name, seconds))
     times = {f"{step}_s": seconds for step, seconds in clock.seconds.items()}
     return StageReport(setup.spec.name, count, len(columns), seconds, **times)
-
-
-def activate(raw: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
-    """Return probabilities from raw network values; classes are on the last axis."""
-    if activation == "softmax":
-        shifted = np.exp(raw - raw.max(axis=-1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
-    if activation == "sigmoid":
-        from scipy.special import expit
-
-        return np.asarray(expit(raw), dtype=np.float32)
-    return raw
 
 
 def _predicted(

@@ -17,15 +17,13 @@ from wsiseg.errors import MemoryBudgetError
 from wsiseg.geometry import ceil_div
 from wsiseg.machine import machine_memory, resident_memory, usable_cores
 from wsiseg.model import Model, Predictor
+from wsiseg.model.tuning import default_batch
 from wsiseg.options import RunOptions, TissueOptions
 from wsiseg.stitch import projected_bytes as stitch_bytes
 from wsiseg.stitch import writer_bytes
 from wsiseg.tissue import TissueMask
 
 __all__ = ["Plan", "StagePlan", "make_plan"]
-
-BATCH_PIXELS = 1 << 18
-"""Patch pixels per batch: enough for a core, small enough to keep activations small."""
 
 GPU_BATCH_PIXELS = 1 << 23
 """The same for a GPU: 128 patches of 256 pixels."""
@@ -191,7 +189,7 @@ class _Stage:
         pixels = math.prod(self.setup.grid.patch)
         if self.device != "cpu":
             return max(1, min(256, GPU_BATCH_PIXELS // pixels, self.tiles))
-        wanted = self.tuned_batch or min(64, BATCH_PIXELS // pixels)
+        wanted = self.tuned_batch or default_batch(self.setup.grid.patch)
         return max(1, min(wanted, self.tiles // cores))
 
     def _pace(self, batch: int, cores: int, width: int) -> Pace:

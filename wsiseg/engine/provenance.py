@@ -17,6 +17,7 @@ PACKAGES = (
     "openslide-python",
     "tifffile",
     "imagecodecs",
+    "openvino",
     "simplejpeg",
     "zarr",
     "shapely",

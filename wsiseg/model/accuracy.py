@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wsiseg.errors import ModelError
-from wsiseg.model.backends import Precision, build_network
+from wsiseg.model.backends import build_network
 from wsiseg.model.cache import write_atomically
 from wsiseg.model.card import CARD_FILE, ModelCard, StageSpec
 from wsiseg.model.check import OutputChange, output_change
@@ -12,6 +12,7 @@ from wsiseg.model.package import Package
 from wsiseg.model.predictor import StagePredictor
 from wsiseg.model.quantize import Calibration
 from wsiseg.model.registry import BUNDLED, find_model
+from wsiseg.options import Precision
 
 __all__ = ["measure_int8", "record_int8"]
 

@@ -10,14 +10,13 @@ from wsiseg.model.child import make_in_child
 from wsiseg.model.package import Package
 from wsiseg.model.predictor import Network
 from wsiseg.model.quantize import Calibration, int8_graph
+from wsiseg.options import Precision
 
 if TYPE_CHECKING:
     from wsiseg.model.onnx_backend import OnnxNetwork
     from wsiseg.model.openvino_backend import OpenvinoNetwork
 
-__all__ = ["Precision", "build_network", "graph_network", "stage_graph"]
-
-Precision = Literal["float32", "bfloat16", "int8"]
+__all__ = ["build_network", "graph_network", "stage_graph"]
 
 
 def build_network(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from wsiseg.errors import ModelError
-from wsiseg.model.backends import Precision, build_network, stage_graph
+from wsiseg.model.backends import build_network, stage_graph
 from wsiseg.model.cache import cache_key, cached_file, code_fingerprint
 from wsiseg.model.card import ModelCard, StageSpec
 from wsiseg.model.check import CheckReport, check_predictors
@@ -19,9 +19,9 @@ from wsiseg.model.predictor import Predictor, StagePredictor
 from wsiseg.model.quantize import Calibration, calibration_sha256
 from wsiseg.model.registry import find_model
 from wsiseg.model.tuning import Tuning, library_versions, tune_package
-from wsiseg.options import Backend
+from wsiseg.options import Backend, Precision, RunOptions
 
-__all__ = ["Backend", "Model", "Precision", "check_model", "load_model"]
+__all__ = ["Backend", "Model", "Precision", "check_model", "load_for_run", "load_model"]
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,17 @@ def load_model(
     )
     cached_file("checks", key, ".json", lambda: _report_bytes(package, model))
     return model
+
+
+def load_for_run(name_or_path: str | Path, options: RunOptions) -> Model:
+    """Load a model for a run; see `load_model`."""
+    return load_model(
+        name_or_path,
+        backend=options.backend,
+        device=options.device,
+        precision=options.precision,
+        threads=options.threads,
+    )
 
 
 def check_model(

@@ -19,7 +19,7 @@ from typing import Any
 
 from wsiseg.errors import ModelError
 from wsiseg.machine import usable_cores
-from wsiseg.model.backends import Precision, stage_graph
+from wsiseg.model.backends import stage_graph
 from wsiseg.model.cache import cache_key, cached_file, code_fingerprint
 from wsiseg.model.card import SLIDE, StageSpec
 from wsiseg.model.child import make_in_child
@@ -27,6 +27,7 @@ from wsiseg.model.openvino_backend import openvino_is_installed
 from wsiseg.model.package import Package
 from wsiseg.model.quantize import Calibration, calibration_sha256, eight_bits_saturate
 from wsiseg.model.registry import find_model
+from wsiseg.options import Precision
 
 __all__ = ["StageTuning", "Tuning", "default_batch", "tune", "tune_package"]
 

@@ -7,16 +7,18 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wsiseg.engine import Listener, as_run_error, ignore
 from wsiseg.errors import UsageError, WsisegError, WsisegWarning
-from wsiseg.model import Model, load_model
-from wsiseg.options import SegmentOptions, TissueOptions
+from wsiseg.model import Model, load_for_run
+from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
 from wsiseg.pipeline import plan, segment
+from wsiseg.run.devices import devices_to_use, each_on_a_device, share_of
 from wsiseg.run.inputs import SlideJob
 from wsiseg.run.tissue import write_tissue
 from wsiseg.source import Pyramid
@@ -96,7 +98,9 @@ def segment_folder(
     jobs
         From `list_slides`.
     model
-        Loaded once; a model that cannot be used is an error before the first slide.
+        Loaded once per device; a model that cannot be used is an error before the first slide. By
+        name or folder, and with several GPUs in `options.run.device`, each GPU has a process of its
+        own, which takes slide after slide.
     slide_done
         Called after each slide.
 
@@ -109,19 +113,64 @@ def segment_folder(
     """
     options = options or SegmentOptions()
     out = Path(out)
-    loaded = (
-        model
-        if isinstance(model, Model)
-        else load_model(model, backend=options.run.backend, device=options.run.device)
-    )
+    _require_writable(out)
+    reports = _segmented(jobs, model, out, options, listen)
+    return _collected(reports, jobs, out, slide_done)
 
+
+def _segmented(
+    jobs: Sequence[SlideJob],
+    model: Model | str | Path,
+    out: Path,
+    options: SegmentOptions,
+    listen: Listener,
+) -> Iterator[SlideReport]:
+    """Yield the report of each slide, from this process or from one per GPU."""
+    if isinstance(model, Model):
+        yield from (_segment_one(job, listen, model, out, options) for job in jobs)
+        return
+    devices = _devices(options.run)[: max(1, len(jobs))]
+    if len(devices) == 1:
+        loaded = load_for_run(model, options.run)
+        yield from (_segment_one(job, listen, loaded, out, options) for job in jobs)
+        return
+    make_work = partial(_segmenter, model=model, out=out, options=options, processes=len(devices))
+    yield from each_on_a_device(jobs, devices, make_work, partial(_lost, out), listen=listen)
+
+
+def _devices(options: RunOptions) -> tuple[str, ...]:
+    """Return the devices to use; `auto` is no GPU where something else that was asked has none."""
+    for_cpu = options.precision == "int8" or options.backend == "openvino"
+    return devices_to_use("cpu" if options.device == "auto" and for_cpu else options.device)
+
+
+def _segmenter(
+    device: str, *, model: str | Path, out: Path, options: SegmentOptions, processes: int
+) -> Callable[[SlideJob, Listener], SlideReport]:
+    """Return what segments one slide after the other in a process of its own."""
+    options = replace(options, run=share_of(options.run, device, processes))
+    loaded = load_for_run(model, options.run)
+    return partial(_segment_one, model=loaded, out=out, options=options)
+
+
+def _segment_one(
+    job: SlideJob, listen: Listener, model: Model, out: Path, options: SegmentOptions
+) -> SlideReport:
     def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
         with _work_dir(out) as folder:
-            result = segment(slide, loaded, options=options, work_dir=folder, listen=listen)
+            result = segment(slide, model, options=options, work_dir=folder, listen=listen)
             result.write(out, name=job.output)
             return result.summary()
 
-    return run_each(jobs, out, work, slide_done=slide_done)
+    return _run_one(job, out, work)
+
+
+def _lost(out: Path, job: SlideJob, what: str) -> SlideReport:
+    """Report a slide whose process died."""
+    name = Path(job.path).name
+    return SlideReport(
+        job.path, str(out / job.output), {"slide": name}, (), f"{job.path}: {what}", "RunError"
+    )
 
 
 def tissue_folder(
@@ -140,7 +189,7 @@ def plan_folder(
     jobs: Sequence[SlideJob], model: str | Path, *, options: SegmentOptions
 ) -> Iterator[dict[str, Any]]:
     """Yield the plan of each slide as plain values; with `error` where there is none."""
-    loaded = load_model(model, backend=options.run.backend, device=options.run.device)
+    loaded = load_for_run(model, options.run)
     for job in jobs:
         try:
             with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
@@ -157,17 +206,31 @@ def run_each(
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
     """Do `work` on each slide; whatever goes wrong with one is recorded and the next begun."""
+    _require_writable(out)
+    reports = (_run_one(job, out, work) for job in jobs)
+    return _collected(reports, jobs, out, slide_done)
+
+
+def _require_writable(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise as_run_error(error, out) from error
+
+
+def _collected(
+    reports: Iterable[SlideReport],
+    jobs: Sequence[SlideJob],
+    out: Path,
+    slide_done: Callable[[object], None],
+) -> FolderReport:
+    """Write the tables after each slide, and return all reports."""
     done: list[SlideReport] = []
     failures: list[SlideReport] = []
     paths = {job.path for job in jobs}
     earlier = {name: _earlier_rows(out / name, paths) for name in (SUMMARY, FAILURES)}
-    for job in jobs:
-        report = _run_one(job, out, work)
+    for report in reports:
         (failures if report.error else done).append(report)
         _write_tables(out, done, failures, earlier)
         slide_done(report)
