@@ -27,7 +27,7 @@ import numpy as np
 from make_slide import make_slide
 
 import wsiseg
-from wsiseg.engine import ignore, lay_out, run_cascade
+from wsiseg.engine import ignore, run_cascade
 from wsiseg.errors import ModelError
 from wsiseg.geometry import Box
 from wsiseg.model import Model, load_model, write_package
@@ -129,10 +129,9 @@ def run(slide: Slide, model: Model, batch: int | None) -> tuple[float, Answer]:
     """Return seconds and result of one run, from the first read to the last byte on disk."""
     options = SegmentOptions(run=RunOptions(batch_size=batch))
     counted = plan(slide.image, model, options=options, tissue=slide.tissue)
-    setups = lay_out(model.card, slide.image)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        out = run_cascade(setups, model, counted, Path(folder), slide="benchmark", listen=ignore)
+        out = run_cascade(model, counted, Path(folder), listen=ignore)
         seconds = time.perf_counter() - started
         *_, heatmap = out.heatmaps.values()
         whole = Box((0,) * len(heatmap.shape), heatmap.shape)

@@ -5,15 +5,16 @@ from typing import Annotated
 
 import typer
 
-from wsiseg.errors import UsageError
 from wsiseg.options import Detector, TissueOptions
 
 __all__ = [
     "DEFAULT_TISSUE",
+    "AsJson",
     "MinTissue",
     "Mpp",
     "Nested",
     "Out",
+    "Quiet",
     "Reader",
     "Recursive",
     "Slides",
@@ -47,6 +48,8 @@ Nested = Annotated[
     bool, typer.Option("--nested", help="Tell slides of one name apart by their folder.")
 ]
 Tissue = Annotated[Detector, typer.Option("--tissue", help="Tissue detector.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON lines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 MinTissue = Annotated[
     float,
     typer.Option(
@@ -61,16 +64,8 @@ def parse_mpp(text: str | None) -> float | tuple[float, float] | None:
     Raises
     ------
     UsageError
-        If it is neither one number nor two with a comma between.
+        If it is no possible pixel size.
     """
-    if text is None:
-        return None
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) == 1:
-        return values[0]
-    if len(values) == 2:
-        return values[0], values[1]
-    raise UsageError(f"--mpp {text}: needed a number such as 0.25, or x,y: 0.25,0.26")
+    from wsiseg.run import parse_mpp as parse
+
+    return None if text is None else parse(text)

@@ -1,12 +1,20 @@
 """Where messages for people go: stderr. Results go to stdout with `typer.echo`."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["failed", "log"]
+    from wsiseg.run import FolderReport
+
+__all__ = ["failed", "log", "print_report", "say", "stoppable"]
 
 
 @cache
@@ -17,6 +25,38 @@ def log() -> "Console":
     return Console(stderr=True)
 
 
+def say(text: str, *, style: str | None = None) -> None:
+    """Print a line as it is."""
+    log().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def failed(reason: object) -> None:
     """Say in one line what failed."""
-    log().print(f"failed: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+    say(f"failed: {reason}", style="red")
+
+
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """Say where the finished slides are when the user stops the run; exit 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"stopped; finished slides are in {out}")
+        raise typer.Exit(130) from None
+
+
+def print_report(report: "FolderReport", *, as_json: bool) -> None:
+    """Print a line per slide; exit 1 where one failed."""
+    if as_json:
+        for row in (*report.done, *report.failures):
+            typer.echo(json.dumps(row.to_dict()))
+    else:
+        for row in report.done:
+            typer.echo(row.folder)
+        for row in report.failures:
+            failed(row.error)
+        total = len(report.done) + len(report.failures)
+        where = f"; summary in {report.summary}" if report.summary.exists() else ""
+        say(f"{len(report.done)} of {total} slides done{where}")
+    if report.failures:
+        raise typer.Exit(1)

@@ -18,7 +18,7 @@ def info(
 ) -> None:
     """Print what a slide file says: levels, pixel size, vendor."""
     import wsiseg
-    from wsiseg.run import describe_slide, list_slides
+    from wsiseg.run import describe_slide, failure_text, list_slides
 
     failures = 0
     for job in list_slides(slides, mpp=parse_mpp(mpp), reader=reader, nested=True):
@@ -27,7 +27,7 @@ def info(
                 record = describe_slide(slide)
         except wsiseg.WsisegError as error:
             failures += 1
-            failed(error)
+            failed(failure_text(error, job.path))
             continue
         typer.echo(json.dumps(record) if as_json else _table(record))
     if failures:

@@ -1,15 +1,17 @@
 """`wsiseg`: declares the commands, prints errors as one line."""
 
 import logging
+import signal
 import sys
 import warnings
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from wsiseg.errors import UsageError, WsisegError
 
-from . import demo, info, models, segment, tiles, tissue, verify_geojson
+from . import demo, doctor, embed, info, models, segment, tiles, tissue, verify_geojson
 from .console import log
 
 __all__ = ["app", "main"]
@@ -22,7 +24,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: importing rich would double the time it takes
 )
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.command("segment")(segment.segment)
+app.command("embed")(embed.embed)
 app.command("info")(info.info)
 app.command("tissue")(tissue.tissue)
 app.command("tiles")(tiles.tiles)
@@ -51,11 +55,19 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; exit 0 when all went well, 1 on failure, 2 on wrong usage."""
+    """Run the command line; exit 0 when all went well, 1 on failure, 2 on wrong usage.
+
+    130 and 143 tell that Ctrl-C or SIGTERM ended it; both clean up first.
+    """
     warnings.showwarning = _show_warning
     logging.getLogger("wsiseg").addHandler(_Messages())
+    terminated = _interrupt_on_sigterm()
     try:
         app()
+    except (SystemExit, KeyboardInterrupt):
+        if terminated:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
     except WsisegError as error:
         if "--debug" in sys.argv:
             raise
@@ -67,6 +79,19 @@ def main() -> None:
         text = f"unexpected {type(error).__name__}: {error}; run with --debug and report it"
         log().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
+
+
+def _interrupt_on_sigterm() -> list[int]:
+    """Have SIGTERM end a command as Ctrl-C does; the list is empty until it has come."""
+    heard: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not end the cleaning up
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    return heard
 
 
 class _Messages(logging.Handler):

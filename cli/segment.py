@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from wsiseg.options import (
     Backend,
+    Decoding,
     ExportOptions,
     Frame,
     Precision,
@@ -18,20 +19,19 @@ from wsiseg.options import (
 
 from .arguments import (
     DEFAULT_TISSUE,
+    AsJson,
     MinTissue,
     Mpp,
     Nested,
     Out,
+    Quiet,
     Reader,
     Recursive,
     Slides,
     Tissue,
     parse_mpp,
 )
-from .console import failed, log
-
-if TYPE_CHECKING:
-    from wsiseg.run import FolderReport
+from .console import failed, print_report, stoppable
 
 __all__ = ["segment"]
 
@@ -53,9 +53,13 @@ Numbers = Annotated[
 Batch = Annotated[int | None, Option("--batch", "-b", min=1, help="Patches per batch.")]
 Memory = Annotated[str | None, Option(help="Refuse plans above this, for example 4GB.")]
 Threads = Annotated[int | None, Option(min=1, help="Cores used.")]
+Decode = Annotated[
+    Decoding, Option("--decoding", help="Let JPEG be reduced while decoded: exact, auto, scaled.")
+]
+Skip = Annotated[
+    float, Option("--skip-below", min=0.0, max=1.0, help="Refine only where likelier than this.")
+]
 PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds, and stop.")]
-AsJson = Annotated[bool, Option("--json", help="Results as JSON lines.")]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress.")]
 
 
 def segment(
@@ -77,6 +81,8 @@ def segment(
     backend: RunBy = "auto",
     device: Device = "auto",
     precision: Numbers = "float32",
+    decoding: Decode = "exact",
+    skip_below: Skip = 0.0,
     batch: Batch = None,
     memory: Memory = None,
     threads: Threads = None,
@@ -103,6 +109,8 @@ def segment(
             backend=backend,
             device=device,
             precision=precision,
+            decoding=decoding,
+            skip_below=skip_below,
             batch_size=batch,
             threads=threads,
             memory_bytes=parse_bytes(memory) if memory else None,
@@ -114,35 +122,11 @@ def segment(
     if plan:
         _print_plans(list(plan_folder(jobs, model, options=options)), as_json=as_json)
         return
-    try:
-        with show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
-            report = segment_folder(
-                jobs, model, out, options=options, listen=listen, slide_done=slide_done
-            )
-    except KeyboardInterrupt:
-        log().print(f"stopped; finished slides are in {out}", markup=False, highlight=False)
-        raise typer.Exit(130) from None
-    _print(report, as_json=as_json)
-
-
-def _print(report: "FolderReport", *, as_json: bool) -> None:
-    if as_json:
-        for row in (*report.done, *report.failures):
-            typer.echo(json.dumps(row.to_dict()))
-    else:
-        for row in report.done:
-            typer.echo(row.folder)
-        for row in report.failures:
-            failed(row.error)
-        total = len(report.done) + len(report.failures)
-        log().print(
-            f"{len(report.done)} of {total} slides done; summary in {report.summary}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+    with stoppable(out), show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
+        report = segment_folder(
+            jobs, model, out, options=options, listen=listen, slide_done=slide_done
         )
-    if report.failures:
-        raise typer.Exit(1)
+    print_report(report, as_json=as_json)
 
 
 def _print_plans(records: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -159,7 +143,7 @@ def _print_plans(records: list[dict[str, Any]], *, as_json: bool) -> None:
 
 def _plan_text(record: dict[str, Any]) -> str:
     lines = [
-        f"{record['slide']}: {record['model']}, tissue {record['tissue_share']:.1%}, "
+        f"{record['output']}: {record['model']}, tissue {record['tissue_share']:.1%}, "
         f"peak memory {record['projected_bytes'] / 1e6:.0f} MB, about {record['seconds']:.0f} s"
     ]
     for stage in record["stages"]:

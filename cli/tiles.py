@@ -9,17 +9,19 @@ from wsiseg.options import TissueOptions
 
 from .arguments import (
     DEFAULT_TISSUE,
+    AsJson,
     MinTissue,
     Mpp,
     Nested,
     Out,
+    Quiet,
     Reader,
     Recursive,
     Slides,
     Tissue,
     parse_mpp,
 )
-from .console import failed
+from .console import print_report, stoppable
 
 __all__ = ["tiles"]
 
@@ -41,25 +43,26 @@ def tiles(
     min_tissue: MinTissue = 0.5,
     recursive: Recursive = False,
     nested: Nested = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Export tissue patches as PNG with their coordinates, in OUT/<slide>/."""
     from wsiseg.run import list_slides, tiles_folder
 
+    from .progress import show_progress
+
     jobs = list_slides(
         slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
     )
-    report = tiles_folder(
-        jobs,
-        out,
-        spacing_um=spacing,
-        patch=patch,
-        stride=stride,
-        pictures=not coordinates_only,
-        options=TissueOptions(detector=tissue, min_fraction=min_tissue),
-    )
-    for row in report.done:
-        typer.echo(row.folder)
-    for row in report.failures:
-        failed(row.error)
-    if report.failures:
-        raise typer.Exit(1)
+    with stoppable(out), show_progress(len(jobs), quiet=quiet) as (_, slide_done):
+        report = tiles_folder(
+            jobs,
+            out,
+            spacing_um=spacing,
+            patch=patch,
+            stride=stride,
+            pictures=not coordinates_only,
+            options=TissueOptions(detector=tissue, min_fraction=min_tissue),
+            slide_done=slide_done,
+        )
+    print_report(report, as_json=as_json)

@@ -2,22 +2,22 @@
 
 from pathlib import Path
 
-import typer
-
 from wsiseg.options import TissueOptions
 
 from .arguments import (
     DEFAULT_TISSUE,
+    AsJson,
     Mpp,
     Nested,
     Out,
+    Quiet,
     Reader,
     Recursive,
     Slides,
     Tissue,
     parse_mpp,
 )
-from .console import failed
+from .console import print_report, stoppable
 
 __all__ = ["tissue"]
 
@@ -30,17 +30,18 @@ def tissue(
     detector: Tissue = DEFAULT_TISSUE.detector,
     recursive: Recursive = False,
     nested: Nested = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find tissue: write OUT/<slide>/tissue.geojson and overview.png."""
     from wsiseg.run import list_slides, tissue_folder
 
+    from .progress import show_progress
+
+    options = TissueOptions(detector=detector)
     jobs = list_slides(
         slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
     )
-    report = tissue_folder(jobs, out, options=TissueOptions(detector=detector))
-    for row in report.done:
-        typer.echo(row.folder)
-    for row in report.failures:
-        failed(row.error)
-    if report.failures:
-        raise typer.Exit(1)
+    with stoppable(out), show_progress(len(jobs), quiet=quiet) as (_, slide_done):
+        report = tissue_folder(jobs, out, options=options, slide_done=slide_done)
+    print_report(report, as_json=as_json)

@@ -40,10 +40,13 @@ _HOMES = {
     "verify_geojson": "wsiseg.annotations",
     "HeatmapStore": "wsiseg.stitch",
     "Result": "wsiseg.result",
+    "Embeddings": "wsiseg.embedding",
+    "embed": "wsiseg.embedding",
     "plan": "wsiseg.pipeline",
     "segment": "wsiseg.pipeline",
     "segment_folder": "wsiseg.run",
     "SegmentOptions": "wsiseg.options",
+    "EmbedOptions": "wsiseg.options",
     "TissueOptions": "wsiseg.options",
     "ExportOptions": "wsiseg.options",
     "RunOptions": "wsiseg.options",
@@ -54,6 +57,8 @@ _HOMES = {
 __all__ = [
     "Annotations",
     "Box",
+    "EmbedOptions",
+    "Embeddings",
     "ExportOptions",
     "Grid",
     "HeatmapStore",
@@ -74,6 +79,7 @@ __all__ = [
     "WsisegError",
     "WsisegWarning",
     "__version__",
+    "embed",
     "find_tissue",
     "list_models",
     "load_model",
@@ -88,12 +94,19 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wsiseg.annotations import Annotations, read_geojson, verify_geojson, write_geojson
+    from wsiseg.embedding import Embeddings, embed
     from wsiseg.engine import Plan
     from wsiseg.errors import WsisegError, WsisegWarning
     from wsiseg.geometry import Box, LevelInfo, Spacing
     from wsiseg.grid import Grid, Tile
     from wsiseg.model import Model, ModelCard, list_models, load_model
-    from wsiseg.options import ExportOptions, RunOptions, SegmentOptions, TissueOptions
+    from wsiseg.options import (
+        EmbedOptions,
+        ExportOptions,
+        RunOptions,
+        SegmentOptions,
+        TissueOptions,
+    )
     from wsiseg.pipeline import plan, segment
     from wsiseg.result import Result
     from wsiseg.run import segment_folder

@@ -35,6 +35,7 @@ Messages read *what failed: needed, found; what to do*. Every error takes one po
 so that it survives the way back from a worker process.
 """
 
+import errno
 from pathlib import Path
 
 __all__ = [
@@ -68,7 +69,10 @@ __all__ = [
     "WeightsError",
     "WsisegError",
     "WsisegWarning",
+    "unwritable",
 ]
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class WsisegError(Exception):
@@ -177,6 +181,29 @@ class LeaseError(RunError):
 
 class DiskFullError(RunError, OSError):
     """No room left for the output."""
+
+
+def unwritable(error: OSError, path: Path | str, kind: type[WsisegError] = RunError) -> WsisegError:
+    """Return the error to raise where the system refuses to write.
+
+    Parameters
+    ----------
+    error
+        What the system says.
+    path
+        The name under which the file was to appear, not that of a temporary one.
+    kind
+        What it is where room is not what is missing; then it is a `DiskFullError`.
+    """
+    reason = error.strerror or str(error)
+    if error.errno in NO_ROOM:
+        return DiskFullError(
+            f"{path}: no room left on the disk ({reason}); free some, or write elsewhere"
+        )
+    return kind(
+        f"{path}: cannot be written: {reason}; check that its folder is there and may be "
+        "written to, or write elsewhere"
+    )
 
 
 class WsisegWarning(UserWarning):

@@ -1,11 +1,22 @@
-"""What a run can be told: small frozen groups, one per step of the flow."""
+"""What a run can be told: small frozen groups, one per step of the flow.
 
+What makes no sense is a `UsageError` when the group is made.
+"""
+
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Integral, Real
+from typing import Literal, get_args
+
+from wsiseg.errors import UsageError
+from wsiseg.geometry import COARSEST_UM, FINEST_UM
 
 __all__ = [
+    "DETECTORS",
     "Backend",
+    "Decoding",
     "Detector",
+    "EmbedOptions",
     "ExportOptions",
     "Frame",
     "Precision",
@@ -15,9 +26,14 @@ __all__ = [
 ]
 
 Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
+Decoding = Literal["exact", "auto", "scaled"]
 Detector = Literal["auto", "saturation", "color", "none"]
 Frame = Literal["qupath", "level0"]
+ObjectType = Literal["annotation", "detection"]
 Precision = Literal["float32", "bfloat16", "int8"]
+
+DETECTORS = "wsiseg.tissue_detectors"
+"""Entry points of installed packages that add detectors to the built-in ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +61,13 @@ class TissueOptions:
     min_fraction: float = 0.05
     """A tile is looked at when at least this share of it is tissue."""
 
+    def __post_init__(self) -> None:
+        _need_choice(self, "detector", Detector, group=DETECTORS)
+        _need_number(self, "spacing_um", FINEST_UM, COARSEST_UM)
+        for name in ("closing_um", "min_hole_um2", "min_speck_um2"):
+            _need_number(self, name)
+        _need_number(self, "min_fraction", 0, 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
@@ -58,9 +81,15 @@ class ExportOptions:
 
     min_area_um2: float = 0.0
     min_hole_um2: float = 0.0
-    object_type: Literal["annotation", "detection"] = "annotation"
+    object_type: ObjectType = "annotation"
     compress: bool = False
     """Write `.geojson.gz` instead of `.geojson`."""
+
+    def __post_init__(self) -> None:
+        _need_choice(self, "frame", Frame)
+        _need_choice(self, "object_type", ObjectType)
+        for name in ("simplify_um", "min_area_um2", "min_hole_um2"):
+            _need_number(self, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +111,26 @@ class RunOptions:
     threads: int | None = None
     """Cores used; `None`: all this process may use."""
 
+    decoding: Decoding = "exact"
+    """`scaled` lets JPEG be reduced while it is decoded: faster, other pixels by a little. `auto`
+    does so where the card allows it, decoding is the bottleneck and the probabilities of some
+    patches of the slide change by at most 0.01 on average."""
+
+    skip_below: float = 0.0
+    """A stage that reads an earlier heatmap runs only where that gives some class at least this
+    probability; 0 runs it on all tissue. What that loses is estimated from a sample."""
+
     memory_bytes: int | None = None
     """The plan is refused above this; `None` means three quarters of the machine's memory."""
+
+    def __post_init__(self) -> None:
+        _need_choice(self, "backend", Backend)
+        _need_choice(self, "precision", Precision)
+        _need_choice(self, "decoding", Decoding)
+        _need_number(self, "skip_below", 0, 1)
+        for name in ("batch_size", "threads", "memory_bytes"):
+            if getattr(self, name) is not None:
+                _need_number(self, name, 1, whole=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +140,61 @@ class SegmentOptions:
     tissue: TissueOptions = field(default_factory=TissueOptions)
     export: ExportOptions = field(default_factory=ExportOptions)
     run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        _need_group(self, "tissue", TissueOptions)
+        _need_group(self, "export", ExportOptions)
+        _need_group(self, "run", RunOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """All options of computing the vectors of tiles."""
+
+    tissue: TissueOptions = field(default_factory=lambda: TissueOptions(min_fraction=0.5))
+    run: RunOptions = field(default_factory=RunOptions)
+    parquet: bool = True
+    """Write `embeddings.parquet` beside the Zarr store; needs the extra `notebook`."""
+
+    def __post_init__(self) -> None:
+        _need_group(self, "tissue", TissueOptions)
+        _need_group(self, "run", RunOptions)
+        if self.run.decoding != "exact" or self.run.skip_below:
+            raise UsageError("vectors need decoding 'exact' and skip_below 0; leave both alone")
+
+
+def _need_number(
+    options: object, name: str, low: float = 0, high: float = math.inf, *, whole: bool = False
+) -> None:
+    """Refuse what is no finite number from `low` to `high`; make NumPy's numbers Python's."""
+    value = getattr(options, name)
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not (is_number and low <= value <= high and math.isfinite(value)):
+        kind = "a whole number" if whole else "a finite number"
+        limits = f"of at least {low}" if math.isinf(high) else f"from {low} to {high}"
+        raise _refusal(options, name, f"{kind} {limits}")
+    object.__setattr__(options, name, int(value) if whole else float(value))
+
+
+def _need_choice(options: object, name: str, choices: object, *, group: str = "") -> None:
+    """Refuse what is neither of `choices`, a `Literal`, nor an entry point of `group`."""
+    value, known = getattr(options, name), get_args(choices)
+    if value in known:
+        return
+    if group:
+        from importlib.metadata import entry_points  # slow to import, and seldom needed
+
+        known = (*known, *sorted(entry_points(group=group).names))
+    if value not in known:
+        raise _refusal(options, name, f"one of {', '.join(known)}")
+
+
+def _need_group(options: object, name: str, group: type) -> None:
+    """Refuse what is no `group` of options."""
+    if not isinstance(getattr(options, name), group):
+        raise _refusal(options, name, f"{group.__name__}(...)")
+
+
+def _refusal(options: object, name: str, needed: str) -> UsageError:
+    found = getattr(options, name)
+    return UsageError(f"{type(options).__name__}.{name}: needed {needed}, found {found!r}")

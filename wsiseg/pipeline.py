@@ -1,24 +1,25 @@
 """THE FLOW: source -> grid -> tissue -> model -> engine -> stitch -> annotations -> files."""
 
-import atexit
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
 from wsiseg.engine import (
+    EXACT,
     Listener,
     Plan,
     annotate_labels,
     annotate_tissue,
+    choose_decoding,
     ignore,
     image_ref,
     lay_out,
     make_plan,
     run_cascade,
+    select_tiles,
+    temporary_folder,
 )
 from wsiseg.machine import bound_allocator, release_memory
-from wsiseg.model import Model, load_for_run
+from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
 from wsiseg.source import Pyramid
@@ -39,7 +40,8 @@ def plan(
 ) -> Plan:
     """Return the tiles, bytes, memory and seconds a segmentation will take, without doing it.
 
-    Only the tissue step reads pixels, at low resolution; give `tissue` and nothing is read.
+    Only the tissue step reads pixels, at low resolution; give `tissue` and nothing is read. With
+    `decoding="auto"` some patches are read and predicted, to compare.
 
     Raises
     ------
@@ -48,13 +50,21 @@ def plan(
     """
     slide, model = _opened(slide), _loaded(model, options)
     setups = lay_out(model.card, slide)
+    tissue = tissue or find_tissue(slide, options.tissue)
+    decoding = EXACT
+    if options.run.decoding != "exact":
+        scaled = lay_out(model.card, slide, scaled=True)
+        selected = [select_tiles(s, tissue, options.tissue.min_fraction) for s in setups]
+        decoding = choose_decoding(setups, scaled, selected, model, options.run.decoding)
+        setups = scaled if decoding.scaled else setups
     return make_plan(
         setups,
         model,
-        tissue or find_tissue(slide, options.tissue),
+        tissue,
         slide=slide.name,
         tissue_options=options.tissue,
         options=options.run,
+        decoding=decoding,
     )
 
 
@@ -96,6 +106,8 @@ def segment(
         If a needed block of the slide cannot be decoded.
     MemoryBudgetError
         If the run would need more memory than allowed.
+    UsageError
+        If the model gives no classes; see `wsiseg.embed`.
 
     Warns
     -----
@@ -106,12 +118,12 @@ def segment(
     slide, model = _opened(slide), _loaded(model, options)
     if model.backend != "torch":  # which is slow unless it keeps its buffers
         bound_allocator()
-    setups = lay_out(model.card, slide)
+    lay_out(model.card, slide)  # what does not fit is an error before anything is read
     tissue = find_tissue(slide, options.tissue)
     counted = plan(slide, model, options=options, tissue=tissue)
     release_memory()
-    folder = work_dir or _temporary_folder()
-    output = run_cascade(setups, model, counted, folder, slide=slide.name, listen=listen)
+    folder = work_dir or temporary_folder()
+    output = run_cascade(model, counted, folder, skip_below=options.run.skip_below, listen=listen)
     image = image_ref(slide)
     *_, heatmap = output.heatmaps.values()
     pieces = annotate_tissue(tissue, image, options.export)
@@ -132,18 +144,10 @@ def segment(
     )
 
 
-def _temporary_folder() -> Path:
-    """Return a folder that goes when the program ends: heatmaps may outlive their result."""
-    folder = Path(tempfile.mkdtemp(prefix="wsiseg-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def _opened(slide: Pyramid | str | Path) -> Pyramid:
     return slide if isinstance(slide, Pyramid) else open_slide(slide)
 
 
 def _loaded(model: Model | str | Path, options: SegmentOptions) -> Model:
-    if isinstance(model, Model):
-        return model
-    return load_for_run(model, options.run)
+    require_task(model, "semantic")
+    return model if isinstance(model, Model) else load_for_run(model, options.run)

@@ -1,7 +1,5 @@
 """What a segmentation gives: arrays and annotations in memory, and the files people open."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,16 @@ from wsiseg import __version__
 from wsiseg.annotations import Annotations, write_annotations
 from wsiseg.annotations.chunks import chunks
 from wsiseg.draw import DrawnClass, overview, save_png
-from wsiseg.engine import Plan, StageReport, fingerprint, finished_folder, versions
+from wsiseg.engine import (
+    Plan,
+    StageReport,
+    describe_model,
+    describe_slide,
+    fingerprint,
+    finished_folder,
+    link_tree,
+    versions,
+)
 from wsiseg.engine.annotate import AREA
 from wsiseg.geometry import Box
 from wsiseg.machine import release_memory
@@ -34,9 +41,6 @@ __all__ = ["OVERVIEW_PIXELS", "Result"]
 
 OVERVIEW_PIXELS = 1600
 """Longest side of `overview.png`."""
-
-PICTURE_TOLERANCE = 0.25
-"""Pixels of a picture that outlines may be off: most of their vertices lie within one pixel."""
 
 PICTURE_TOLERANCE = 0.25
 """Pixels of a picture that outlines may be off: most of their vertices lie within one pixel."""
@@ -79,10 +83,9 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Return one row of `summary.csv`: areas in mm², counts and seconds."""
-        areas = self.annotations.measurements[AREA]
         row: dict[str, Any] = {
             "slide": self.slide.name,
-            "model": f"{self.model.card.name} {self.model.card.version}",
+            "model": self._model_name,
             "mpp_x": self.slide.spacing.um[1],
             "mpp_y": self.slide.spacing.um[0],
             "width": self.slide.shape[1],
@@ -90,27 +93,31 @@ class Result:
             "tissue_mm2": round(self.tissue.area_mm2, 6),
             "objects": len(self.annotations),
         }
-        for index, known in enumerate(self.annotations.classes):
-            own = areas[self.annotations.class_index == index]
+        for known, area_mm2 in zip(self.annotations.classes, self._class_areas(), strict=True):
             name = f"{known.name}_mm2"
-            row[name if name not in row else f"class {name}"] = round(float(own.sum()), 6)
+            row[name if name not in row else f"class {name}"] = round(area_mm2, 6)
         row["tiles"] = sum(report.tiles for report in self.reports)
         row["seconds"] = round(self.seconds, 2)
         return row
+
+    def _class_areas(self) -> list[float]:
+        """Return the area of each class of the annotations in mm²."""
+        areas, index = self.annotations.measurements[AREA], self.annotations.class_index
+        return [float(a) for a in np.bincount(index, areas, len(self.annotations.classes))]
 
     def overview(self, size: int = OVERVIEW_PIXELS) -> NDArray[np.uint8]:
         """Return a picture: slide, tissue outline, classes, legend and scale bar; (y, x, 3)."""
         pixels = self._thumbnail(size)
         scale = pixels.shape[1] / self.slide.shape[1], pixels.shape[0] / self.slide.shape[0]
-        areas = self.summary()
+        areas = zip(self.annotations.classes, self._class_areas(), strict=True)
         drawn = [
             DrawnClass(
                 known.name,
                 known.color,
                 _scaled(self.annotations, index, scale),
-                note=f"{areas.get(f'class {known.name}_mm2', areas[f'{known.name}_mm2']):.3g} mm²",
+                note=f"{area_mm2:.3g} mm²",
             )
-            for index, known in enumerate(self.annotations.classes)
+            for index, (known, area_mm2) in enumerate(areas)
         ]
         um = self.slide.spacing.um[1] / scale[0]
         return overview(
@@ -118,8 +125,13 @@ class Result:
             um,
             tissue=_scaled(self.tissue_annotations, 0, scale),
             classes=drawn,
-            tissue_note=f"{areas['tissue_mm2']:.3g} mm²",
+            tissue_note=f"{self.tissue.area_mm2:.3g} mm²",
+            caption=f"{self.slide.name}, {self._model_name}",
         )
+
+    @property
+    def _model_name(self) -> str:
+        return f"{self.model.card.name} {self.model.card.version}"
 
     def _thumbnail(self, size: int) -> NDArray[np.uint8]:
         """Return the slide, from what the tissue detector saw where that is large enough."""
@@ -141,7 +153,7 @@ class Result:
 
         `annotations.geojson`, `tissue.geojson`, `heatmap.zarr`, `mask.zarr`, heatmaps of earlier
         stages, `overview.png` and `run.json`. The folder appears when everything in it is there;
-        results of an earlier run are replaced.
+        results of an earlier run are replaced; what else is in it stays.
 
         Raises
         ------
@@ -156,13 +168,18 @@ class Result:
             export = self.options.export
             paths = [*(store.path for store in self.heatmaps.values()), self.labels.path]
             for path in paths:
-                _link_tree(path, folder / path.name)
+                link_tree(path, folder / path.name)
             for stem, annotations in (
                 ("annotations", self.annotations),
                 ("tissue", self.tissue_annotations),
             ):
                 write_annotations(
-                    folder, annotations, name=stem, frame=export.frame, compress=export.compress
+                    folder,
+                    annotations,
+                    name=stem,
+                    frame=export.frame,
+                    compress=export.compress,
+                    extra=self._origin(stem),
                 )
             release_memory()
             save_png(folder / "overview.png", self.overview())
@@ -171,51 +188,29 @@ class Result:
             )
         return Path(out) / (name or self.slide.stem)
 
+    def _origin(self, stem: str) -> dict[str, str]:
+        """Return what the collection says of the model whose objects these are."""
+        if stem == "tissue":
+            return {}
+        intended = self.model.card.provenance.intended_use
+        return {"model": self._model_name, "intended_use": intended}
+
     def fingerprint(self) -> str | None:
         """Return the hash that tells this slide from others; `None` for arrays and URLs."""
         return fingerprint(self.slide.path) if self.slide.path else None
 
     def provenance(self) -> dict[str, Any]:
         """Return where this result comes from: slide, model, options, spacing, machine, times."""
-        metadata = self.slide.metadata
         return {
             "wsiseg": __version__,
-            "slide": {
-                "name": self.slide.name,
-                "sha256_sampled": self.fingerprint(),
-                "reader": metadata.reader,
-                "vendor": metadata.vendor,
-                "mpp": list(self.slide.spacing.um[::-1]),
-                "size": list(self.slide.shape[::-1]),
-            },
-            "model": {
-                "name": self.model.card.name,
-                "version": self.model.card.version,
-                "digest": self.model.digest,
-                "backend": self.model.backend,
-                "device": self.model.device,
-                "precision": self.model.precision,
-                "tuning": asdict(self.model.tuning) if self.model.tuning else None,
-            },
+            "slide": describe_slide(self.slide),
+            "model": describe_model(self.model),
             "options": asdict(self.options),
             "plan": self.plan.to_dict(),
             "stages": [asdict(report) for report in self.reports],
             "summary": self.summary(),
             "versions": versions(),
         }
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    """Copy a folder, by hard links where the file system has them: heatmaps are never changed."""
-
-    def link_or_copy(a: str, b: str) -> str:
-        try:
-            os.link(a, b)
-        except OSError:
-            shutil.copyfile(a, b)
-        return b
-
-    shutil.copytree(source, target, copy_function=link_or_copy)
 
 
 def _scaled(

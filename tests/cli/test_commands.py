@@ -1,8 +1,10 @@
 """The command line: what it prints, where, and its exit codes."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -167,3 +169,135 @@ def test_version():
     done = run("--version")
     assert done.exit_code == 0
     assert done.stdout.strip() == f"wsiseg {wsiseg.__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("segment", "x.svs", "--mpp", "0"),
+        ("info", "x.svs", "--mpp=-1"),
+        ("tissue", "x.svs", "--mpp", "nan"),
+        ("tissue", "x.svs", "--mpp", "0.5,small"),
+        ("tiles", "x.svs", "--spacing", "0"),
+        ("tiles", "x.svs", "--spacing", "nan"),
+        ("tiles", "x.svs", "--patch", "64", "--stride", "65"),
+    ],
+)
+def test_impossible_numbers_exit_2_before_the_first_slide(arguments, tmp_path):
+    out = () if arguments[0] == "info" else ("-o", tmp_path / "out")
+    done = shell(*arguments, *out)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_patches_beyond_memory_are_refused_with_the_numbers(slides, tmp_path):
+    arguments = ("tiles", slides / "disc 😐.svs", "-o", tmp_path / "out", "--patch", "1000000")
+    done = shell(*arguments)
+    assert done.returncode == 1
+    assert "take smaller patches" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert run(*arguments, "--coordinates-only").exit_code == 0
+
+
+@pytest.mark.parametrize("command", [("tissue",), ("tiles", "--coordinates-only")])
+def test_tissue_and_tiles_report_as_segment_does(command, slides, tmp_path):
+    done = run(*command, slides, "-o", tmp_path)
+    assert done.exit_code == 1
+    assert done.stdout.strip() == str(tmp_path / "disc 😐")
+    assert "1 of 2 slides done" in done.stderr
+    rows = map(
+        json.loads, run(*command, slides, "-o", tmp_path, "--json", "-q").stdout.splitlines()
+    )
+    assert [row.get("error_class") for row in rows] == [None, "MissingSpacingError"]
+
+
+@pytest.mark.parametrize("command", ["tissue", "tiles"])
+def test_ctrl_c_says_where_finished_slides_are(command, slides, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"wsiseg.run.{command}.find_tissue", stop)
+    done = run(command, slides / "disc 😐.svs", "-o", tmp_path)
+    assert done.exit_code == 130
+    assert f"finished slides are in {tmp_path}" in done.stderr.replace("\n", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM is of POSIX")
+def test_sigterm_cleans_up_and_exits_143(slides, model, tmp_path):
+    code = (
+        "import time, wsiseg.run.folder as folder\n"
+        "folder.segment = lambda *_, **__: time.sleep(60)\n"
+        "from wsiseg_cli.main import main; main()"
+    )
+    arguments = ["segment", slides / "disc 😐.svs", "-m", model, "-o", tmp_path / "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not list((tmp_path / "out").glob(".wsiseg-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    assert "finished slides are in" in stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_verify_geojson_goes_on_after_an_unreadable_file(tmp_path):
+    feature = {
+        "type": "Feature",
+        "id": "6f0d9d0e-6b0a-5b7e-9a55-1f0c5a1e0001",
+        "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 0]]]},
+        "properties": {"objectType": "annotation"},
+    }
+    ids = (f"6f0d9d0e-6b0a-5b7e-9a55-1f0c5a1e{i:04d}" for i in (1, 2))
+    both = [feature | {"id": name} for name in ids]
+    inner = tmp_path / "out" / "case"
+    inner.mkdir(parents=True)
+    good = inner / "a.geojson"
+    good.write_text(json.dumps({"type": "FeatureCollection", "features": both}))
+    (inner / "notes.json").write_text("no annotations")
+    (tmp_path / "out" / ".wsiseg-1").mkdir()
+    (tmp_path / "out" / ".wsiseg-1" / "half.geojson").write_text("{")
+    (tmp_path / "empty").mkdir()
+    arguments = [tmp_path / "gone.geojson", "x" * 300, tmp_path / "empty", tmp_path / "out"]
+    done = run("verify-geojson", *arguments)
+    assert done.exit_code == 1
+    assert done.stderr.count("failed: ") == 3
+    assert done.stdout.startswith(f"{good}: clean")
+    assert "2 annotations" in done.stdout
+    rows = [
+        json.loads(row) for row in run("verify-geojson", *arguments, "--json").stdout.splitlines()
+    ]
+    assert [row.get("verdict") for row in rows] == [None, None, None, "clean"]
+    assert [row["path"] for row in rows] == [str(a) for a in arguments[:3]] + [str(good)]
+    assert run("verify-geojson", tmp_path / "out").exit_code == 0
+
+
+def test_plans_and_info_name_the_slide(slides, model, tmp_path):
+    twins = [tmp_path / side / "disc.svs" for side in "ab"]
+    for path in twins:
+        path.parent.mkdir()
+        path.write_bytes((slides / "disc 😐.svs").read_bytes())
+    broken = tmp_path / "broken.svs"
+    broken.write_bytes(b"")
+    done = run("segment", tmp_path, "--recursive", "--nested", "-m", model, "--plan")
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if line[0] != " "] == [
+        "a/disc",
+        "b/disc",
+    ]
+    assert "broken.svs" in done.stderr
+    done = run("segment", tmp_path, "--recursive", "--nested", "-m", model, "--plan", "--json")
+    rows = [json.loads(row) for row in done.stdout.splitlines()]
+    assert {(row["output"], row["path"]) for row in rows} == {
+        ("a/disc", str(twins[0])),
+        ("b/disc", str(twins[1])),
+        ("broken", str(broken)),
+    }
+    done = run("info", slides / "disc 😐.svs", "--reader", "nonsense")
+    assert "disc 😐.svs" in done.stderr

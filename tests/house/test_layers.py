@@ -16,7 +16,7 @@ LAYERS = (
     ("run", "train"),
     ("evaluate",),
     ("view",),
-    ("pipeline",),
+    ("pipeline", "embedding"),
     ("result",),
     ("engine",),
     ("volume",),

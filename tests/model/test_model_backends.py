@@ -138,6 +138,16 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     assert "set WSISEG_HOME" in caplog.text
 
 
+def test_a_cache_that_cannot_be_written_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WSISEG_HOME", str(tmp_path / "file"))
+    made = [cache.cached_file("onnx", str(key), ".onnx", lambda: b"x") for key in range(4)]
+    assert all(path.read_bytes() == b"x" for path in made)
+    assert caplog.text.count("set WSISEG_HOME") == 1
+
+
 def test_a_damaged_cache_is_named(package: Path) -> None:
     load_model(package, backend="onnxruntime")
     for path in Path(os.environ["WSISEG_HOME"]).rglob("*.onnx"):

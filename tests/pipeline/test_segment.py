@@ -297,7 +297,7 @@ def test_a_damaged_tile_fails_the_slide_and_leaves_nothing(slide_path, model, tm
 
 def test_an_output_folder_that_cannot_be_made_is_one_clear_error(slide_path, model, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RunError, match="choose another --out"):
+    with pytest.raises(RunError, match=r"cannot be written.*write elsewhere"):
         segment_folder(list_slides([str(slide_path)]), model, tmp_path / "file" / "out")
 
 
@@ -320,10 +320,14 @@ def test_output_names_cannot_escape(tmp_path, name):
         pass
 
 
-def test_results_of_an_earlier_run_are_replaced_whole(result, tmp_path):
+def test_results_of_an_earlier_run_are_replaced_and_notes_stay(result, tmp_path):
     folder = result.write(tmp_path)
-    (folder / "stale.txt").write_text("old")
-    assert not (result.write(tmp_path) / "stale.txt").exists()
+    (folder / "notes.txt").write_text("mine")
+    code = folder / "heatmap.zarr" / "stale"
+    code.write_text("old")
+    result.write(tmp_path)
+    assert not code.exists()
+    assert (folder / "notes.txt").read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["disc"]
 
 
@@ -460,3 +464,14 @@ def test_a_pixel_size_that_contradicts_the_file_is_said(slide_path, model, tmp_p
     report = segment_folder(list_slides([str(slide_path)], mpp=0.25), model, tmp_path)
     (warning,) = report.done[0].warnings
     assert "taken as 0.25 x 0.25 µm per pixel, as told; the file says 0.5 x 0.5" in warning
+
+
+def test_segment_folder_takes_paths(slide_path, model, tmp_path):
+    twin = tmp_path / "slides" / "twin.svs"
+    twin.parent.mkdir()
+    twin.write_bytes(slide_path.read_bytes())
+    out = tmp_path / "out"
+    report = wsiseg.segment_folder([str(slide_path), twin], model, out)
+    assert [row.folder for row in report.done] == [str(out / "disc"), str(out / "twin")]
+    assert len(wsiseg.segment_folder(twin.parent, model, out).done) == 1
+    assert {p.name for p in out.iterdir()} == {"disc", "twin", "summary.csv"}

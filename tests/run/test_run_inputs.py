@@ -1,9 +1,14 @@
 """Which slides a command line names."""
 
+from dataclasses import replace
+
 import pytest
 
+import wsiseg
+from wsiseg.engine import finished_folder
 from wsiseg.errors import UsageError
-from wsiseg.run.inputs import list_slides
+from wsiseg.run.inputs import SlideJob, as_jobs, list_slides
+from wsiseg.source.naming import stem_of
 
 
 @pytest.fixture
@@ -59,6 +64,15 @@ def test_a_table_gives_paths_and_pixel_sizes(folder):
         ("file,mpp\nb.svs,1\n", "needed columns slide,mpp"),
         ("", "names no slide"),
         ("slide,mpp\n", "names no slide"),
+        ("wsi,mpp\nb.svs,1\n", "needed columns slide,mpp, found wsi,mpp"),
+        ("slide,mpp_um\nb.svs,1\n", "unknown column 'mpp_um'"),
+        ("slide,mpp\nb.svs,0\n", "line 2: mpp '0' is not a pixel size"),
+        ("slide,mpp\nb.svs,nan\n", "line 2: mpp 'nan' is not a pixel size"),
+        ("slide,mpp\nb.svs,-1\n", "line 2: mpp '-1' is not a pixel size"),
+        ('slide,mpp\nb.svs,"0,25"\n', "line 2: mpp '0,25' is not a pixel size"),
+        ("slide,mpp_x\nb.svs,1\n", "needed either mpp, or one number each in mpp_x and mpp_y"),
+        ("slide,mpp,mpp_x,mpp_y\nb.svs,1,1,1\n", "needed either mpp"),
+        ("slide,mpp\nb.svs,0.5\n./b.svs,0.25\n", "listed twice, with 0.5 and with 0.25"),
     ],
 )
 def test_a_wrong_table_says_where(folder, content, message):
@@ -126,3 +140,72 @@ def test_a_table_as_spreadsheets_write_it(folder):
     table.write_text("Slide;MPP\nb.svs;0,25\n", encoding="utf-8-sig")
     (job,) = list_slides([str(table)])
     assert (job.path, job.mpp) == (str(folder / "b.svs"), 0.25)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "slide,mpp_x,mpp_y\nb.svs,0.5,0.6\n",
+        'slide,mpp\nb.svs,"0.5,0.6"\n',
+        "slide;mpp_x;mpp_y\nb.svs;0,5;0,6\n",
+        "slide;mpp\nb.svs;0.5,0.6\n",
+    ],
+)
+def test_a_table_gives_pixels_that_are_not_square(folder, content):
+    table = folder / "cases.csv"
+    table.write_text(content)
+    (job,) = list_slides([str(table)])
+    assert job.mpp == (0.5, 0.6)
+
+
+def test_the_pixel_size_of_a_table_counts_wherever_the_table_stands(folder):
+    table = folder / "cases.csv"
+    table.write_text("slide,mpp\nb.svs,0.5\nb.svs,0.5\n")
+    for arguments in ([str(folder / "b.svs"), str(table)], [str(table), str(folder / "b.svs")]):
+        (job,) = list_slides(arguments, mpp=1.0)
+        assert job.mpp == 0.5
+
+
+def test_wsisegs_own_results_are_no_slides(folder):
+    with finished_folder(folder / "out", "case", slide="abc") as result:
+        (result / "heatmap.zarr").mkdir()
+        (result / "overview.png").write_bytes(b"x")
+    assert names(list_slides([str(folder)], recursive=True)) == ["a", "b", "m", "c", "z"]
+    for argument in (folder / "out" / "case", folder / "out" / "*"):
+        with pytest.raises(UsageError, match="no slides"):
+            list_slides([str(argument)])
+
+
+def test_jobs_are_taken_as_they_are_and_paths_looked_up(folder):
+    job = SlideJob(str(folder / "b.svs"), "own/name", mpp=0.5)
+    assert as_jobs([job, replace(job, output="other")])[0] is job
+    assert names(as_jobs([folder / "a.tif", job, str(folder / "sub")])) == ["own/name", "a", "c"]
+    assert names(as_jobs(str(folder))) == ["a", "b", "m", "z"]
+    assert as_jobs([]) == ()
+    with pytest.raises(UsageError, match="two slides would write to"):
+        as_jobs([job, job])
+
+
+@pytest.mark.parametrize(
+    ("path", "stem"),
+    [
+        ("x/a.ome.tif", "a"),
+        ("x/A.OME.TIF", "A"),
+        ("a.ome.zarr/", "a"),
+        ("a.b.svs", "a.b"),
+        ("https://example.org/d/case%201.ome.tif?x=1.y", "case%201"),
+        ("what?.svs", "what?"),
+        ("", "slide"),
+    ],
+)
+def test_stems(path, stem):
+    assert stem_of(path) == stem
+
+
+def test_a_slide_and_its_job_have_one_stem(tmp_path):
+    from wsiseg.testing.slides import make_svs, tissue_disc
+
+    path = make_svs(tmp_path / "A.OME.svs", tissue_disc((99, 99))[0], levels=(1,), mpp=0.5)
+    (job,) = list_slides([str(path)])
+    with wsiseg.open(path) as slide:
+        assert slide.stem == job.output == "A"

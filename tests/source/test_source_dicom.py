@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import (  # noqa: E402
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
@@ -378,6 +379,14 @@ def test_a_volume_is_told_apart(tmp_path):
             DicomSource(path)
 
 
+def test_other_objects_are_told_what_to_open(tmp_path):
+    for uid, found in (("1.2.840.10008.5.1.4.1.1.66.4", "Segmentation Storage"), ("1.2.3.4", None)):
+        write(tmp_path / "a.dcm", sop_class=UID(uid), Modality="SEG")
+        found = found or "another kind of DICOM object"
+        with pytest.raises(UnsupportedFormatError, match=f"found {found}; open the SM instances"):
+            DicomSource(tmp_path / "a.dcm")
+
+
 def test_a_label_alone_is_no_slide(tmp_path):
     write(tmp_path / "l.dcm", flavor="LABEL")
     with pytest.raises(UnsupportedFormatError, match=r"image type VOLUME.*found only LABEL"):
@@ -429,7 +438,7 @@ def test_a_cut_file_names_the_tile_and_gives_the_others(tmp_path, jpeg):
     expected = whole(DicomSource(path))
     path.write_bytes(path.read_bytes()[:-3000])
     source = DicomSource(path)
-    with pytest.raises(DamagedFileError, match="level 0, tile in row 2, column 4"):
+    with pytest.raises(DamagedFileError, match=r"level 0, tile in row 2, column 4.*; copy the"):
         source.read(0, Box((140, 200), (150, 210)))
     if not jpeg:
         np.testing.assert_array_equal(source.read(0, Box((0, 0), (64, 48))), expected[:64, :48])
@@ -483,9 +492,9 @@ def test_damaged_bytes_anywhere_are_no_traceback(tmp_path, caplog):
 
 def test_files_that_are_not_dicom(tmp_path):
     (tmp_path / "a.dcm").write_bytes(b"x" * 500)
-    with pytest.raises(UnsupportedFormatError, match="needed a DICOM file"):
+    with pytest.raises(UnsupportedFormatError, match=r"needed a DICOM file.*open the SM"):
         DicomSource(tmp_path / "a.dcm")
-    with pytest.raises(UnsupportedFormatError, match="needed DICOM files, found none"):
+    with pytest.raises(UnsupportedFormatError, match="needed DICOM files, found none; open the SM"):
         DicomSource(tmp_path)
     with pytest.raises(SourceError, match="cannot be opened"):
         DicomSource(tmp_path / "missing.dcm")

@@ -160,6 +160,16 @@ def test_folders_are_no_slides(tmp_path: Path):
     (tmp_path / "case.mrxs").write_bytes(b"x")
     with pytest.raises(UnsupportedFormatError, match=r"belongs to case\.mrxs"):
         wsiseg.source.open(tmp_path / "case")
+    for name in ("a.zarr", "a.ome.zarr", "a.ZARR"):
+        (tmp_path / name / "0").mkdir(parents=True)
+        with pytest.raises(UnsupportedFormatError, match=r"needed an OME-Zarr.*without Zarr metad"):
+            wsiseg.source.open(tmp_path / name)
+
+
+@pytest.mark.parametrize("what", [None, 3, b"case.svs", {}, object()])
+def test_what_is_no_slide_is_told_what_is(what):
+    with pytest.raises(SourceError, match=rf"needed the path.*found {type(what).__name__}; pass"):
+        wsiseg.source.open(what)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -209,7 +219,15 @@ def test_the_unreadable_real_slide_is_damaged(data_dir: Path):
 
 
 @pytest.mark.parametrize(
-    ("mpp", "um"), [(0.5, (0.5, 0.5)), (1, (1.0, 1.0)), ((0.5, 0.6), (0.6, 0.5))]
+    ("mpp", "um"),
+    [
+        (0.5, (0.5, 0.5)),
+        (1, (1.0, 1.0)),
+        ((0.5, 0.6), (0.6, 0.5)),
+        (np.float32(0.5), (0.5, 0.5)),
+        (np.int64(1), (1.0, 1.0)),
+        (np.array([0.5, 0.6]), (0.6, 0.5)),
+    ],
 )
 def test_mpp_overrides_the_file(svs: Path, mpp, um):
     with wsiseg.source.open(svs, mpp=mpp) as slide:
@@ -219,11 +237,24 @@ def test_mpp_overrides_the_file(svs: Path, mpp, um):
 
 
 @pytest.mark.parametrize(
-    "mpp", [0, -0.25, float("nan"), float("inf"), 1e9, 1e-9, (0.25, 0), (1, 2, 3), "0.25", ()]
+    "mpp",
+    [
+        *(0, -0.25, float("nan"), float("inf"), 1e9, 1e-9, 9000, True, np.array(0.5)),
+        *((0.25, 0), (0.5, True), (1, 2, 3), (1,), (), "0.25"),
+    ],
 )
-def test_absurd_mpp_is_refused(svs: Path, mpp):
-    with pytest.raises(MissingSpacingError, match="mpp"):
+def test_absurd_mpp_is_refused_and_the_file_named(svs: Path, mpp):
+    with pytest.raises(MissingSpacingError, match=r"^case\.svs: .*--mpp") as caught:
         wsiseg.source.open(svs, mpp=mpp)
+    assert caught.value.path == "case.svs"
+
+
+def test_a_box_needs_two_axes(svs: Path):
+    with wsiseg.source.open(svs) as slide:
+        for image in (slide.levels[0], slide.at(0.5), slide.at(slide.spacing)):
+            for box in (Box((0, 0, 0), (1, 9, 9)), Box((0,), (9,)), (0, 0, 9, 9)):
+                with pytest.raises(SourceError, match=r"case\.svs: .*needed a box of 2 axes"):
+                    image.read(box)
 
 
 @pytest.mark.parametrize("mpp", [None, "0", "nan"])

@@ -47,7 +47,7 @@ def test_a_damaged_region_does_not_spoil_the_rest(tmp_path: Path):
     source = OpenSlideSource(hostile.damage_tile(good, tmp_path / "b.svs", tile=5))
     expected = OpenSlideSource(good).read(0, Box((0, 0), (256, 900)))
     for _ in range(3):
-        with pytest.raises(DamagedFileError, match=r"b\.svs: level 0: the 10 x 12 pixels"):
+        with pytest.raises(DamagedFileError, match=r"b\.svs: level 0: the 10 x 12 .*; copy the"):
             source.read(0, Box((300, 300), (312, 310)))
         assert np.array_equal(source.read(0, Box((0, 0), (256, 900))), expected)
 

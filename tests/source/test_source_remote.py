@@ -18,7 +18,7 @@ import wsiseg.source
 from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
 from wsiseg.geometry import Box
 from wsiseg.source.omezarr import OmeZarrSource
-from wsiseg.source.remote import BLOCK_BYTES, is_url, open_remote, redacted
+from wsiseg.source.remote import BLOCK_BYTES, is_url, open_remote, redacted, remote_errors
 
 DATA = np.random.default_rng(3).integers(0, 256, 2 * BLOCK_BYTES + 777, dtype=np.uint8).tobytes()
 PIXELS = np.random.default_rng(4).integers(0, 256, (150, 210, 3), dtype=np.uint8)
@@ -188,7 +188,7 @@ def test_passing_failures_are_tried_again_and_lasting_ones_told(http, monkeypatc
     ("url", "message"),
     [
         ("{}/missing.svs?token=secret", "not found.*404.*check the address"),
-        ("{}/data.bin?status=403&token=secret", "access denied.*403.*pass storage_options"),
+        ("{}/data.bin?status=403&token=secret", "access denied.*403.*storage_options.*download"),
         ("{}/data.bin?whole", "found one that sends it whole only; download"),
         ("http://me:secret@127.0.0.1:9/x.svs", "cannot be read over the network.*Connect"),
         ("gs://bucket/x.svs", "needed a URL of http, https or s3, found gs://"),
@@ -198,6 +198,21 @@ def test_what_fails_is_told_with_a_remedy_and_without_secrets(http, url, message
     with pytest.raises(SourceError, match=message) as caught:
         open_remote(url.format(http[1]))
     assert "secret" not in str(caught.value)
+
+
+@network
+def test_a_refusal_of_s3_names_what_the_command_line_can_give():
+    with pytest.raises(SourceError) as caught, remote_errors("s3://slides/a.svs"):
+        raise PermissionError("Forbidden")
+    for remedy in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "FSSPEC_S3_ANON", "{'anon': True"):
+        assert remedy in str(caught.value)
+
+
+def test_the_variable_named_for_public_buckets_is_one_that_fsspec_takes(monkeypatch):
+    config = pytest.importorskip("fsspec.config")
+    taken = {}
+    config.set_conf_env(taken, {"FSSPEC_S3_ANON": "true"})
+    assert taken["s3"]["anon"]
 
 
 @network

@@ -15,6 +15,7 @@ from wsiseg.geometry import Box, Spacing
 from wsiseg.resample import area, target_shape
 from wsiseg.source import Pyramid
 from wsiseg.source import tiff as tiff_module
+from wsiseg.source.array import ArraySource
 from wsiseg.source.base import ReadCount
 from wsiseg.source.tiff import TiffSource
 from wsiseg.source.view import View
@@ -305,3 +306,14 @@ def test_a_silent_file_is_not_quoted(tmp_path: Path):
     slide = wsiseg.open(hostile.make_without_mpp(tmp_path / "a.svs"))
     with slide, pytest.raises(MissingSpacingError, match="pixel size in the file; pass"):
         slide.at(0.5)
+
+
+def test_a_pair_is_x_y_as_everywhere_a_user_says_mpp():
+    slide = Pyramid(ArraySource(np.zeros((400, 600, 3), np.uint8)), spacing=Spacing((0.5, 0.25)))
+    view = slide.at((0.5, 1.0))
+    assert view.requested == Spacing((1.0, 0.5))
+    assert view.shape == (200, 300)
+    assert slide.at(np.float32(1)).requested == Spacing((1.0, 1.0))
+    for absurd in (0, -1, True, (1, 2, 3), None, "1"):
+        with pytest.raises(MissingSpacingError, match=r"array: .*one number or"):
+            slide.at(absurd)

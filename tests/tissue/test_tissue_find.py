@@ -1,15 +1,17 @@
 """From a slide to a mask: the spacing looked at, plug-ins, and what is said when it fails."""
 
+import types
 from importlib.metadata import EntryPoint, EntryPoints
 
 import numpy as np
 import pytest
 
-import wsiseg.tissue.find as find_module
-from wsiseg.errors import EmptyTissueWarning, TissueError
+from wsiseg.errors import EmptyTissueWarning, TissueError, UsageError
 from wsiseg.geometry import Box, Spacing
-from wsiseg.options import TissueOptions
+from wsiseg.options import DETECTORS, TissueOptions
+from wsiseg.tissue import find as find_module
 from wsiseg.tissue import find_tissue
+from wsiseg.tissue.find import detector_named
 
 NONE = TissueOptions(detector="none")
 
@@ -85,6 +87,14 @@ def test_empty_slide_warns():
         assert find_tissue(ArrayPyramid(glass(500, 500))).share == 0
 
 
+def test_the_warning_names_the_line_that_called_wsiseg():
+    module = types.ModuleType("wsiseg.made")  # as the pipeline would, from within the package
+    exec("def run(find, slide):\n    return find(slide)", vars(module))
+    with pytest.warns(EmptyTissueWarning) as caught:
+        module.run(find_tissue, ArrayPyramid(glass(500, 500)))
+    assert caught[0].filename == __file__
+
+
 def test_speck_on_an_empty_slide_is_found():
     pixels = glass(3200, 3200)
     rng = np.random.default_rng(0)
@@ -95,8 +105,9 @@ def test_speck_on_an_empty_slide_is_found():
 
 
 def plugged(monkeypatch, target):
-    entry = EntryPoint("mine", f"{__name__}:{target}", find_module.ENTRY_POINTS)
-    monkeypatch.setattr(find_module, "entry_points", lambda group: EntryPoints((entry,)))
+    entry = EntryPoint("mine", f"{__name__}:{target}", DETECTORS)
+    found = {DETECTORS: EntryPoints((entry,))}
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found[group])
 
 
 class LeftHalf:
@@ -125,4 +136,7 @@ def test_detector_that_breaks_its_promise(monkeypatch):
 
 def test_unknown_detector():
     with pytest.raises(TissueError, match="no tissue detector 'magic': known are auto, color"):
-        find_tissue(ArrayPyramid(glass(160, 160)), TissueOptions(detector="magic"))
+        detector_named("magic")
+    needed = "needed one of auto, saturation, color, none, found 'magic'"
+    with pytest.raises(UsageError, match=f"TissueOptions.detector: {needed}"):
+        TissueOptions(detector="magic")

@@ -76,8 +76,8 @@ def open_documents(path: Path, *, max_bytes: int) -> Iterator[Document]:
                 yield _unpack(stream, path.name, None, max_bytes)
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such file; check the path") from error
-    except (PermissionError, IsADirectoryError) as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _zip_entries(stream: BinaryIO, max_bytes: int) -> Iterator[Document]:

@@ -1,17 +1,14 @@
 """Files that are whole or absent: written under another name, then renamed."""
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from wsiseg.errors import AnnotationError, DiskFullError
+from wsiseg.errors import AnnotationError, WsisegError, unwritable
 
 __all__ = ["staging_folder", "writing", "writing_whole"]
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
@@ -27,14 +24,10 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except DiskFullError:
+    except WsisegError:
         raise
     except OSError as error:
-        if error.errno in NO_ROOM:
-            raise DiskFullError(
-                f"{path}: no room left on the disk; free some or write elsewhere"
-            ) from error
-        raise AnnotationError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(error, path, AnnotationError) from error
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class VerifyReport:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.path.name}: {self.verdict}"]
+        lines = [f"{self.path}: {self.verdict}"]
         by_load: dict[str, list[str]] = {}
         for version, load in self.loads.items():
             by_load.setdefault(_describe(load), []).append(version)
@@ -114,7 +114,9 @@ def verify_geojson(path: Path | str, *, max_bytes: int = MAX_BYTES) -> VerifyRep
 def _describe(load: LoadedObjects) -> str:
     if load.raises is not None:
         return f"nothing, refused ({load.raises})"
-    types = ", ".join(f"{count} {name}" for name, count in sorted(load.types.items()))
+    types = ", ".join(
+        f"{count} {name}{'s' if count != 1 else ''}" for name, count in sorted(load.types.items())
+    )
     faults = {"empty": load.empty, "invalid": load.invalid, "doubled ids": load.duplicate_ids}
     return "; ".join(
         [types or "no object", *(f"{count} {name}" for name, count in faults.items() if count)]

@@ -1,7 +1,7 @@
 """Text on pixels, and pixels into a file."""
 
-import errno
 import os
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from wsiseg.draw.palette import Color
-from wsiseg.errors import AnnotationError, DiskFullError, RunError
+from wsiseg.errors import AnnotationError, RunError, unwritable
 
 __all__ = ["Pixels", "checked", "line_height", "save_png", "shortened", "text_width", "write_text"]
 
@@ -95,10 +95,10 @@ def save_png(path: str | Path, pixels: Pixels) -> None:
         image.save(part, format="PNG", compress_level=6)
         part.replace(path)
     except OSError as error:
-        kind = DiskFullError if error.errno == errno.ENOSPC else RunError
-        raise kind(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(error, path) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            part.unlink(missing_ok=True)
 
 
 @cache

@@ -64,7 +64,7 @@ class Entry:
 
     color: Color
     kind: str
-    """`bar`, `line` or `area`."""
+    """`bar`, `line`, `area`, or `text`, which has a row of its own."""
 
 
 def overview(
@@ -74,6 +74,7 @@ def overview(
     tissue: Shapes = (),
     classes: Sequence[DrawnClass] = (),
     tissue_note: str = "",
+    caption: str = "",
 ) -> Pixels:
     """Return the picture with everything drawn on it, and a panel with scale bar and legend below.
 
@@ -89,6 +90,8 @@ def overview(
         Filled and outlined in this order; each has its line in the legend.
     tissue_note
         Written behind "Tissue" in the legend, such as an area.
+    caption
+        Written below the legend, such as the names of slide and model.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def overview(
     tissue = list(tissue)
     zoom = max(1, -(-SMALLEST_SIDE // max(checked(pixels).shape[:2])))
     picture = pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    thick = max(1, round(max(picture.shape[:2]) / 500))
+    thick = max(1, round(max(picture.shape[:2]) / 800))
     colors = [c.color or class_color(i) for i, c in enumerate(classes)]
     for known, color in zip(classes, colors, strict=True):
         shapes = _zoomed(known.shapes, zoom)
@@ -121,6 +124,8 @@ def overview(
     for known, color in zip(classes, colors, strict=True):
         text = f"{known.name}  {known.note}".strip()
         entries.append(Entry(text, 2 * size, color, "area"))
+    if caption:
+        entries.append(Entry(caption, 0, INK, "text"))
     return _with_panel(picture, _panel(entries, width, size))
 
 
@@ -156,7 +161,7 @@ def _panel(entries: Sequence[Entry], width: int, size: int) -> Pixels:
     for entry in entries:
         text = shortened(entry.text, size, inner - entry.swatch - gap // 2)
         wide = entry.swatch + gap // 2 + text_width(text, size)
-        if x and x + wide > inner:
+        if x and (x + wide > inner or entry.kind == "text"):
             x, y = 0, y + row
         places.append((entry, text, x + gap, y + gap // 2))
         x += wide + 2 * gap
@@ -181,7 +186,7 @@ def _draw_swatch(panel: Pixels, entry: Entry, left: int, top: int, size: int) ->
             )
     elif entry.kind == "line":
         panel[middle - 1 : middle + 1, left:right] = entry.color
-    else:
+    elif entry.kind == "area":
         box = panel[middle - half : middle + half, left:right]
         box[:] = np.rint(box * (1 - FILL) + np.array(entry.color) * FILL).astype(np.uint8)
         cv2.rectangle(panel, (left, middle - half), (right - 1, middle + half - 1), entry.color, 2)

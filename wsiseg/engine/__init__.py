@@ -2,15 +2,20 @@
 
 from wsiseg.engine.annotate import annotate_labels, annotate_tissue, image_ref
 from wsiseg.engine.cascade import CascadeOutput, run_cascade
+from wsiseg.engine.decoding import EXACT, DecodingChoice, choose_decoding
 from wsiseg.engine.events import Event, Listener, StageFinished, StageStarted, TilesDone, ignore
-from wsiseg.engine.execute import StageReport
-from wsiseg.engine.graph import StageSetup, lay_out
-from wsiseg.engine.output import as_run_error, finished_folder
+from wsiseg.engine.execute import StageReport, run_stage
+from wsiseg.engine.folders import link_tree, temporary_folder
+from wsiseg.engine.graph import StageSetup, lay_out, select_tiles
+from wsiseg.engine.inputs import connect
+from wsiseg.engine.output import finished_folder
 from wsiseg.engine.plan import Plan, StagePlan, make_plan
-from wsiseg.engine.provenance import fingerprint, versions
+from wsiseg.engine.provenance import describe_model, describe_slide, fingerprint, versions
 
 __all__ = [
+    "EXACT",
     "CascadeOutput",
+    "DecodingChoice",
     "Event",
     "Listener",
     "Plan",
@@ -22,13 +27,20 @@ __all__ = [
     "TilesDone",
     "annotate_labels",
     "annotate_tissue",
-    "as_run_error",
+    "choose_decoding",
+    "connect",
+    "describe_model",
+    "describe_slide",
     "fingerprint",
     "finished_folder",
     "ignore",
     "image_ref",
     "lay_out",
+    "link_tree",
     "make_plan",
     "run_cascade",
+    "run_stage",
+    "select_tiles",
+    "temporary_folder",
     "versions",
 ]

@@ -1,16 +1,19 @@
 """The stage graph, run: each stage's heatmap is a source for the next, the last gives the mask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from wsiseg.engine.events import Listener
 from wsiseg.engine.execute import StageReport, Threaded, run_stage
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import connect
+from wsiseg.engine.on_device import DeviceOutput, device_of
 from wsiseg.engine.plan import Plan
 from wsiseg.engine.share import share_levels
+from wsiseg.engine.skip import Skipping, skip_unlikely
 from wsiseg.machine import release_memory
 from wsiseg.model import Model, ModelCard
 from wsiseg.stitch import (
@@ -27,6 +30,8 @@ from wsiseg.stitch import (
 
 __all__ = ["CascadeOutput", "run_cascade"]
 
+MASK = "mask.zarr"
+
 
 @dataclass(frozen=True, slots=True)
 class CascadeOutput:
@@ -42,15 +47,20 @@ class CascadeOutput:
 
 
 def run_cascade(
-    setups: Sequence[StageSetup],
-    model: Model,
-    plan: Plan,
-    folder: Path,
-    *,
-    slide: str,
-    listen: Listener,
+    model: Model, plan: Plan, folder: Path, *, skip_below: float = 0.0, listen: Listener
 ) -> CascadeOutput:
     """Run the stages one after the other and write their heatmaps into `folder`.
+
+    Parameters
+    ----------
+    model, plan
+        The plan is this model's.
+    folder
+        Where the heatmaps are written.
+    skip_below
+        See `RunOptions`.
+    listen
+        Called with progress events.
 
     Returns
     -------
@@ -63,50 +73,92 @@ def run_cascade(
     DamagedFileError, OutputShapeError, DiskFullError
         See `run_stage`; nothing unfinished is left under a final name.
     """
-    card = model.card
     heatmaps: dict[str, HeatmapStore] = {}
     reports = []
-    with share_levels(setups, plan.selected, folder) as shared:
-        for s, setup in enumerate(setups):
-            last = setup is setups[-1]
-            name = "heatmap.zarr" if last else f"stage-{setup.spec.output.name}.zarr"
-            mask = folder / "mask.zarr"
+    with share_levels(plan.setups, plan.selected, folder) as shared:
+        for s, setup in enumerate(plan.setups):
+            skipping = _skipping(model.card, plan, s, heatmaps, skip_below)
             with ExitStack() as stack:
-                kept = _kept_channels(card, setup)
-                sink = stack.enter_context(
-                    HeatmapStore.create(
-                        folder / name,
-                        setup.placement,
-                        channels=[setup.channels[i] for i in kept],
-                        colors={spec.name: spec.color for spec in card.classes},
-                    )
+                output = _begin(model, setup, folder, stack)
+                report = run_stage(
+                    setup,
+                    connect(setup, heatmaps, {k: v for (i, k), v in shared.items() if i == s}),
+                    plan.selected[s] if skipping is None else skipping.selected,
+                    model.predictors[s],
+                    output.reducer,
+                    pace=plan.stages[s].pace,
+                    device_output=output.on_device,
+                    slide=plan.slide,
+                    listen=listen,
                 )
-                reducers: list[Reducer] = [Probabilities(sink, channels=kept)]
-                if last:
-                    labels = LabelStore.create(
-                        mask,
-                        setup.placement,
-                        classes=[LabelClass(spec.name, spec.color) for spec in card.classes],
-                    )
-                    reducers.append(_labeller(card, stack.enter_context(labels)))
-                reports.append(
-                    run_stage(
-                        setup,
-                        connect(setup, heatmaps, {k: v for (i, k), v in shared.items() if i == s}),
-                        plan.selected[s],
-                        model.predictors[s],
-                        Reducers(reducers),
-                        pace=plan.stages[s].pace,
-                        slide=slide,
-                        listen=listen,
-                    )
-                )
-            heatmaps[setup.spec.output.name] = HeatmapStore.open(folder / name)
+            heatmap = heatmaps[setup.spec.output.name] = HeatmapStore.open(output.path)
+            reports.append(
+                replace(report, skipped=skipping.report(heatmap)) if skipping else report
+            )
             predictor = model.predictors[s]
             if isinstance(predictor, Threaded):
                 predictor.rest()  # its activations are not needed beside the outlines
             release_memory()
-    return CascadeOutput(heatmaps, LabelStore.open(mask), tuple(reports))
+    return CascadeOutput(heatmaps, LabelStore.open(folder / MASK), tuple(reports))
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """Where a stage writes."""
+
+    path: Path
+    reducer: Reducer
+    on_device: DeviceOutput | None
+
+
+def _begin(model: Model, setup: StageSetup, folder: Path, stack: ExitStack) -> _Output:
+    """Begin the heatmap of a stage and, for the last one, the mask; `stack` ends them."""
+    card, s = model.card, model.card.stages.index(setup.spec)
+    last = s == len(card.stages) - 1
+    path = folder / ("heatmap.zarr" if last else f"stage-{setup.spec.output.name}.zarr")
+    kept = _kept_channels(card, setup)
+    codes = stack.enter_context(
+        HeatmapStore.create(
+            path,
+            setup.placement,
+            channels=[setup.channels[i] for i in kept],
+            colors={spec.name: spec.color for spec in card.classes},
+        )
+    )
+    reducers: list[Reducer] = [Probabilities(codes, channels=kept)]
+    labels: Sink | None = None
+    if last:
+        labels = stack.enter_context(
+            LabelStore.create(
+                folder / MASK,
+                setup.placement,
+                classes=[LabelClass(spec.name, spec.color) for spec in card.classes],
+            )
+        )
+        reducers.append(_labeller(card, labels))
+    device = device_of(model.predictors[s])
+    on_device = None
+    if setup.spec.kind == "segmenter" and device is not None and device.startswith("cuda"):
+        on_device = _device_output(card, device, kept, codes, labels)
+    return _Output(path, Reducers(reducers), on_device)
+
+
+def _skipping(
+    card: ModelCard,
+    plan: Plan,
+    s: int,
+    heatmaps: Mapping[str, HeatmapStore],
+    below: float,
+) -> Skipping | None:
+    if below <= 0:
+        return None
+    return skip_unlikely(
+        plan.setups[s],
+        heatmaps,
+        plan.selected[s],
+        background=card.classes[0].name,
+        below=below,
+    )
 
 
 def _kept_channels(card: ModelCard, setup: StageSetup) -> list[int]:
@@ -126,3 +178,16 @@ def _labeller(card: ModelCard, sink: Sink) -> Reducer:
     if card.threshold is not None:
         return ThresholdLabels(sink, card.threshold)
     return ArgmaxLabels(sink)
+
+
+def _device_output(
+    card: ModelCard, device: str, kept: Sequence[int], codes: Sink, labels: Sink | None
+) -> DeviceOutput:
+    """Return what is kept of a dense stage on a GPU."""
+    from wsiseg.stitch.device import CodeWriter, Kept
+
+    rule: Literal["none", "argmax", "threshold"] = "none"
+    if labels is not None:
+        rule = "argmax" if card.threshold is None else "threshold"
+    threshold = 0.5 if card.threshold is None else card.threshold
+    return DeviceOutput(device, Kept(tuple(kept), rule, threshold), CodeWriter(codes, labels))

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,13 @@ from numpy.typing import NDArray
 from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone, ignore
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import Input, TileReader
+from wsiseg.engine.on_device import (
+    DeviceOutput,
+    DevicePredictor,
+    make_stitcher,
+    stitched_on_device,
+)
+from wsiseg.engine.skip import SkipReport
 from wsiseg.engine.stream import Background, prefetch
 from wsiseg.engine.walk import batches_of
 from wsiseg.grid import Column
@@ -22,6 +29,9 @@ from wsiseg.model import Predictor
 from wsiseg.model.activation import activate
 from wsiseg.stitch import CellStitcher, Reducer, Slab, Stitcher
 
+if TYPE_CHECKING:
+    from wsiseg.stitch.device import CodeSlab
+
 __all__ = ["Pace", "StageReport", "Threaded", "run_stage"]
 
 Indices = NDArray[np.int64]
@@ -29,6 +39,7 @@ Indices = NDArray[np.int64]
 
 Batch = tuple[Indices, list[NDArray[Any]]]
 Predicted = tuple[Indices, NDArray[np.float32]]
+AnySlab = TypeVar("AnySlab", Slab, "CodeSlab")
 
 BATCHES_AHEAD = 2
 """Batches under way or waiting, per worker."""
@@ -96,6 +107,9 @@ class StageReport:
     wait_s: float
     """Results were waited for: the writer had nothing to do."""
 
+    skipped: SkipReport | None = None
+    """What was not looked at, as asked; `None` where everything was."""
+
 
 class _Clock:
     """Seconds per step, summed over threads."""
@@ -114,7 +128,7 @@ class _Clock:
             self.seconds[step] += seconds
 
 
-def run_stage(
+def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     setup: StageSetup,
     inputs: Sequence[Input],
     selected: NDArray[np.bool_],
@@ -122,6 +136,7 @@ def run_stage(
     reducer: Reducer,
     *,
     pace: Pace,
+    device_output: DeviceOutput | None = None,
     slide: str = "",
     listen: Listener = ignore,
 ) -> StageReport:
@@ -141,6 +156,9 @@ def run_stage(
         Gets every slab, in order, column after column, and is finished at the end.
     pace
         Batch size, workers and width of the columns.
+    device_output
+        Given, a dense output is stitched on the device where its front fits there; it writes into
+        the sinks of `reducer`.
     slide
         Name for the events.
     listen
@@ -164,15 +182,30 @@ def run_stage(
         part = selected[..., column.tiles.start : column.tiles.stop]
         reader = TileReader(setup, inputs, column, batches_of(part, pace.batch_size))
         batches = batches_of(part, pace.batch_size)
-        results = _predicted(setup, reader, batches, predictor, pace, clock)
-        for done in _stitched(setup, column, results, reducer, clock):
+        stitcher = device_output and make_stitcher(setup, column, device_output)
+        if device_output and stitcher and isinstance(predictor, DevicePredictor):
+            ahead = _read_ahead(reader, batches, pace, clock)
+            write = _code_writer(setup, column, device_output, clock)
+            steps = stitched_on_device(column, ahead, predictor, stitcher, write)
+        else:
+            results = _predicted(setup, reader, batches, predictor, pace, clock)
+            steps = _stitched(setup, column, results, reducer, clock)
+        for done in steps:
             listen(TilesDone(slide, setup.spec.name, done))
             trim_heap()
     reducer.finish()
     seconds = time.perf_counter() - started
     listen(StageFinished(slide, setup.spec.name, seconds))
-    times = {f"{step}_s": seconds for step, seconds in clock.seconds.items()}
-    return StageReport(setup.spec.name, count, len(columns), seconds, **times)
+    return StageReport(
+        stage=setup.spec.name,
+        tiles=count,
+        columns=len(columns),
+        seconds=seconds,
+        read_s=clock.seconds["read"],
+        predict_s=clock.seconds["predict"],
+        write_s=clock.seconds["write"],
+        wait_s=clock.seconds["wait"],
+    )
 
 
 def _predicted(
@@ -185,16 +218,13 @@ def _predicted(
 ) -> Generator[Predicted, None, None]:
     """Yield the probabilities of each batch of tiles, in order, from threads ahead."""
 
-    def read(indices: Indices) -> Batch:
-        with clock.on("read"):
-            return indices, reader.read(indices, pace.batch_size)
-
     def finish(indices: Indices, raw: NDArray[np.float32]) -> Predicted:
         scaled = raw[: len(indices)] / np.float32(setup.temperature)
         return indices, activate(scaled, setup.spec.output.activation)
 
     def read_and_predict(indices: Indices) -> Predicted:
-        _, patches = read(indices)
+        with clock.on("read"):
+            patches = reader.read(indices, pace.batch_size)
         with clock.on("predict"):
             return finish(indices, predictor(*patches))
 
@@ -205,12 +235,24 @@ def _predicted(
     waiting: deque[Indices] = deque()
 
     def arrays() -> Iterator[tuple[NDArray[Any], ...]]:
-        for indices, patches in prefetch(read, batches, workers=workers, ahead=ahead):
+        for indices, patches in _read_ahead(reader, batches, pace, clock):
             waiting.append(indices)
             yield tuple(patches)
 
     for raw in predictor.stream(arrays()):
         yield finish(waiting.popleft(), raw)
+
+
+def _read_ahead(
+    reader: TileReader, batches: Iterator[Indices], pace: Pace, clock: _Clock
+) -> Iterator[Batch]:
+    """Yield each batch of tiles with its patches, in order, read by threads ahead."""
+
+    def read(indices: Indices) -> Batch:
+        with clock.on("read"):
+            return indices, reader.read(indices, pace.batch_size)
+
+    return prefetch(read, batches, workers=pace.workers, ahead=pace.batches_ahead)
 
 
 def _stitched(
@@ -222,12 +264,11 @@ def _stitched(
 ) -> Iterator[int]:
     """Stitch one column and push it into the reducer; yield the tiles of each batch."""
     add, finish = _stitcher(setup, column)
-    place = _placer(setup, column)
 
     def push(slabs: Iterator[Slab]) -> None:
         with clock.on("write"):
             for slab in slabs:
-                reducer.push(place(slab))
+                reducer.push(_placed(setup, column, slab))
 
     def write(batch: Predicted) -> None:
         push(add(*batch))
@@ -248,7 +289,7 @@ def _stitcher(
 ) -> tuple[Callable[[Indices, NDArray[np.float32]], Iterator[Slab]], Callable[[], Iterator[Slab]]]:
     """Return what takes a batch and gives finished slabs, and what gives the rest."""
     channels = len(setup.channels)
-    if setup.spec.kind == "classifier":
+    if setup.spec.kind != "segmenter":
         cells = CellStitcher(column.grid, channels)
         return cells.add, cells.finish
     stitcher = Stitcher(column.grid, channels, blend=setup.spec.output.blend)
@@ -260,13 +301,23 @@ def _stitcher(
     return add, stitcher.finish
 
 
-def _placer(setup: StageSetup, column: Column) -> Callable[[Slab], Slab]:
-    """Return what moves the slabs of a column to their place, without what others decide."""
-    if setup.spec.kind == "classifier":
-        return lambda slab: slab.moved(column.tiles.start)
+def _code_writer(
+    setup: StageSetup, column: Column, output: DeviceOutput, clock: _Clock
+) -> "Callable[[CodeSlab], None]":
+    def write(slab: "CodeSlab") -> None:
+        with clock.on("write"):
+            output.writer.push(_placed(setup, column, slab))
+
+    return write
+
+
+def _placed(setup: StageSetup, column: Column, slab: AnySlab) -> AnySlab:
+    """Return a slab of a column moved to its place, without what other columns decide."""
+    if setup.spec.kind != "segmenter":
+        return slab.moved(column.tiles.start)
     *_, width = setup.grid.shape
     *_, stride = setup.grid.stride
     *_, count = setup.grid.counts
     left = column.decided.start * stride
     right = width if column.decided.stop == count else column.decided.stop * stride
-    return lambda slab: slab.moved(column.offset).within(left, right)
+    return slab.moved(column.offset).within(left, right)

@@ -81,17 +81,26 @@ class StageSetup:
 
     def columns(self, width: int) -> tuple[Column, ...]:
         """Return the grid cut into columns of `width` reference pixels."""
-        return tuple(cut_columns(self.grid, width, cells=self.spec.kind == "classifier"))
+        return tuple(cut_columns(self.grid, width, cells=self.spec.kind != "segmenter"))
 
     @property
     def placement(self) -> Placement:
-        """Where the output lies: a pixel per tile of a classifier, else per reference pixel."""
+        """Where the output lies: a pixel per reference pixel of a segmenter, else per tile."""
         dense = Placement(self.grid.shape, self.reference.spacing, self.reference.downsample)
-        return dense.cells(self.grid) if self.spec.kind == "classifier" else dense
+        return dense if self.spec.kind == "segmenter" else dense.cells(self.grid)
 
 
-def lay_out(card: ModelCard, pyramid: Pyramid) -> tuple[StageSetup, ...]:
+def lay_out(card: ModelCard, pyramid: Pyramid, *, scaled: bool = False) -> tuple[StageSetup, ...]:
     """Return the stages of `card` laid over the slide; reads no pixels.
+
+    Parameters
+    ----------
+    card
+        Of the model.
+    pyramid
+        The slide.
+    scaled
+        Let codecs reduce while they decode, for stages that read nothing but the slide.
 
     Raises
     ------
@@ -109,13 +118,16 @@ def lay_out(card: ModelCard, pyramid: Pyramid) -> tuple[StageSetup, ...]:
             f"{len(pyramid.shape)} axes; choose a model for slides"
         )
     names = tuple(spec.name for spec in card.classes)
-    setups = [_lay_out_stage(stage, pyramid, names) for stage in card.stages]
+    setups = [_lay_out_stage(stage, pyramid, names, scaled) for stage in card.stages]
     setups[-1] = replace(setups[-1], temperature=card.calibration.values[0])
     return tuple(setups)
 
 
-def _lay_out_stage(stage: StageSpec, pyramid: Pyramid, classes: tuple[str, ...]) -> StageSetup:
-    inputs = tuple(_lay_out_input(stage, spec, pyramid) for spec in stage.inputs)
+def _lay_out_stage(
+    stage: StageSpec, pyramid: Pyramid, classes: tuple[str, ...], scaled: bool
+) -> StageSetup:
+    scaled = scaled and all(spec.source == "slide" for spec in stage.inputs)
+    inputs = tuple(_lay_out_input(stage, spec, pyramid, scaled) for spec in stage.inputs)
     shape, patch = inputs[0].shape, inputs[0].spec.patch
     if stage.extent == "whole":
         grid = Grid.of_patches(shape, patch)
@@ -129,7 +141,7 @@ def _lay_out_stage(stage: StageSpec, pyramid: Pyramid, classes: tuple[str, ...])
     return StageSetup(spec=stage, inputs=inputs, grid=grid, channels=classes)
 
 
-def _lay_out_input(stage: StageSpec, spec: InputSpec, pyramid: Pyramid) -> StageInput:
+def _lay_out_input(stage: StageSpec, spec: InputSpec, pyramid: Pyramid, scaled: bool) -> StageInput:
     if stage.extent == "whole":
         wanted = _whole_spacing(stage, spec, pyramid)
     else:
@@ -138,7 +150,7 @@ def _lay_out_input(stage: StageSpec, spec: InputSpec, pyramid: Pyramid) -> Stage
         wanted = Spacing(spec.spacing_um)
     if spec.source == "slide":
         exact = stage.extent == "whole"
-        view = View(pyramid, wanted, spec.spacing_tolerance, exact=exact)
+        view = View(pyramid, wanted, spec.spacing_tolerance, exact=exact, scaled=scaled)
         return StageInput(spec, view.shape, view.downsample, view.spacing, wanted, view)
     # A heatmap has no pixels of its own to respect: it is read where the slide's would be.
     view = View(pyramid, wanted, spec.spacing_tolerance, exact=stage.extent == "whole")
@@ -168,5 +180,5 @@ def select_tiles(setup: StageSetup, tissue: TissueMask, min_fraction: float) -> 
     """
     if setup.spec.extent == "whole":
         return np.ones(setup.grid.counts, np.bool_)
-    least = min_fraction if setup.spec.kind == "classifier" else 0.0
+    least = 0.0 if setup.spec.kind == "segmenter" else min_fraction
     return tissue.select(setup.grid, setup.reference.downsample, least)

@@ -1,21 +1,19 @@
 """A slide's output folder: there when everything in it is there, and never somebody else's."""
 
-import errno
-import shutil
-import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from wsiseg.errors import DiskFullError, RunError, WsisegError
+from wsiseg.engine.marker import Marker, carry_over
+from wsiseg.engine.working import working_folder
+from wsiseg.errors import RunError, WsisegError, WsisegWarning, unwritable
 
-__all__ = ["MARKER", "as_run_error", "finished_folder"]
+__all__ = ["REPLACES", "finished_folder", "refuse_foreign"]
 
-MARKER = ".wsiseg"
-"""File that says which command wrote a folder, and the fingerprint of the slide it is of; folders
-without it are never touched."""
-
-UNKNOWN = "-"
+REPLACES: Mapping[str, tuple[str, ...]] = {"segment": ("segment", "tissue")}
+"""Command -> the commands whose results it may replace, where these are not its own alone:
+`segment` writes all that `tissue` does."""
 
 
 @contextmanager
@@ -25,71 +23,102 @@ def finished_folder(
     """Yield a folder to fill; it becomes `out/name` only when the block ends without an error.
 
     A folder of that name is replaced if the same kind of run wrote it for the same slide, told
-    by its fingerprint (`None`: not compared).
+    by its fingerprint (`None`: not compared); what a user put there, or changed, is kept.
 
     Raises
     ------
     RunError
         If `out` cannot be written, `name` leads outside of it, or `out/name` is there and is not
-        an earlier result of this kind and slide: a slide's own folder, another command's output,
-        or the result of another slide of this name.
+        an earlier result of this kind and slide: see `refuse_foreign`.
     DiskFullError
         If there is no room left; nothing half-written stays.
+
+    Warns
+    -----
+    WsisegWarning
+        If a file was changed since wsiseg wrote it: it is kept under another name.
     """
     final = out / name
     if not final.resolve().is_relative_to(out.resolve()) or final.resolve() == out.resolve():
         raise RunError(
             f"{name!r}: would write outside the output folder {out}; choose another name"
         )
-    _refuse_foreign(final, kind, slide)
+    refuse_foreign(final, kind, slide)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".wsiseg-", dir=final.parent))
-        partial.chmod(0o755)  # mkdtemp's folders are for their owner alone
-    except OSError as error:
-        raise as_run_error(error, final) from error
-    try:
-        yield partial
-        (partial / MARKER).write_text(f"{kind} {slide or UNKNOWN}\n", encoding="utf-8")
-        _replace(partial, final)
+        with working_folder(final.parent) as partial, _final_names(partial, final):
+            yield partial
+            Marker.of_folder(partial, kind, slide).write(partial)
+            renamed = _replace(partial, final)
     except OSError as error:
         if isinstance(error, WsisegError):
             raise
-        raise as_run_error(error, final) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def as_run_error(error: OSError, path: Path) -> RunError:
-    """Return what an operating system's refusal to write means for a run."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"{path}: no room left on the disk; free some, or choose another --out"
+        raise unwritable(error, final) from error
+    for old, new in renamed.items():
+        warnings.warn(
+            f"{final}: {old} was changed since wsiseg wrote it; kept as {new}",
+            WsisegWarning,
+            stacklevel=3,
         )
-    return RunError(f"{path}: cannot be written: {error.strerror or error}; choose another --out")
 
 
-def _refuse_foreign(final: Path, kind: str, slide: str | None) -> None:
+@contextmanager
+def _final_names(partial: Path, final: Path) -> Iterator[None]:
+    """Let errors name files as they would have been called, not by the hidden folder."""
+    try:
+        yield
+    except WsisegError as error:
+        if str(partial) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(partial), str(final))) from error
+
+
+def may_replace(final: Path, kind: str) -> bool:
+    """Return whether `final` holds no result of a command that this one must not replace."""
+    marker = Marker.read(final)
+    return marker is None or marker.kind in REPLACES.get(kind, (kind,))
+
+
+def refuse_foreign(final: Path, kind: str, slide: str | None = None) -> None:
+    """Refuse a folder that a run of this kind must not replace.
+
+    Raises
+    ------
+    RunError
+        If `final` is there and is a slide's own folder, another command's output, or the result of
+        another slide of this name.
+    """
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
-    marker = final / MARKER
-    text = marker.read_text(encoding="utf-8").strip() if marker.is_file() else ""
-    found, _, of = text.partition(" ")
-    if found == kind and (slide is None or of in (slide, UNKNOWN)):
+    marker = Marker.read(final)
+    if marker is None:
+        what = "was not written by wsiseg"
+    elif not may_replace(final, kind):
+        what = f"was written by {marker.kind!r}"
+    elif not marker.is_of(slide):
+        what = "is the result of another slide"
+    else:
         return
-    what = "was not written by wsiseg"
-    if found:
-        other = found != kind
-        what = f"was written by {found!r}" if other else "is the result of another slide"
     raise RunError(f"{final}: is there and {what}; needed a free name: choose another --out")
 
 
-def _replace(partial: Path, final: Path) -> None:
-    """Give `partial` its final name; an earlier result goes."""
-    if final.exists():
-        old = Path(tempfile.mkdtemp(prefix=".wsiseg-old-", dir=final.parent))
-        final.rename(old / final.name)
+def _replace(partial: Path, final: Path) -> dict[str, str]:
+    """Give `partial` its final name; an earlier result goes, but for what users put there.
+
+    Returns
+    -------
+    dict of str to str
+        The files that users changed, and the names they have got.
+    """
+    if not final.exists():
         partial.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        partial.rename(final)
+        return {}
+    renamed = carry_over(final, partial)
+    with working_folder(final.parent, aside=True) as aside:
+        final.rename(aside / final.name)
+        try:
+            partial.rename(final)
+        except OSError:
+            (aside / final.name).rename(final)
+            raise
+    return renamed

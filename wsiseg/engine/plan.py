@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.engine.blocks import row_bytes
+from wsiseg.engine.decoding import EXACT, DecodingChoice
 from wsiseg.engine.execute import Pace, Threaded
 from wsiseg.engine.graph import StageInput, StageSetup, select_tiles
 from wsiseg.engine.inputs import BLOCK
@@ -26,7 +27,7 @@ from wsiseg.tissue import TissueMask
 __all__ = ["Plan", "StagePlan", "make_plan"]
 
 GPU_BATCH_PIXELS = 1 << 23
-"""The same for a GPU: 128 patches of 256 pixels."""
+"""Patch pixels per batch on a GPU: 128 patches of 256 pixels."""
 
 FRONT_BYTES = 64_000_000
 """Caches, stitcher and rows of the writer; where a slide is too wide for them, it is walked in
@@ -81,6 +82,9 @@ class Plan:
     slide: str
     model: str
     stages: tuple[StagePlan, ...]
+    setups: tuple[StageSetup, ...]
+    """The stages laid over the slide."""
+
     selected: tuple[NDArray[np.bool_], ...]
     """Per stage, which tiles have tissue; bool of `grid.counts`."""
 
@@ -92,6 +96,7 @@ class Plan:
     """What is allowed."""
 
     seconds: float
+    decoding: DecodingChoice = EXACT
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers of the plan as plain values."""
@@ -102,6 +107,7 @@ class Plan:
             "projected_bytes": self.projected_bytes,
             "memory_bytes": self.memory_bytes,
             "seconds": round(self.seconds, 1),
+            "decoding": asdict(self.decoding),
             "stages": [asdict(stage) for stage in self.stages],
         }
 
@@ -114,6 +120,7 @@ def make_plan(
     slide: str,
     tissue_options: TissueOptions,
     options: RunOptions,
+    decoding: DecodingChoice = EXACT,
 ) -> Plan:
     """Count tiles, bytes, memory and seconds; time one batch of zeros through each network.
 
@@ -122,7 +129,9 @@ def make_plan(
     MemoryBudgetError
         If even a batch of one patch needs more memory than allowed.
     """
-    budget = options.memory_bytes or int(machine_memory() * 0.75)
+    budget = options.memory_bytes
+    if budget is None:
+        budget = int(machine_memory() * 0.75)
     selected = tuple(select_tiles(s, tissue, tissue_options.min_fraction) for s in setups)
     stages: list[StagePlan] = []
     for k, (setup, chosen) in enumerate(zip(setups, selected, strict=True)):
@@ -143,11 +152,13 @@ def make_plan(
         slide=slide,
         model=f"{model.card.name} {model.card.version}",
         stages=tuple(stages),
+        setups=tuple(setups),
         selected=selected,
         tissue_share=tissue.share,
         projected_bytes=projected,
         memory_bytes=budget,
         seconds=sum(stage.seconds for stage in stages),
+        decoding=decoding,
     )
 
 
@@ -165,8 +176,10 @@ class _Stage:
 
     def plan(self, options: RunOptions, budget: int) -> StagePlan:
         """Return the fastest plan whose memory, beside what is there now, is within `budget`."""
-        cores = options.threads or usable_cores()
-        batch = options.batch_size or self._default_batch(cores)
+        cores = usable_cores() if options.threads is None else options.threads
+        batch = options.batch_size
+        if batch is None:
+            batch = self._default_batch(cores)
         width = self._column_width(FRONT_BYTES)
         while True:
             pace = self._pace(batch, cores, width)
@@ -176,7 +189,7 @@ class _Stage:
                 break
             if self._column_width(self._front_bytes(width) // 2) < width:
                 width = self._column_width(self._front_bytes(width) // 2)
-            elif batch > 1 and not options.batch_size:
+            elif batch > 1 and options.batch_size is None:
                 batch //= 2
             elif cores > 1:
                 cores //= 2
@@ -215,6 +228,8 @@ class _Stage:
         *rest, _ = setup.grid.shape
         *_, stride = setup.grid.stride
         caches = sum(self._cache_bytes(item, width) for item in setup.inputs)
+        if setup.spec.kind == "embedder":  # a row of vectors being filled, one being written
+            return caches + 2 * ceil_div(width, stride) * 4 * channels
         if setup.spec.kind == "classifier":  # its front is a row of cells: nothing beside the rest
             cells = ceil_div(width, stride)
             return caches + writer_bytes(setup.placement, channels + 1, width=cells)

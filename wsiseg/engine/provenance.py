@@ -4,9 +4,14 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-__all__ = ["fingerprint", "versions"]
+from wsiseg.model import Model
+from wsiseg.source import Pyramid
+
+__all__ = ["describe_model", "describe_slide", "fingerprint", "versions"]
 
 BLOCK = 1 << 16
 SAMPLES = 64
@@ -24,6 +29,35 @@ PACKAGES = (
     "scipy",
     "opencv-python-headless",
 )
+
+
+def describe_slide(slide: Pyramid) -> dict[str, Any]:
+    """Return what tells a slide from others, and how it was read; mpp and size are (x, y)."""
+    metadata = slide.metadata
+    return {
+        "name": slide.name,
+        "path": str(slide.path) if slide.path else None,
+        "sha256_sampled": fingerprint(slide.path) if slide.path else None,
+        "reader": metadata.reader,
+        "vendor": metadata.vendor,
+        "mpp": list(slide.spacing.um[::-1]),
+        "mpp_from": "file" if slide.spacing == slide.source.metadata.spacing else "user",
+        "size": list(slide.shape[::-1]),
+    }
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Return which model it was, and what ran it."""
+    return {
+        "name": model.card.name,
+        "version": model.card.version,
+        "digest": model.digest,
+        "intended_use": model.card.provenance.intended_use,
+        "backend": model.backend,
+        "device": model.device,
+        "precision": model.precision,
+        "tuning": asdict(model.tuning) if model.tuning else None,
+    }
 
 
 def fingerprint(path: Path | str) -> str | None:

@@ -30,6 +30,9 @@ __all__ = ["SharedLevel", "SharedView", "share_levels"]
 LEAST_SIDE = 256
 """Level pixels of a block at least, so that small tiles in the file do not make small blocks."""
 
+SOURCE_CACHE_BYTES = 8 << 20
+"""Decoded tiles that the source keeps where nobody comes back to them."""
+
 MOST_SIDE = 2048
 """Level pixels of a block at most; where no smaller one fits the file's tiles and all ratios, each
 view is read for itself."""
@@ -121,7 +124,7 @@ def share_levels(
     wanted: dict[int, list[tuple[int, int, View]]] = {}
     for s, setup in enumerate(setups):
         for k, item in enumerate(setup.inputs):
-            if item.view is not None and all(float(r).is_integer() for r in item.view.ratio):
+            if item.view is not None and _is_shared(item.view):
                 wanted.setdefault(item.view.level.index, []).append((s, k, item.view))
     shared: dict[tuple[int, int], SharedView] = {}
     with ExitStack() as stack:
@@ -135,7 +138,27 @@ def share_levels(
                 boxes = _wanted(setups[s], k, selected[s])
                 uses = BlockUses.of_boxes(boxes, blocks.block_of(view))
                 shared[s, k] = blocks.add(view, uses)
+        views = _slide_inputs(setups)
+        if views.keys() <= shared.keys():  # all is read in whole blocks, and each once
+            for view in views.values():
+                view.level.limit_cache(SOURCE_CACHE_BYTES)
+                stack.callback(view.level.limit_cache, None)
         yield shared
+
+
+def _slide_inputs(setups: Sequence[StageSetup]) -> dict[tuple[int, int], View]:
+    """Return the views of the slide by (stage, input)."""
+    return {
+        (s, k): item.view
+        for s, setup in enumerate(setups)
+        for k, item in enumerate(setup.inputs)
+        if item.view is not None
+    }
+
+
+def _is_shared(view: View) -> bool:
+    """Tell whether the view is made of whole level pixels, all of them."""
+    return not view.scaled and all(float(r).is_integer() for r in view.ratio)
 
 
 def _wanted(setup: StageSetup, k: int, selected: NDArray[np.bool_]) -> Iterator[Box]:

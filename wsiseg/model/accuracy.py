@@ -72,9 +72,11 @@ def record_int8(folder: Path, changes: dict[str, OutputChange]) -> ModelCard:
     old = Package.open(folder).card
     metrics = dict(old.provenance.metrics)
     for stage, change in changes.items():
-        metrics[f"int8, {stage}, mean change of probability"] = round(change.mean, 6)
-        metrics[f"int8, {stage}, largest change of probability"] = round(change.largest, 6)
-        metrics[f"int8, {stage}, share of labels that stay"] = round(change.same_labels, 6)
+        what = "value" if change.same_labels is None else "probability"
+        metrics[f"int8, {stage}, mean change of {what}"] = round(change.mean, 6)
+        metrics[f"int8, {stage}, largest change of {what}"] = round(change.largest, 6)
+        if change.same_labels is not None:
+            metrics[f"int8, {stage}, share of labels that stay"] = round(change.same_labels, 6)
     provenance = old.provenance.model_copy(update={"metrics": metrics})
     card = old.model_copy(update={"provenance": provenance})
     text = folder / "README.md"
@@ -96,4 +98,4 @@ def _predictor(
         threads=None,
         calibration=calibration,
     )
-    return StagePredictor(stage, len(package.card.classes), network)
+    return StagePredictor(stage, package.channels(stage), network)

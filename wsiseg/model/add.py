@@ -169,7 +169,10 @@ def _run_onnx(
     from wsiseg.model.predictor import StagePredictor
 
     graph = complete_graph(parse_graph(weights, name=str(path)), stage, classes, name=str(path))
-    return StagePredictor(stage, classes, OnnxNetwork(graph))(*inputs)
+    network = OnnxNetwork(graph)
+    if stage.kind == "embedder":  # its length is what it gives
+        classes = network(*inputs).shape[-1]
+    return StagePredictor(stage, classes, network)(*inputs)
 
 
 def _convert(

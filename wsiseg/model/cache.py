@@ -56,15 +56,21 @@ def cached_file(kind: str, key: str, suffix: str, make: Callable[[], bytes]) -> 
     try:
         return write_atomically(path, content)
     except OSError as error:
-        log.warning(
-            "%s: cannot be written (%s), so models start slowly; set WSISEG_HOME to a folder "
-            "that can be written",
-            _cache_folder(),
-            error.strerror,
-        )
+        _say_unwritable(_cache_folder(), error.strerror)
     private = Path(tempfile.mkdtemp(prefix="wsiseg-"))  # mode 0700: nobody else plants a file here
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     return write_atomically(private / path.name, content)
+
+
+@cache
+def _say_unwritable(folder: Path, reason: str) -> None:
+    """Warn once per process, not for each file."""
+    log.warning(
+        "%s: cannot be written (%s), so models start slowly; set WSISEG_HOME to a folder that can "
+        "be written",
+        folder,
+        reason,
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> Path:

@@ -32,6 +32,7 @@ __all__ = [
     "ScaleStep",
     "StageSpec",
     "Step",
+    "Task",
     "WeightsSpec",
     "card_schema",
 ]
@@ -60,6 +61,9 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
 Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+Task = Literal["semantic", "embedding"]
+"""What a model gives: a class for each pixel, or a vector for each patch."""
 
 
 class CardPart(BaseModel):
@@ -153,13 +157,18 @@ class StageSpec(CardPart):
     """One network and how it is walked over the slide."""
 
     name: Identifier
-    kind: Literal["classifier", "segmenter"]
+    kind: Literal["classifier", "segmenter", "embedder"]
+    """One value per class and patch, one per class and pixel, or one vector per patch, whose length
+    is that of the output recorded in the check."""
+
     extent: Literal["window", "whole"] = "window"
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=16)]
     """The first input defines the grid."""
 
     output: OutputSpec
     weights: WeightsSpec
+    allows_scaled_decoding: bool = False
+    """Whether pixels of the slide may come from a decoder that reduces, if asked for."""
 
     @model_validator(mode="after")
     def _extent(self) -> Self:
@@ -176,9 +185,9 @@ class StageSpec(CardPart):
                 raise ValueError(
                     f"{where}: only the first input of extent 'window' has a stride; remove it"
                 )
-        if not window and self.kind == "classifier":
+        if not window and self.kind != "segmenter":
             raise ValueError(
-                f"stage {self.name!r}: a classifier gives one value per patch, so its extent is "
+                f"stage {self.name!r}: kind {self.kind!r} gives values per patch, so its extent is "
                 "'window'"
             )
         if not window and any(self.output.halo or ()):
@@ -192,9 +201,9 @@ class StageSpec(CardPart):
         if len(halo) != len(patch):
             raise ValueError(f"stage {self.name!r}: halo {halo} needs {len(patch)} values")
         inner = tuple(p - 2 * h for p, h in zip(patch, halo, strict=True))
-        if self.kind == "classifier" and any(halo):
+        if self.kind != "segmenter" and any(halo):
             raise ValueError(
-                f"stage {self.name!r}: a classifier gives one value per patch and has no halo"
+                f"stage {self.name!r}: kind {self.kind!r} gives values per patch and has no halo"
             )
         if min(inner) < 1:
             raise ValueError(
@@ -206,6 +215,15 @@ class StageSpec(CardPart):
             raise ValueError(
                 f"stage {self.name!r}: stride {stride} leaves gaps between patches of {patch} "
                 f"with halo {halo}; needed at most {inner}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vectors(self) -> Self:
+        if self.kind == "embedder" and self.output.activation != "none":
+            raise ValueError(
+                f"stage {self.name!r}: activation {self.output.activation!r} is for probabilities; "
+                "an embedder needs activation 'none'"
             )
         return self
 
@@ -271,9 +289,11 @@ class ModelCard(CardPart):
     schema_version: Literal[1]
     name: FileName
     version: Text
-    task: Literal["semantic"]
+    task: Task
     axes: Literal["yx", "zyx"]
-    classes: Annotated[tuple[ClassSpec, ...], Field(min_length=2, max_length=250)]
+    classes: Annotated[tuple[ClassSpec, ...], Field(max_length=250)] = ()
+    """At least two; none for task `embedding`."""
+
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=16)]
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Two classes: the second wins at or above this probability; `None`: the most probable."""
@@ -281,6 +301,22 @@ class ModelCard(CardPart):
     calibration: Calibration = Calibration()
     provenance: Provenance
     check: Check = Check()
+
+    @model_validator(mode="after")
+    def _task(self) -> Self:
+        kinds = [stage.kind for stage in self.stages]
+        if self.task == "embedding":
+            if self.classes or kinds != ["embedder"]:
+                raise ValueError(
+                    "task 'embedding' needs one stage of kind 'embedder' and no classes, found "
+                    f"kinds {kinds} and {len(self.classes)} classes"
+                )
+        elif len(self.classes) < 2 or "embedder" in kinds:
+            raise ValueError(
+                f"task {self.task!r} needs at least two classes and no stage of kind 'embedder', "
+                f"found {len(self.classes)} classes and kinds {kinds}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Self:

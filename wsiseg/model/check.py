@@ -34,14 +34,14 @@ class OutputChange:
 
     largest: float
 
-    same_labels: float
-    """Share of patches or pixels that keep their class."""
+    same_labels: float | None
+    """Share of patches or pixels that keep their class; `None` where there are no classes."""
 
     def __str__(self) -> str:
-        return (
-            f"probabilities change by {self.mean:.2g} on average and {self.largest:.2g} at most, "
-            f"{self.same_labels:.2%} of the labels stay"
-        )
+        change = f"change by {self.mean:.2g} on average and {self.largest:.2g} at most"
+        if self.same_labels is None:
+            return f"vectors {change}"
+        return f"probabilities {change}, {self.same_labels:.2%} of the labels stay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,9 @@ def output_change(
     expected: NDArray[np.float32],
 ) -> OutputChange:
     """Compare raw values `(..., class)` by what becomes of them: probabilities and labels."""
+    if stage.kind == "embedder":
+        difference = np.abs(found - expected)
+        return OutputChange(float(difference.mean()), float(difference.max()), None)
     probabilities = [activate(raw, stage.output.activation) for raw in (found, expected)]
     labels = [
         p.argmax(axis=-1) if card.threshold is None else p[..., 1] >= card.threshold

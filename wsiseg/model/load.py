@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from wsiseg.errors import ModelError
+from wsiseg.errors import ModelError, UsageError
 from wsiseg.model.backends import build_network, stage_graph
 from wsiseg.model.cache import cache_key, cached_file, code_fingerprint
-from wsiseg.model.card import ModelCard, StageSpec
+from wsiseg.model.card import CARD_FILE, ModelCard, StageSpec, Task
 from wsiseg.model.check import CheckReport, check_predictors
 from wsiseg.model.package import Package
 from wsiseg.model.predictor import Predictor, StagePredictor
@@ -21,7 +21,18 @@ from wsiseg.model.registry import find_model
 from wsiseg.model.tuning import Tuning, library_versions, tune_package
 from wsiseg.options import Backend, Precision, RunOptions
 
-__all__ = ["Backend", "Model", "Precision", "check_model", "load_for_run", "load_model"]
+__all__ = [
+    "Backend",
+    "Model",
+    "Precision",
+    "check_model",
+    "load_for_run",
+    "load_model",
+    "require_task",
+]
+
+COMMANDS: dict[Task, str] = {"semantic": "segment", "embedding": "embed"}
+"""What runs models of each task."""
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +51,9 @@ class Model:
 
     predictors: tuple[Predictor, ...]
     """One per stage of the card, in its order."""
+
+    channels: tuple[int, ...]
+    """Values per patch or pixel of each stage: its classes, or the length of its vectors."""
 
     backend: str
     """`onnxruntime`, `openvino` or `torch`."""
@@ -129,6 +143,24 @@ def load_for_run(name_or_path: str | Path, options: RunOptions) -> Model:
     )
 
 
+def require_task(model: Model | str | Path, task: Task) -> None:
+    """Refuse a model of another task; of a name or folder only the card is read.
+
+    Raises
+    ------
+    UsageError
+        If the model is for another command; names it.
+    ModelError
+        If there is no such model.
+    """
+    card = model.card if isinstance(model, Model) else ModelCard.read(find_model(model) / CARD_FILE)
+    if card.task != task:
+        raise UsageError(
+            f"{card.name}: needed a model of task {task!r}, found {card.task!r}; run it with "
+            f"`wsiseg {COMMANDS[card.task]}`, in Python `wsiseg.{COMMANDS[card.task]}`"
+        )
+
+
 def check_model(
     name_or_path: str | Path,
     *,
@@ -178,12 +210,13 @@ def _assemble(
             threads=threads,
             calibration=calibration,
         )
-        predictors.append(StagePredictor(stage, len(card.classes), network))
+        predictors.append(StagePredictor(stage, package.channels(stage), network))
     return Model(
         card,
         package.digest,
         package.folder,
         tuple(predictors),
+        tuple(predictor.classes for predictor in predictors),
         chosen,
         device,
         precision,

@@ -195,7 +195,7 @@ def _postprocess(
 ) -> list[onnx.NodeProto]:
     """Return the nodes from the graph's output to float32 with classes last."""
     cast = helper.make_node("Cast", [output.name], ["wsiseg.float"], to=TensorProto.FLOAT)
-    if stage.kind == "classifier":
+    if stage.kind != "segmenter":
         return [cast]
     sizes, axes = _sizes(output), len(stage.inputs[0].patch) + 2
     if len(sizes) == axes and (sizes[1] == classes) != (sizes[-1] == classes):

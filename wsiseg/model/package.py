@@ -82,6 +82,26 @@ class Package:
         verify(path, wanted=stage.weights.sha256, found=hashlib.sha256(content).hexdigest())
         return content
 
+    def channels(self, stage: StageSpec) -> int:
+        """Return how many values a stage gives per patch or pixel.
+
+        One per class of the card; of an embedder, as many as the output of its check has.
+
+        Raises
+        ------
+        ModelError
+            If the check is needed and cannot be used.
+        """
+        if stage.kind != "embedder":
+            return len(self.card.classes)
+        recorded = self.read_examples()[stage.name].output
+        if recorded.ndim != 2 or not recorded.shape[1]:
+            raise ModelError(
+                f"{self.folder / self.card.check.file}: stage {stage.name!r} needs an output of "
+                f"shape (n, length), found {recorded.shape}; write the package anew"
+            )
+        return int(recorded.shape[1])
+
     @property
     def check_sha256(self) -> str:
         """Hash of the check file."""

@@ -31,7 +31,7 @@ class Predictor(Protocol):
     * One array per input of the stage, `(n, *patch, channel)`: uint8 for the slide, float32 in
       0..1 for a heatmap. The same `n` for all.
     * Returns raw network values, float32: `(n, class)` of a classifier, `(n, *patch, class)` of
-      a segmenter; all finite. The caller applies the activation.
+      a segmenter, `(n, length)` of an embedder; all finite. The caller applies the activation.
     * For one batch size, the values of an image do not depend on the other images of the batch.
       Between batch sizes they may differ in the last bits, since libraries choose other kernels:
       pad the last batch instead of shortening it.
@@ -98,7 +98,7 @@ class StagePredictor(Predictor):
     stage
         The stage of the card.
     classes
-        Number of classes of the model.
+        Number of classes of the model, or length of an embedder's vectors.
     network
         The backend.
     """
@@ -226,10 +226,11 @@ class StagePredictor(Predictor):
         patch = self.stage.inputs[0].patch if self.stage.kind == "segmenter" else ()
         shape = (n, *patch, self.classes)
         if found != shape:
+            what = "values per vector" if self.stage.kind == "embedder" else "classes"
             raise OutputShapeError(
                 f"stage {self.stage.name!r}: the network gave {found}: needed {shape} for "
-                f"a {self.stage.kind} of {self.classes} classes; correct classes, kind or patch "
-                "in model.json"
+                f"kind {self.stage.kind!r} of {self.classes} {what}; correct classes, kind or "
+                "patch in model.json"
             )
 
     def _check_values(self, output: NDArray[Any]) -> None:
@@ -239,9 +240,8 @@ class StagePredictor(Predictor):
                 f"stage {self.stage.name!r}: the network gave values between {low} and {high}: "
                 "needed finite ones; the weights are damaged or the precision is too low"
             )
-        if self.stage.output.activation == "none" and not (
-            low >= -PROBABILITY_SLACK and high <= 1 + PROBABILITY_SLACK
-        ):
+        is_probability = self.stage.output.activation == "none" and self.stage.kind != "embedder"
+        if is_probability and not (low >= -PROBABILITY_SLACK and high <= 1 + PROBABILITY_SLACK):
             raise OutputShapeError(
                 f"stage {self.stage.name!r}: values from {low:.4g} to {high:.4g}: needed "
                 "probabilities from 0 to 1 for activation 'none'; set activation to 'softmax' or "

@@ -64,7 +64,7 @@ def load_network(stage: StageSpec, classes: int, weights: bytes, name: str) -> P
     Parameters
     ----------
     stage, classes
-        From the card.
+        From the card; an embedder is built without a head.
     weights
         Content of a safetensors file.
     name
@@ -82,7 +82,7 @@ def load_network(stage: StageSpec, classes: int, weights: bytes, name: str) -> P
     network = networks.build(
         stage.weights.architecture,
         channels=tuple(len(spec.channels) for spec in stage.inputs),
-        classes=classes,
+        classes=0 if stage.kind == "embedder" else classes,  # features, as they enter a head
         arguments=stage.weights.arguments,
     )
     try:

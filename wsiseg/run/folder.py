@@ -1,25 +1,27 @@
 """A run over slides: one bad slide never ends the batch."""
 
-import csv
-import io
 import logging
 import re
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsiseg.engine import Listener, as_run_error, ignore
-from wsiseg.errors import UsageError, WsisegError, WsisegWarning
-from wsiseg.model import Model, load_for_run
+from wsiseg.engine import Listener, fingerprint, ignore
+from wsiseg.engine.output import may_replace, refuse_foreign
+from wsiseg.engine.working import sweep, working_folder
+from wsiseg.errors import UsageError, WsisegError, WsisegWarning, unwritable
+from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
 from wsiseg.pipeline import plan, segment
 from wsiseg.run.devices import devices_to_use, each_on_a_device, share_of
-from wsiseg.run.inputs import SlideJob
+from wsiseg.run.inputs import SlideJob, as_jobs
+from wsiseg.run.tables import SUMMARY, SlideReport, Tables
 from wsiseg.run.tissue import write_tissue
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
@@ -27,6 +29,7 @@ from wsiseg.source import open as open_slide
 __all__ = [
     "FolderReport",
     "SlideReport",
+    "failure_text",
     "parse_bytes",
     "plan_folder",
     "run_each",
@@ -40,36 +43,11 @@ POWERS = "kmgt"
 SAME_SPACING = 0.02
 """Pixel sizes this close (relative) say the same."""
 
-SUMMARY = "summary.csv"
-FAILURES = "failures.csv"
-
 Work = Callable[[Pyramid, SlideJob], dict[str, Any]]
 """What is done with one slide; returns its row of `summary.csv`."""
 
-
-@dataclass(frozen=True, slots=True)
-class SlideReport:
-    """What became of one slide."""
-
-    path: str
-    folder: str
-    """Where its files are, or would have been."""
-
-    summary: dict[str, Any]
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-    error_class: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON lines."""
-        state = {"error": self.error, "error_class": self.error_class} if self.error else {}
-        return {
-            "path": self.path,
-            "folder": self.folder,
-            **self.summary,
-            "warnings": list(self.warnings),
-            **state,
-        }
+Slides = Sequence[str | Path | SlideJob] | str | Path
+"""Slides to work on: from `list_slides`, or what it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +61,7 @@ class FolderReport:
 
 
 def segment_folder(
-    jobs: Sequence[SlideJob],
+    jobs: Slides,
     model: Model | str | Path,
     out: str | Path,
     *,
@@ -96,7 +74,8 @@ def segment_folder(
     Parameters
     ----------
     jobs
-        From `list_slides`.
+        Files, folders, globs, URLs and tables, as on the command line, or what `list_slides` made
+        of them.
     model
         Loaded once per device; a model that cannot be used is an error before the first slide. By
         name or folder, and with several GPUs in `options.run.device`, each GPU has a process of its
@@ -109,13 +88,17 @@ def segment_folder(
     ModelError
         If the model cannot be used.
     RunError
-        If the output folder cannot be written. What is wrong with a slide is in the report.
+        If the output folder cannot be written, or holds a foreign `summary.csv`. What is wrong with
+        a slide is in the report.
+    UsageError
+        If `jobs` names no slide.
     """
     options = options or SegmentOptions()
-    out = Path(out)
-    _require_writable(out)
-    reports = _segmented(jobs, model, out, options, listen)
-    return _collected(reports, jobs, out, slide_done)
+    out, jobs = Path(out), as_jobs(jobs)
+    require_task(model, "semantic")
+    with _run_into(out, jobs) as tables:
+        reports = _segmented(jobs, model, out, options, listen)
+        return _collected(reports, tables, out, slide_done)
 
 
 def _segmented(
@@ -157,12 +140,12 @@ def _segment_one(
     job: SlideJob, listen: Listener, model: Model, out: Path, options: SegmentOptions
 ) -> SlideReport:
     def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        with _work_dir(out) as folder:
+        with working_folder(out) as folder:
             result = segment(slide, model, options=options, work_dir=folder, listen=listen)
             result.write(out, name=job.output)
             return result.summary()
 
-    return _run_one(job, out, work)
+    return _run_one(job, out, work, kind="segment")
 
 
 def _lost(out: Path, job: SlideJob, what: str) -> SlideReport:
@@ -174,78 +157,112 @@ def _lost(out: Path, job: SlideJob, what: str) -> SlideReport:
 
 
 def tissue_folder(
-    jobs: Sequence[SlideJob],
+    jobs: Slides,
     out: str | Path,
     *,
     options: TissueOptions | None = None,
+    slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
-    """Write `tissue.geojson` and `overview.png` of each slide into `out/<slide>/`."""
+    """Write `tissue.geojson` and `overview.png` of each slide into `out/<slide>/`.
+
+    Results of `segment`, which have both, are refused and stay as they are.
+    """
     chosen = options or TissueOptions()
     out = Path(out)
-    return run_each(jobs, out, lambda slide, job: write_tissue(slide, out, job.output, chosen))
+
+    def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
+        return write_tissue(slide, out, job.output, chosen)
+
+    return run_each(jobs, out, work, kind="tissue", slide_done=slide_done)
 
 
 def plan_folder(
-    jobs: Sequence[SlideJob], model: str | Path, *, options: SegmentOptions
+    jobs: Slides, model: str | Path, *, options: SegmentOptions
 ) -> Iterator[dict[str, Any]]:
     """Yield the plan of each slide as plain values; with `error` where there is none."""
+    require_task(model, "semantic")
     loaded = load_for_run(model, options.run)
-    for job in jobs:
+    for job in as_jobs(jobs):
+        row: dict[str, Any] = {
+            "slide": Path(job.path).name,
+            "path": job.path,
+            "output": job.output,
+        }
         try:
             with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
-                yield plan(slide, loaded, options=options).to_dict()
+                yield row | plan(slide, loaded, options=options).to_dict()
         except WsisegError as error:
-            yield {"slide": job.path, "error": str(error)}
+            yield row | {"error": failure_text(error, job.path)}
 
 
 def run_each(
-    jobs: Sequence[SlideJob],
+    jobs: Slides,
     out: Path,
     work: Work,
     *,
+    kind: str | None = None,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
-    """Do `work` on each slide; whatever goes wrong with one is recorded and the next begun."""
-    _require_writable(out)
-    reports = (_run_one(job, out, work) for job in jobs)
-    return _collected(reports, jobs, out, slide_done)
+    """Do `work` on each slide; whatever goes wrong with one is recorded and the next begun.
+
+    Parameters
+    ----------
+    kind
+        The command. A slide whose folder holds another one's result is then refused before it is
+        opened.
+    """
+    jobs = as_jobs(jobs)
+    with _run_into(out, jobs) as tables:
+        reports = (_run_one(job, out, work, kind=kind) for job in jobs)
+        return _collected(reports, tables, out, slide_done)
 
 
-def _require_writable(out: Path) -> None:
+@contextmanager
+def _run_into(out: Path, jobs: Sequence[SlideJob]) -> Iterator[Tables]:
+    """Yield the tables of a folder that can be written; leave nothing there of dead processes."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise as_run_error(error, out) from error
+        raise unwritable(error, out) from error
+    parents = {out, *((out / job.output).parent for job in jobs)}
+    sweep(parents)
+    try:
+        yield Tables(out)
+    finally:
+        sweep(parents)  # processes of this run may have been ended by force
 
 
 def _collected(
     reports: Iterable[SlideReport],
-    jobs: Sequence[SlideJob],
+    tables: Tables,
     out: Path,
     slide_done: Callable[[object], None],
 ) -> FolderReport:
     """Write the tables after each slide, and return all reports."""
     done: list[SlideReport] = []
     failures: list[SlideReport] = []
-    paths = {job.path for job in jobs}
-    earlier = {name: _earlier_rows(out / name, paths) for name in (SUMMARY, FAILURES)}
     for report in reports:
         (failures if report.error else done).append(report)
-        _write_tables(out, done, failures, earlier)
+        tables.add(report)
         slide_done(report)
     return FolderReport(tuple(done), tuple(failures), out / SUMMARY)
 
 
-def _run_one(job: SlideJob, out: Path, work: Work) -> SlideReport:
-    folder = str(out / job.output)
+def _run_one(job: SlideJob, out: Path, work: Work, *, kind: str | None) -> SlideReport:
+    folder = out / job.output
     summary: dict[str, Any] = {"slide": Path(job.path).name}
+    refused = kind is not None and not may_replace(folder, kind)
     problem: Exception | None = None
     started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", WsisegWarning)
         try:
+            if kind is not None and refused:
+                refuse_foreign(folder, kind)
             with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
+                if kind is not None:  # now rather than when all is done
+                    refuse_foreign(folder, kind, fingerprint(job.path))
                 _warn_of_override(slide)
                 summary = work(slide, job)
         except Exception as error:  # the one broad boundary: no slide may end the batch
@@ -256,9 +273,9 @@ def _run_one(job: SlideJob, out: Path, work: Work) -> SlideReport:
     for message in heard:
         log.warning("%s", message)
     if problem is None:
-        return SlideReport(job.path, folder, summary, heard)
-    kind = type(problem).__name__
-    return SlideReport(job.path, folder, summary, heard, _message(problem, job), kind)
+        return SlideReport(job.path, str(folder), summary, heard)
+    text, name = failure_text(problem, job.path), type(problem).__name__
+    return SlideReport(job.path, str(folder), summary, heard, text, name, refused=refused)
 
 
 def _warn_of_override(slide: Pyramid) -> None:
@@ -275,63 +292,12 @@ def _warn_of_override(slide: Pyramid) -> None:
         )
 
 
-def _message(error: Exception, job: SlideJob) -> str:
+def failure_text(error: Exception, path: str) -> str:
+    """Return in one line what went wrong with the slide at `path`, which it names."""
     text = " ".join(str(error).split())
     if isinstance(error, WsisegError):
-        return text if Path(job.path).name in text else f"{job.path}: {text}"
-    return f"{job.path}: {type(error).__name__}: {text}; run with --debug and report it"
-
-
-def _earlier_rows(path: Path, without: set[str]) -> list[dict[str, Any]]:
-    """Return the rows of a table of an earlier run into the same folder, for other slides."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row.get("path") not in without]
-
-
-def _write_tables(
-    out: Path,
-    done: list[SlideReport],
-    failures: list[SlideReport],
-    earlier: dict[str, list[dict[str, Any]]],
-) -> None:
-    """Write both tables anew after each slide, so that they are never behind."""
-    rows = [
-        {**r.summary, "folder": r.folder, "path": r.path, "warnings": "; ".join(r.warnings)}
-        for r in done
-    ]
-    _write_csv(out / SUMMARY, [*earlier[SUMMARY], *rows], first=("slide", "model"))
-    lost = [{"path": r.path, "error_class": r.error_class, "error": r.error} for r in failures]
-    if lost or earlier[FAILURES]:
-        first = ("path", "error_class", "error")
-        _write_csv(out / FAILURES, [*earlier[FAILURES], *lost], first=first)
-    else:
-        (out / FAILURES).unlink(missing_ok=True)
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]], *, first: tuple[str, ...]) -> None:
-    columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-        partial.replace(path)
-    except OSError as error:
-        raise as_run_error(error, path) from error
-
-
-class _work_dir(tempfile.TemporaryDirectory[str]):  # noqa: N801 - used like a function
-    """A hidden folder in the output folder, on the same file system, gone afterwards."""
-
-    def __init__(self, out: Path) -> None:
-        super().__init__(prefix=".wsiseg-", dir=out)
-
-    def __enter__(self) -> Path:  # type: ignore[override]
-        return Path(super().__enter__())
+        return text if Path(path).name in text else f"{path}: {text}"
+    return f"{path}: {type(error).__name__}: {text}; run with --debug and report it"
 
 
 def parse_bytes(text: str) -> int:

@@ -1,14 +1,19 @@
 """Which slides a command line names: files, folders, globs, URLs, and tables `slide,mpp`."""
 
-import csv
 import glob
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsiseg.errors import UsageError
+from wsiseg.engine.marker import is_result
+from wsiseg.errors import UsageError, WsisegWarning
+from wsiseg.run.dicom_files import first_of_series
+from wsiseg.run.slide_table import Mpp, read_slide_table
+from wsiseg.source.naming import stem_of
 
-__all__ = ["SlideJob", "list_slides"]
+__all__ = ["SlideJob", "as_jobs", "list_slides"]
 
 SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
@@ -18,8 +23,6 @@ SUFFIXES = frozenset(
 
 MAX_DEPTH = 64
 """Folders looked at to tell slides of one name apart."""
-
-Mpp = float | tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,9 @@ def list_slides(
     Parameters
     ----------
     arguments
-        Files, folders, globs, URLs, or CSV files with the columns `slide` and, optionally, `mpp`
-        (relative paths count from the CSV's folder).
+        Files, folders, globs, URLs, or CSV files with the columns `slide` and, optionally, `mpp`,
+        or `mpp_x` and `mpp_y` (relative paths count from the CSV's folder). Folders that wsiseg
+        wrote are not searched.
     mpp
         µm per pixel for every slide that a table does not give one.
     recursive
@@ -63,43 +67,121 @@ def list_slides(
     Raises
     ------
     UsageError
-        If an argument names nothing, a table is malformed, or two slides would write to the same
-        folder.
+        If an argument names nothing, a table is malformed, a slide is listed with two pixel sizes,
+        or two slides would write to the same folder.
+
+    Warns
+    -----
+    WsisegWarning
+        If DICOM files of folders are left out.
     """
+    finder = _Finder(recursive=recursive)
     found: dict[str, SlideJob] = {}
     for argument in arguments:
-        for job in _expand(argument, recursive=recursive):
-            own = mpp if job.mpp is None else job.mpp
-            found.setdefault(job.path, replace(job, mpp=own, reader=reader))
+        for job in finder.expand(argument):
+            _add(found, job)
+    finder.warn_of_left_out()
     if not found:
         raise UsageError(
             f"no slides in {', '.join(arguments)}: needed files such as .svs, .tif, .ndpi, .mrxs "
             "or .zarr; name a file, or add --recursive"
         )
-    return _named(list(found.values()), nested=nested)
+    jobs = [
+        replace(job, mpp=mpp if job.mpp is None else job.mpp, reader=reader)
+        for job in found.values()
+    ]
+    return _named(jobs, nested=nested)
 
 
-def _expand(argument: str, *, recursive: bool) -> Iterator[SlideJob]:
-    if "://" in argument:
-        yield _job(argument)
-        return
-    path = Path(argument)
-    if not _is_possible(path):
-        yield _job(argument)  # the reader says what is wrong with it
-    elif path.suffix.lower() == ".csv":
-        yield from _table(path)
-    elif path.is_dir() and not _is_slide_folder(path):
-        yield from (_job(str(file)) for file in _search(path, recursive=recursive))
-    elif path.exists() or not glob.has_magic(argument):
-        yield _job(argument)
-    else:
-        matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
-        if not matches:
-            raise UsageError(f"{argument}: the pattern matches no file; check the path")
-        for match in matches:
-            yield from _expand(
-                glob.escape(match) if glob.has_magic(match) else match, recursive=recursive
+def as_jobs(slides: Sequence[str | Path | SlideJob] | str | Path) -> tuple[SlideJob, ...]:
+    """Return `SlideJob`s as they are, and after them what `list_slides` finds for all else.
+
+    Raises
+    ------
+    UsageError
+        As `list_slides`.
+    """
+    given = [slides] if isinstance(slides, str | Path) else slides
+    own = [one for one in given if isinstance(one, SlideJob)]
+    arguments = [str(one) for one in given if not isinstance(one, SlideJob)]
+    return _named([*own, *(list_slides(arguments) if arguments else ())], nested=False)
+
+
+def _add(found: dict[str, SlideJob], job: SlideJob) -> None:
+    """Add a slide unless it is there; the pixel size that a table gives it counts."""
+    place = job.path if "://" in job.path else os.path.abspath(job.path)  # noqa: PTH100 - any text
+    earlier = found.setdefault(place, job)
+    if earlier.mpp is None:
+        found[place] = replace(earlier, mpp=job.mpp)
+    elif job.mpp not in (None, earlier.mpp):
+        raise UsageError(
+            f"{job.path}: listed twice, with {earlier.mpp} and with {job.mpp} µm per pixel; "
+            "list it once"
+        )
+
+
+class _Finder:
+    """Finds the slides that arguments name.
+
+    Parameters
+    ----------
+    recursive
+        Look into subfolders.
+    """
+
+    def __init__(self, *, recursive: bool) -> None:
+        self._recursive = recursive
+        self._left_out: list[Path] = []
+
+    def expand(self, argument: str) -> Iterator[SlideJob]:
+        """Yield the slides of one argument."""
+        if "://" in argument:
+            yield _job(argument)
+            return
+        path = Path(argument)
+        if not _is_possible(path):
+            yield _job(argument)  # the reader says what is wrong with it
+        elif path.suffix.lower() == ".csv":
+            for slide, mpp in read_slide_table(path):
+                yield replace(_job(slide), mpp=mpp)
+        elif path.is_dir() and not _is_slide_folder(path):
+            yield from (_job(str(file)) for file in self._search(path))
+        elif path.exists() or not glob.has_magic(argument):
+            yield _job(argument)
+        else:
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
+            if not matches:
+                raise UsageError(f"{argument}: the pattern matches no file; check the path")
+            for match in matches:
+                yield from self.expand(glob.escape(match) if glob.has_magic(match) else match)
+
+    def warn_of_left_out(self) -> None:
+        """Say how many DICOM files were no slides."""
+        if self._left_out:
+            warnings.warn(
+                f"{len(self._left_out)} DICOM files are left out, as they are no whole-slide "
+                f"images (segmentations, annotations ...): {self._left_out[0]}"
+                + (" and others" if len(self._left_out) > 1 else ""),
+                WsisegWarning,
+                stacklevel=3,
             )
+
+    def _search(self, folder: Path) -> Iterator[Path]:
+        if False:  # what is in it are heatmaps and pictures, not slides
+            return
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        dicom = [path for path in paths if path.suffix.lower() == ".dcm" and path.is_file()]
+        stand_for_slides = set(first_of_series(dicom, self._left_out))
+        for path in paths:
+            if path.is_dir():
+                if _is_slide_folder(path):
+                    yield path
+                elif self._recursive and not path.with_suffix(".mrxs").exists():
+                    yield from self._search(path)
+            elif path in stand_for_slides or (
+                path.suffix.lower() in SUFFIXES and path not in dicom
+            ):
+                yield path
 
 
 def _is_possible(path: Path) -> bool:
@@ -114,99 +196,13 @@ def _is_possible(path: Path) -> bool:
 
 
 def _job(path: str) -> SlideJob:
-    return SlideJob(path=path, output=_stem(path))
-
-
-def _stem(path: str) -> str:
-    name = path.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1].split("?")[0]
-    for suffix in (".ome.tiff", ".ome.tif", ".ome.zarr"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(name).stem or "slide"
+    return SlideJob(path=path, output=stem_of(path))
 
 
 def _is_slide_folder(path: Path) -> bool:
     if path.suffix.lower() == ".zarr":
         return True
     return any((path / marker).exists() for marker in ("zarr.json", ".zgroup", ".zarray"))
-
-
-def _search(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    series: set[str] = set()
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            if _is_slide_folder(path):
-                yield path
-            elif recursive and not path.with_suffix(".mrxs").exists():
-                yield from _search(path, recursive=True)
-        elif path.suffix.lower() == ".dcm":
-            uid = _series_uid(path)
-            if uid not in series:
-                yield path
-            series |= {uid} - {""}
-        elif path.suffix.lower() in SUFFIXES:
-            yield path
-
-
-def _series_uid(path: Path) -> str:
-    """Return the series a DICOM file belongs to: its files are one slide. Empty where unknown."""
-    try:
-        import pydicom
-    except ImportError:
-        return ""
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError):
-        return ""
-    return str(header.get("SeriesInstanceUID", ""))
-
-
-def _table(path: Path) -> Iterator[SlideJob]:
-    rows = _rows(path)
-    if not rows:
-        raise UsageError(f"{path}: the table names no slide; needed columns slide,mpp and a row")
-    for number, row in enumerate(rows, start=2):
-        slide = (row.get("slide") or row.get("wsi") or "").strip()
-        if not slide:
-            raise UsageError(
-                f"{path}: line {number}: no slide named; needed columns slide,mpp, found "
-                f"{','.join(str(key) for key in row)}"
-            )
-        local = slide if "://" in slide or Path(slide).is_absolute() else str(path.parent / slide)
-        yield replace(_job(local), mpp=_mpp(row.get("mpp"), path, number))
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a table, whose columns may be separated by commas or semicolons."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 text; save the table as CSV UTF-8") from error
-    header = text.partition("\n")[0]
-    separator = ";" if ";" in header and "," not in header else ","
-    try:
-        lines = list(csv.reader(text.splitlines(), delimiter=separator))
-    except csv.Error as error:
-        raise UsageError(f"{path}: is no table: {error}; save it as CSV") from error
-    if not lines:
-        return []
-    names = [name.strip().lower() for name in lines[0]]
-    return [dict(zip(names, line, strict=False)) for line in lines[1:] if line]
-
-
-def _mpp(text: str | None, path: Path, number: int) -> float | None:
-    if text is None or not text.strip():
-        return None
-    try:
-        return float(text.strip().replace(",", "."))
-    except ValueError as error:
-        raise UsageError(
-            f"{path}: line {number}: mpp {text!r} is not a number; write µm per pixel, as in 0.25"
-        ) from error
 
 
 def _named(jobs: Sequence[SlideJob], *, nested: bool) -> tuple[SlideJob, ...]:
@@ -234,14 +230,14 @@ def _with_folders(jobs: Sequence[SlideJob]) -> Sequence[SlideJob]:
         if max(counts.values()) == 1:
             return jobs
         jobs = [
-            replace(job, output="/".join([*_parents(job.path, depth), _stem(job.path)]))
+            replace(job, output="/".join([*_parents(job.path, depth), stem_of(job.path)]))
             if counts[job.output.casefold()] > 1
             else job
             for job in jobs
         ]
     counts = _count(job.output.casefold() for job in jobs)
     return [
-        replace(job, output=_stem(job.path) + Path(job.path).suffix.replace(".", "-"))
+        replace(job, output=stem_of(job.path) + Path(job.path).suffix.replace(".", "-"))
         if counts[job.output.casefold()] > 1
         else job
         for job in jobs

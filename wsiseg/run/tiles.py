@@ -2,21 +2,22 @@
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsiseg.engine import fingerprint, finished_folder
+from wsiseg.engine import fingerprint, finished_folder, ignore
 from wsiseg.engine.blocks import BlockCache, BlockUses
 from wsiseg.engine.inputs import BLOCK
 from wsiseg.engine.stream import prefetch
-from wsiseg.geometry import Spacing
+from wsiseg.errors import MemoryBudgetError, MissingSpacingError, UsageError
+from wsiseg.geometry import COARSEST_UM, FINEST_UM, Spacing
 from wsiseg.grid import Grid, Tile
-from wsiseg.machine import usable_cores
+from wsiseg.machine import machine_memory, usable_cores
 from wsiseg.options import TissueOptions
-from wsiseg.run.folder import FolderReport, run_each
+from wsiseg.run.folder import FolderReport, Slides, run_each
 from wsiseg.run.inputs import SlideJob
 from wsiseg.source import Pyramid, View
 from wsiseg.tissue import find_tissue
@@ -30,8 +31,12 @@ COLUMNS = ("file", "minx", "miny", "width", "height", "tissue")
 """Level-0 pixels, and the share of tissue."""
 
 
+MEMORY_SHARE = 0.75
+"""Of the machine's memory, for the patches under way."""
+
+
 def tiles_folder(
-    jobs: Sequence[SlideJob],
+    jobs: Slides,
     out: str | Path,
     *,
     spacing_um: float,
@@ -39,9 +44,19 @@ def tiles_folder(
     stride: int | None = None,
     pictures: bool = True,
     options: TissueOptions | None = None,
+    slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
-    """Export the patches of each slide into `out/<slide>/`; see `export_tiles`."""
+    """Export the patches of each slide into `out/<slide>/`; see `export_tiles`.
+
+    Raises
+    ------
+    UsageError, MemoryBudgetError
+        Before the first slide, if there can be no such patches.
+    RunError
+        If the output folder cannot be written. What is wrong with a slide is in the report.
+    """
     out = Path(out)
+    _check_patches(spacing_um, patch, stride, pictures=pictures)
 
     def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
         own = fingerprint(job.path)
@@ -56,7 +71,30 @@ def tiles_folder(
                 options=options or TissueOptions(),
             )
 
-    return run_each(jobs, out, work)
+    return run_each(jobs, out, work, kind="tiles", slide_done=slide_done)
+
+
+def _check_patches(spacing_um: float, patch: int, stride: int | None, *, pictures: bool) -> None:
+    try:
+        Spacing.from_mpp(spacing_um)
+    except MissingSpacingError as error:
+        raise UsageError(
+            f"spacing {spacing_um} of patches: needed between {FINEST_UM} and {COARSEST_UM:.0f} µm "
+            "per pixel, such as 0.5"
+        ) from error
+    if patch < 1:
+        raise UsageError(f"patch {patch}: needed at least one pixel, such as 256")
+    if stride is not None and not 1 <= stride <= patch:
+        raise UsageError(
+            f"stride {stride}: needed from 1 to the patch of {patch} pixels: a larger one leaves "
+            "gaps"
+        )
+    needed, allowed = 3 * patch**2 * usable_cores(), int(MEMORY_SHARE * machine_memory())
+    if pictures and needed > allowed:
+        raise MemoryBudgetError(
+            f"patches of {patch} pixels need {needed / 1e6:.0f} MB for {usable_cores()} at once, "
+            f"allowed are {allowed / 1e6:.0f} MB; take smaller patches"
+        )
 
 
 def export_tiles(
@@ -80,6 +118,13 @@ def export_tiles(
     options
         `min_fraction` is the least share of tissue.
 
+    Raises
+    ------
+    UsageError
+        If spacing, patch or stride make no sense.
+    MemoryBudgetError
+        If as many patches as there are cores do not fit into memory.
+
     Notes
     -----
     Patches are named as QuPath names exported tiles, `<slide> [d=..,x=..,y=..,w=..,h=..].png` in
@@ -87,6 +132,7 @@ def export_tiles(
     tissue. Patches that overhang the slide hold its background there.
     """
     started = time.perf_counter()
+    _check_patches(spacing_um, patch, stride, pictures=pictures)
     view = View(slide, Spacing((spacing_um, spacing_um)), 0.1)
     steps = (stride or patch,) * 2
     grid = Grid(view.shape, (patch, patch), (0, 0), (0, 0))

@@ -5,11 +5,11 @@ from itertools import product
 
 import numpy as np
 
-from wsiseg.errors import LevelError
+from wsiseg.errors import LevelError, SourceError
 from wsiseg.geometry import Box, LevelInfo, ceil_div
 from wsiseg.source.base import Pixels
 
-__all__ = ["assemble", "block_indices", "level_at"]
+__all__ = ["assemble", "block_indices", "check_box", "level_at"]
 
 
 def level_at(levels: tuple[LevelInfo, ...], index: int, name: str) -> LevelInfo:
@@ -17,6 +17,15 @@ def level_at(levels: tuple[LevelInfo, ...], index: int, name: str) -> LevelInfo:
     if not 0 <= index < len(levels):
         raise LevelError(f"{name}: no level {index}: the slide has levels 0 to {len(levels) - 1}")
     return levels[index]
+
+
+def check_box(box: Box, axes: int, name: str) -> None:
+    """Raise `SourceError` where `box` is no box of so many axes."""
+    if not isinstance(box, Box) or len(box.start) != axes:
+        raise SourceError(
+            f"{name}: cannot be read: needed a box of {axes} axes (y, x), such as "
+            f"Box((0, 0), (256, 256)), found {box!r}"
+        )
 
 
 def assemble(

@@ -32,7 +32,7 @@ class BlockCache:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+        self._limit_bytes = self._first_limit = limit_bytes
         self._bytes = 0
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._lock = threading.Lock()
@@ -51,6 +51,12 @@ class BlockCache:
                 self._admit(key, entry, entry.block.nbytes)
             return entry.block
 
+    def limit(self, limit_bytes: int | None) -> None:
+        """Keep at most so many bytes from now on; `None`: as many as at first."""
+        with self._lock:
+            self._limit_bytes = self._first_limit if limit_bytes is None else limit_bytes
+            self._drop_oldest()
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
@@ -63,7 +69,10 @@ class BlockCache:
             if self._entries.get(key) is not entry:
                 return  # cleared, or dropped by others, while it was being decoded
             self._bytes += nbytes
-            while self._bytes > self._limit_bytes and len(self._entries) > 1:
-                _, oldest = self._entries.popitem(last=False)
-                if oldest.block is not None:
-                    self._bytes -= oldest.block.nbytes
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        while self._bytes > self._limit_bytes and len(self._entries) > 1:
+            _, oldest = self._entries.popitem(last=False)
+            if oldest.block is not None:
+                self._bytes -= oldest.block.nbytes

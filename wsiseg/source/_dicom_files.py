@@ -86,7 +86,11 @@ def slide_files(path: Path) -> list[DicomFile]:
     else:
         named = _read_header(path)
         if named is None:
-            raise UnsupportedFormatError(f"{path.name}: needed a DICOM file, found none", path=path)
+            raise UnsupportedFormatError(
+                f"{path.name}: needed a DICOM file, found another; open the SM instances of a "
+                "series",
+                path=path,
+            )
         _check_found(path, [named], [named] if _is_slide(named) else [])
         others = [file for file in _read_folder(path.parent) if file.path != path]
         slides = [named, *(f for f in others if _is_slide(f) and f.series == named.series)]
@@ -180,13 +184,18 @@ def _check_found(path: Path, files: Sequence[DicomFile], slides: Sequence[DicomF
     if slides:
         return
     if not files:
-        raise UnsupportedFormatError(f"{path.name}: needed DICOM files, found none", path=path)
-    found = files[0].sop_class.name
-    hint = ""
+        raise UnsupportedFormatError(
+            f"{path.name}: needed DICOM files, found none; open the SM instances of a series, or "
+            "their folder",
+            path=path,
+        )
+    sop_class = files[0].sop_class
+    found = sop_class.name if sop_class.name != sop_class else "another kind of DICOM object"
+    remedy = "open the SM instances of the series"
     if any(file.modality in VOLUME_MODALITIES for file in files):
-        hint = "; this is a volume: use a model for volumes"
+        remedy = "this is a volume: use a model for volumes"
     raise UnsupportedFormatError(
-        f"{path.name}: needed a DICOM whole-slide image, found {found}{hint}", path=path
+        f"{path.name}: needed a DICOM whole-slide image, found {found}; {remedy}", path=path
     )
 
 

@@ -8,9 +8,13 @@ The objective power is a label and never becomes a pixel size.
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
 
 from wsiseg.errors import MissingSpacingError
-from wsiseg.geometry import Spacing
+from wsiseg.geometry import COARSEST_UM, FINEST_UM, Spacing
 
 __all__ = [
     "declared_spacing",
@@ -40,22 +44,35 @@ _DECLARING = (
 """Properties in which a file states its pixel size."""
 
 
-def parse_mpp(mpp: float | Sequence[float] | None) -> Spacing | None:
+def parse_mpp(mpp: float | Sequence[float], name: str) -> Spacing:
     """Return the spacing a caller asks for: µm per pixel, one value or `(x, y)`.
+
+    Parameters
+    ----------
+    mpp
+        Numbers of Python or NumPy.
+    name
+        Of the slide, for the error.
 
     Raises
     ------
     MissingSpacingError
         If it is not one or two finite positive numbers of a possible size.
     """
-    if mpp is None:
-        return None
-    if isinstance(mpp, int | float):
-        return Spacing.from_mpp(mpp)
-    values = tuple(mpp)
-    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
-        raise MissingSpacingError(f"mpp {mpp!r}: needed µm per pixel as one number or (x, y)")
-    return Spacing.from_mpp(*values)
+    values = tuple(mpp) if np.iterable(mpp) else (mpp, mpp)
+    if len(values) != 2 or not all(map(_is_possible, values)):
+        raise MissingSpacingError(
+            f"{name}: {mpp!r} is no possible pixel size: needed µm per pixel, one number or "
+            f"(x, y), from {FINEST_UM} to {COARSEST_UM:.0f}; pass for example 0.25 (--mpp 0.25)",
+            path=name,
+        )
+    x, y = map(float, values)
+    return Spacing.from_mpp(x, y)
+
+
+def _is_possible(um: Any) -> bool:  # noqa: ANN401 - whatever a caller gives
+    is_number = isinstance(um, Real) and not isinstance(um, bool)
+    return is_number and bool(FINEST_UM <= um <= COARSEST_UM)
 
 
 def declared_spacing(mpp_x: str | float | None, mpp_y: str | float | None) -> Spacing | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from wsiseg.geometry import Box, LevelInfo, Spacing
 
 __all__ = [
+    "CachingSource",
     "CompressedTile",
     "CompressedTileSource",
     "CountingSource",
@@ -162,6 +163,15 @@ class ReducingSource(PyramidSource, Protocol):
             1 the pixels are those of `read` and `wsiseg.resample.area`, bit for bit; otherwise the
             codec's filter takes the place of the mean.
         """
+        ...
+
+
+@runtime_checkable
+class CachingSource(PyramidSource, Protocol):
+    """A source that keeps decoded blocks for neighbouring reads."""
+
+    def limit_cache(self, limit_bytes: int | None) -> None:
+        """Keep at most so many bytes from now on; `None`: as many as at first."""
         ...
 
 

@@ -122,6 +122,10 @@ class DicomSource:
         info = level_at(self._levels, level, self._name)
         return self._assemble(self._images[level], box, info, f"level {level}")
 
+    def limit_cache(self, limit_bytes: int | None) -> None:
+        """Keep at most so many decoded bytes from now on; `None`: as many as at first."""
+        self._cache.limit(limit_bytes)
+
     def close(self) -> None:
         """Close the files; reading afterwards raises `SourceError`."""
         self._closed = True
@@ -154,7 +158,8 @@ class DicomSource:
             self._check_open()
             reason = str(error) or type(error).__name__
             raise DamagedFileError(
-                f"{self._name}: {what} cannot be decoded: {reason}", path=self._path
+                f"{self._name}: {what} cannot be decoded: {reason}; copy the series anew",
+                path=self._path,
             ) from error
 
 

@@ -132,6 +132,10 @@ class OmeZarrSource:
 
         return assemble(box, info, self._metadata.background, block_at)
 
+    def limit_cache(self, limit_bytes: int | None) -> None:
+        """Keep at most so many decoded bytes from now on; `None`: as many as at first."""
+        self._cache.limit(limit_bytes)
+
     def close(self) -> None:
         """Free the cache and the store; reading afterwards raises `SourceError`."""
         self._closed = True
@@ -188,7 +192,8 @@ class OmeZarrSource:
             if self._closed:
                 raise self._closed_error() from error
             raise DamagedFileError(
-                f"{self._name}: {what} cannot be decoded: {error}", path=self._name
+                f"{self._name}: {what} cannot be decoded: {error}; copy the folder anew",
+                path=self._name,
             ) from error
 
     def _closed_error(self) -> SourceError:
@@ -259,7 +264,9 @@ def _open_group(store: Store, name: str) -> zarr.Group:
         return zarr.open_group(store, mode="r", use_consolidated=False)
     except FileNotFoundError as error:
         raise UnsupportedFormatError(
-            f"{name}: needed an OME-Zarr image, found a folder without Zarr metadata", path=name
+            f"{name}: needed an OME-Zarr image, found a folder without Zarr metadata; copy the "
+            "whole folder, or name the image in it",
+            path=name,
         ) from error
     except zarr.errors.ContainsArrayError as error:
         raise UnsupportedFormatError(
@@ -279,7 +286,11 @@ def _find_image(group: zarr.Group, name: str) -> tuple[zarr.Group, Multiscale]:
             path=name,
         )
     if "plate" in attributes:
-        raise UnsupportedFormatError(f"{name}: needed one image, found a plate of many", path=name)
+        raise UnsupportedFormatError(
+            f"{name}: needed one image, found a plate of many; name one of them, such as A/1/0 in "
+            "it",
+            path=name,
+        )
     multiscale = read_multiscale(attributes, name)
     if multiscale is not None:
         return group, multiscale

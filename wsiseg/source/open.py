@@ -71,13 +71,27 @@ def open(
     SourceError
         If there is no such file, or it cannot be read.
     """
-    spacing = parse_mpp(mpp)
+    spacing = None if mpp is None else parse_mpp(mpp, _name(path))
     if isinstance(path, str | Path):
         return Pyramid(_open_path(path, reader, storage_options), spacing=spacing, path=path)
     return Pyramid(_open_array(path, reader), spacing=spacing)
 
 
+def _name(path: object) -> str:
+    """Return what messages call the thing to open."""
+    if isinstance(path, str | Path):
+        from wsiseg.source.remote import redacted
+
+        return Path(redacted(str(path))).name
+    return "array"
+
+
 def _open_array(arrays: ArrayLike | Sequence[ArrayLike], reader: str | None) -> PyramidSource:
+    if not isinstance(arrays, ArrayLike | list | tuple):
+        raise SourceError(
+            "cannot be opened: needed the path or URL of a slide, an array (y, x, 3) of uint8 or "
+            f"a list of arrays, found {type(arrays).__name__}; pass one of these"
+        )
     if reader not in {None, "array"}:
         raise SourceError(f"reader {reader!r} needs a path, found {type(arrays).__name__}")
     return ArraySource(arrays)
@@ -155,7 +169,8 @@ def _head(path: Path) -> bytes:
 
 
 def _detect_folder(path: Path) -> Callable[[Path], PyramidSource]:
-    if any((path / name).is_file() for name in _ZARR_FILES):
+    named = path.suffix.lower() == ".zarr"
+    if named or any((path / name).is_file() for name in _ZARR_FILES):
         return _omezarr
     if any(entry.is_file() and _head(entry)[_DICOM_AT] == b"DICM" for entry in path.iterdir()):
         return _dicom

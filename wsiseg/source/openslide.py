@@ -128,7 +128,9 @@ class OpenSlideSource:
             image = _open(self._path).associated_images[name]
         except OpenSlideError as error:
             raise DamagedFileError(
-                f"{self._path.name}: the {name} image cannot be decoded: {error}", path=self._path
+                f"{self._path.name}: the {name} image cannot be decoded: {error}; copy the file "
+                "anew",
+                path=self._path,
             ) from error
         return _on_background(image, self._metadata.background)
 
@@ -145,6 +147,10 @@ class OpenSlideSource:
         elif inside.size:
             self._read_blocks(level, inside, pixels[inside.relative_to(box).slices()])
         return pixels
+
+    def limit_cache(self, limit_bytes: int | None) -> None:
+        """Keep at most so many decoded bytes from now on; `None`: as many as at first."""
+        self._cache.limit(limit_bytes)
 
     def close(self) -> None:
         """Free the file and the cache; reading afterwards raises `SourceError`."""
@@ -179,7 +185,7 @@ class OpenSlideSource:
             except OpenSlideError as error:
                 raise DamagedFileError(
                     f"{self._path.name}: level {level}: the {width} x {height} pixels "
-                    f"at (y, x) {box.start} cannot be decoded: {error}",
+                    f"at (y, x) {box.start} cannot be decoded: {error}; copy the file anew",
                     path=self._path,
                 ) from error
         return _on_background(image, self._metadata.background)
@@ -211,7 +217,9 @@ def _open(path: Path) -> "OpenSlide":
             path=path,
         ) from error
     except openslide.OpenSlideError as error:
-        raise SourceError(f"{path.name}: OpenSlide cannot open it: {error}", path=path) from error
+        raise SourceError(
+            f"{path.name}: OpenSlide cannot open it: {error}; copy the file anew", path=path
+        ) from error
     except OSError as error:
         raise SourceError(f"{path.name}: cannot be opened ({error.strerror})", path=path) from error
 

@@ -1,17 +1,27 @@
 """A slide as users meet it: `Pyramid`, and its resolutions, `Level`."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from wsiseg.errors import LevelError, SourceError
+from wsiseg.errors import LevelError, MissingSpacingError, SourceError
 from wsiseg.geometry import Box, LevelInfo, Spacing, ceil_div
 from wsiseg.resample import area, area_span, target_shape
-from wsiseg.source._spacing import missing_spacing
-from wsiseg.source.base import CountingSource, Pixels, PyramidSource, ReadCount, SlideMetadata
+from wsiseg.source._blocks import check_box
+from wsiseg.source._spacing import missing_spacing, parse_mpp
+from wsiseg.source.base import (
+    CachingSource,
+    CountingSource,
+    Pixels,
+    PyramidSource,
+    ReadCount,
+    SlideMetadata,
+)
+from wsiseg.source.naming import stem_of
 
 if TYPE_CHECKING:
     import dask.array
@@ -91,8 +101,19 @@ class Level:
         ------
         DamagedFileError
             If a block cannot be decoded.
+        SourceError
+            If `box` is no box of two axes, or the slide is closed.
         """
+        check_box(box, len(self.shape), self._pyramid.name)
         return self._source.read(self.info.index, box)
+
+    def limit_cache(self, limit_bytes: int | None) -> None:
+        """Bound what the slide keeps of decoded blocks, of all levels; `None`: as at first.
+
+        For whoever reads whole blocks of the file, each once: keeping them would be of no use.
+        """
+        if isinstance(self._source, CachingSource):
+            self._source.limit_cache(limit_bytes)
 
     def to_dask(self) -> "dask.array.Array":
         """Return the level as a lazy Dask array `(y, x, 3)` uint8.
@@ -151,7 +172,9 @@ class Pyramid:
         self.path = path
         spacing = spacing or source.metadata.spacing
         self.metadata: SlideMetadata = replace(source.metadata, spacing=spacing)
-        self.levels = tuple(Level(self, _with_spacing(info, spacing)) for info in source.levels)
+        self.levels = tuple(
+            Level(self, _with_spacing(info, spacing, self.name)) for info in source.levels
+        )
 
     @property
     def name(self) -> str:
@@ -161,7 +184,7 @@ class Pyramid:
     @property
     def stem(self) -> str:
         """File name without folder and suffix; `.ome.tif` and `.ome.zarr` count as one suffix."""
-        return Path(self.name).stem.removesuffix(".ome")
+        return stem_of(self.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -221,27 +244,28 @@ class Pyramid:
         """Compressed tiles decoded and bytes read so far, where the reader counts them."""
         return self.source.reads if isinstance(self.source, CountingSource) else None
 
-    def at(self, spacing_um: float | Spacing, *, scaled: bool = False) -> "View":
+    def at(self, spacing_um: float | Sequence[float] | Spacing, *, scaled: bool = False) -> "View":
         """Return the slide at a spacing, in µm per pixel, from the level that serves it best.
 
         Parameters
         ----------
         spacing_um
-            One number, or a `Spacing`.
+            One number, or (x, y) as `mpp` of `wsiseg.open`; or a `Spacing`, which is (y, x).
         scaled
             Let a JPEG reduce while it is decoded: faster, pixels differ a little; see `View`.
 
         Raises
         ------
         MissingSpacingError
-            If the pixel size of the slide is not known.
+            If the pixel size of the slide is not known, or the one asked for is impossible.
         SpacingUnavailableError
             If the slide is coarser than that.
         """
         from wsiseg.source.view import View
 
-        wanted = spacing_um if isinstance(spacing_um, Spacing) else Spacing.from_mpp(spacing_um)
-        return View(self, wanted, scaled=scaled)
+        if not isinstance(spacing_um, Spacing):
+            spacing_um = parse_mpp(spacing_um, self.name)
+        return View(self, spacing_um, scaled=scaled)
 
     def to_zarr(self) -> "zarr.Group":
         """Return the slide as a read-only Zarr group, an OME-Zarr multiscale image."""
@@ -305,5 +329,8 @@ def _dask_chunk(block: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, in
     return min(block[0] * max(1, rows // block[0]), shape[0]), width
 
 
-def _with_spacing(info: LevelInfo, spacing: Spacing | None) -> LevelInfo:
-    return replace(info, spacing=spacing.times(info.downsample) if spacing else None)
+def _with_spacing(info: LevelInfo, spacing: Spacing | None, name: str) -> LevelInfo:
+    try:
+        return replace(info, spacing=spacing.times(info.downsample) if spacing else None)
+    except MissingSpacingError as error:
+        raise MissingSpacingError(f"{name}: level {info.index}: {error}", path=name) from error

@@ -205,17 +205,21 @@ def remote_errors(url: str) -> Iterator[None]:
         is_http = type(error.__cause__).__module__.startswith("aiohttp")
         cause = error.__cause__ if is_http and error.__cause__ else error
         reason = redacted(str(cause)) or type(cause).__name__
-        raise SourceError(f"{shown}: {_diagnosis(cause).format(reason)}", path=shown) from error
+        advice = _diagnosis(cause, is_s3=shown.lower().startswith("s3:")).format(reason)
+        raise SourceError(f"{shown}: {advice}", path=shown) from error
 
 
-def _diagnosis(error: BaseException) -> str:
+def _diagnosis(error: BaseException, *, is_s3: bool) -> str:
     """Return what went wrong and what to do about it."""
     status = getattr(error, "status", None)
     denied = isinstance(error, PermissionError) or status in {401, 403}
     if denied or "credential" in str(error).lower():
+        if not is_s3:
+            return "access denied ({}); pass storage_options with credentials, or download it"
         return (
-            "access denied ({}); pass storage_options with credentials, "
-            "or {{'anon': True}} for a public bucket"
+            "access denied ({}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or for a public "
+            "bucket FSSPEC_S3_ANON=true, in the environment (in Python also: storage_options with "
+            "credentials, or {{'anon': True}})"
         )
     if isinstance(error, FileNotFoundError) or status in {404, 410}:
         return "not found ({}); check the address"

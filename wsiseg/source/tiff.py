@@ -183,6 +183,10 @@ class TiffSource:
         row, column = (a // n for a, n in zip(tile.box.start, image.block, strict=True))
         return self._decode_counted(level, image, row * image.grid[1] + column)
 
+    def limit_cache(self, limit_bytes: int | None) -> None:
+        """Keep at most so many decoded bytes from now on; `None`: as many as at first."""
+        self._cache.limit(limit_bytes)
+
     def close(self) -> None:
         """Free the file and the cache; reading afterwards raises `SourceError`."""
         self._bytes = None
@@ -359,7 +363,7 @@ class TiffSource:
         place = f"level {where}" if isinstance(where, int) else f"the {where} image"
         return DamagedFileError(
             f"{self._name}: {place}: tile at row {row}, column {column} cannot be decoded: "
-            f"{reason}",
+            f"{reason}; copy the file anew",
             path=self._path,
         )
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsiseg.errors import SourceError, SpacingUnavailableError
+from wsiseg.errors import SpacingUnavailableError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.resample import area, area_span, target_shape
+from wsiseg.source._blocks import check_box
 from wsiseg.source.base import Pixels, PyramidSource, ReducingSource
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class View:
     ) -> None:
         spacings = [level.spacing for level in pyramid.levels]
         index = choose_level(spacings, spacing, tolerance=tolerance, name=pyramid.name)
+        self._name = pyramid.name
         self.level: Level = pyramid.levels[index]
         self.background = pyramid.metadata.background
         self.requested = spacing
@@ -150,9 +152,10 @@ class View:
         ------
         DamagedFileError
             If a block cannot be decoded.
+        SourceError
+            If `box` is no box of two axes.
         """
-        if len(box.shape) != len(self.shape):
-            raise SourceError(f"box {box} needs {len(self.shape)} axes")
+        check_box(box, len(self.shape), self._name)
         if all(r == 1 for r in self.ratio):
             return self.level.read(box)
         if self._blockwise is not None:

@@ -22,6 +22,7 @@ from wsiseg.stitch.stitcher import (
     projected_bytes,
     stitch_tiles,
 )
+from wsiseg.stitch.vectors import VectorStore, VectorWriter
 
 __all__ = [
     "ArgmaxLabels",
@@ -42,6 +43,8 @@ __all__ = [
     "Stitcher",
     "ThresholdLabels",
     "Values",
+    "VectorStore",
+    "VectorWriter",
     "decode",
     "projected_bytes",
     "stitch_tiles",

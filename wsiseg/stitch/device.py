@@ -63,6 +63,18 @@ class CodeSlab:
     labels: Codes | None
     """uint8 `box.shape`: the class, 0 for background or nodata; `None` where not asked for."""
 
+    def within(self, left: int, right: int) -> "CodeSlab":
+        """Return the part between two pixels of the last axis; no copy."""
+        box = Box((*self.box.start[:-1], left), (*self.box.stop[:-1], right))
+        part = box.relative_to(self.box).slices()
+        labels = None if self.labels is None else self.labels[part]
+        return CodeSlab(box, self.codes[part], labels)
+
+    def moved(self, pixels: int) -> "CodeSlab":
+        """Return the slab further along the last axis."""
+        offset = (*(0 for _ in self.box.start[1:]), pixels)
+        return CodeSlab(self.box.shift(offset), self.codes, self.labels)
+
 
 class CodeWriter:
     """Writes code slabs into sinks: `Probabilities` and the labels' reducer in one.

@@ -1,7 +1,6 @@
 """Writing a uint8 OME-Zarr pyramid, column by column and row by row, with bounded memory."""
 
 import contextlib
-import errno
 import itertools
 import math
 import shutil
@@ -12,7 +11,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 import numpy as np
 import zarr
 
-from wsiseg.errors import DiskFullError, HeatmapError, HeatmapExistsError
+from wsiseg.errors import HeatmapError, HeatmapExistsError, WsisegError, unwritable
 from wsiseg.geometry import Box
 from wsiseg.stitch.placement import Placement
 from wsiseg.stitch.slab import Codes
@@ -238,15 +237,11 @@ class PyramidWriter(Generic[Store]):
     def _disk(self) -> Iterator[None]:
         try:
             yield
-        except HeatmapError:
+        except WsisegError:
             raise
         except OSError as error:
             self.abort()
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(
-                    f"{self.path}: no room left on the device; free some space and run again"
-                ) from error
-            raise HeatmapError(f"{self.path}: cannot be written: {error}") from error
+            raise unwritable(error, self.path, HeatmapError) from error
 
 
 class _Column:

@@ -1,4 +1,4 @@
-"""A cascade whose answer is a formula: pink is tumour. No training, no torch, known truth."""
+"""Models whose answer is a formula: pink is tumour, a vector is colours. No training, no torch."""
 
 import hashlib
 import io
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["make_colour_model", "pinkness"]
+__all__ = ["embedding_of", "make_colour_model", "make_embedding_model", "pinkness"]
 
 GAIN = 20.0
 """Logit per unit of pinkness."""
@@ -98,6 +98,45 @@ def make_colour_model(  # noqa: PLR0913 - one argument per way in which cards di
     return folder
 
 
+def embedding_of(patches: NDArray[Any]) -> NDArray[np.float32]:
+    """Return mean, least and largest red, green and blue of uint8 (n, y, x, 3), float32 (n, 9)."""
+    values = patches.astype(np.float64) / 255
+    parts = (values.mean(axis=(1, 2)), values.min(axis=(1, 2)), values.max(axis=(1, 2)))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def make_embedding_model(
+    folder: Path, *, spacing_um: float = 1.0, patch: int = 64, stride: int | None = None
+) -> Path:
+    """Write the package of a model whose vectors are `embedding_of`, and return its folder.
+
+    Parameters
+    ----------
+    spacing_um, patch, stride
+        Of the patches, µm and pixels; the stride is the patch where not given.
+    """
+    folder.mkdir(parents=True)
+    graphs = {"colours.onnx": _colours(patch)}
+    (folder / "colours.onnx").write_bytes(graphs["colours.onnx"])
+    rgb: dict[str, Any] = {"from": "slide", "channels": ["R", "G", "B"]}
+    rgb |= {"spacing_um": [spacing_um] * 2, "patch": [patch] * 2}
+    rgb |= {"steps": [{"name": "scale", "divide_by": 255.0}]}
+    stage = {
+        "name": "colours",
+        "kind": "embedder",
+        "inputs": [rgb | ({"stride": [stride] * 2} if stride else {})],
+        "output": {"name": "vector", "activation": "none"},
+        "weights": _weights("colours.onnx", graphs),
+    }
+    card = CARD | {"name": "embedding-model", "task": "embedding", "stages": [stage]}
+    del card["classes"]
+    (folder / "model.json").write_text(json.dumps(card))
+    patches = np.random.default_rng(0).integers(0, 256, (2, patch, patch, 3), dtype=np.uint8)
+    recorded: dict[str, Any] = {"colours.input0": patches, "colours.output": embedding_of(patches)}
+    np.savez(folder / "check.npz", **recorded)
+    return folder
+
+
 def _weights(file: str, graphs: dict[str, bytes]) -> dict[str, str]:
     digest = hashlib.sha256(graphs[file]).hexdigest()
     return {"file": file, "sha256": digest, "architecture": "onnx"}
@@ -137,6 +176,18 @@ def _classifier(patch: int) -> bytes:
     weight = np.array([[0, GAIN], [0, -GAIN], [0, 0]], np.float32)
     constants = {"weight": weight, "bias": np.array([0, -GAIN * MARGIN], np.float32)}
     return _graph(nodes, constants, {"rgb": ["n", 3, patch, patch]}, ["n", 2])
+
+
+def _colours(patch: int) -> bytes:
+    from onnx import helper
+
+    kinds = ("Mean", "Min", "Max")
+    nodes = [
+        helper.make_node(f"Reduce{kind}", ["rgb"], [kind], axes=[2, 3], keepdims=0)
+        for kind in kinds
+    ]
+    nodes.append(helper.make_node("Concat", kinds, ["logits"], axis=1))
+    return _graph(nodes, {}, {"rgb": ["n", 3, patch, patch]}, ["n", 9])
 
 
 def _segmenter(window: int) -> bytes:

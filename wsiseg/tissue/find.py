@@ -1,15 +1,16 @@
 """From a slide to its tissue mask."""
 
 import logging
+import sys
 import warnings
-from importlib.metadata import entry_points
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsiseg.errors import EmptyTissueWarning, TissueError
 from wsiseg.geometry import Box, Spacing
-from wsiseg.options import TissueOptions
+from wsiseg.options import DETECTORS, TissueOptions
 from wsiseg.resample import area, target_shape
 from wsiseg.source.base import Pixels
 from wsiseg.tissue.clean import close_gaps, drop_specks, fill_holes
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from wsiseg.source import Pyramid, View
 
 __all__ = ["detect", "detector_named", "find_tissue"]
-
-ENTRY_POINTS = "wsiseg.tissue_detectors"
 
 MAX_PIXELS = 16_000_000
 """32 x 32 mm at 8 µm; more than this is looked at coarser."""
@@ -73,7 +72,7 @@ def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> Tis
             f"{pyramid.name}: no tissue found by detector {options.detector!r}; look at the "
             "thumbnail, try another detector, or take everything with detector 'none'",
             EmptyTissueWarning,
-            stacklevel=2,
+            stacklevel=_outside(),
         )
     height, width = pyramid.shape
     down_y, down_x = view.downsample
@@ -134,13 +133,21 @@ def detector_named(name: str) -> TissueDetector:
     }
     if name in builtin:
         return builtin[name]()
-    others = entry_points(group=ENTRY_POINTS)
+    others = metadata.entry_points(group=DETECTORS)
     if name in others.names:
         make = others[name].load()
         detector: TissueDetector = make()
         return detector
     known = ", ".join([*builtin, *sorted(others.names)])
     raise TissueError(f"no tissue detector {name!r}: known are {known}")
+
+
+def _outside() -> int:
+    """Return the `stacklevel` of the line that called into wsiseg, however deep this is."""
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith("wsiseg."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _spacing_to_look_at(own: Spacing, shape: tuple[int, ...], wanted_um: float) -> Spacing:

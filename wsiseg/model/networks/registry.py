@@ -68,7 +68,8 @@ def build(
     channels
         Channels of each input, in the order of the stage's inputs.
     classes
-        Number of logits.
+        Number of logits; 0: the features that would enter the head, where the architecture has
+        such (`timm.<name>`).
     arguments
         Keyword arguments of the architecture, from the card.
 
@@ -85,6 +86,11 @@ def build(
         arguments.
     """
     factory = _find(architecture)
+    if classes < 1 and architecture in _FACTORIES:
+        raise ModelCardError(
+            f"{architecture}: cannot be built without classes: needed timm.<name> or an ONNX graph "
+            "for an embedder; correct `weights.architecture`"
+        )
     try:
         return factory(tuple(channels), classes, arguments or {})
     except (TypeError, ValueError) as error:

@@ -1,0 +1,78 @@
+"""`wsiseg embed`: slides in, a vector per tile out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsiseg.options import EmbedOptions, RunOptions, TissueOptions
+
+from .arguments import (
+    DEFAULT_TISSUE,
+    AsJson,
+    MinTissue,
+    Mpp,
+    Nested,
+    Out,
+    Quiet,
+    Reader,
+    Recursive,
+    Slides,
+    Tissue,
+    parse_mpp,
+)
+from .console import print_report, stoppable
+from .segment import Batch, Device, Memory, Numbers, RunBy, Threads
+
+__all__ = ["embed"]
+
+
+def embed(
+    slides: Slides,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name of an embedding model, or its folder.")
+    ],
+    out: Out = Path("embeddings"),
+    mpp: Mpp = None,
+    reader: Reader = None,
+    tissue: Tissue = DEFAULT_TISSUE.detector,
+    min_tissue: MinTissue = 0.5,
+    recursive: Recursive = False,
+    nested: Nested = False,
+    no_parquet: Annotated[
+        bool, typer.Option("--no-parquet", help="Write embeddings.zarr only.")
+    ] = False,
+    backend: RunBy = "auto",
+    device: Device = "auto",
+    precision: Numbers = "float32",
+    batch: Batch = None,
+    memory: Memory = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compute a vector per tissue tile: embeddings.zarr and .parquet, in OUT/<slide>/."""
+    from wsiseg.run import embed_folder, list_slides, parse_bytes
+
+    from .progress import show_progress
+
+    options = EmbedOptions(
+        tissue=TissueOptions(detector=tissue, min_fraction=min_tissue),
+        run=RunOptions(
+            backend=backend,
+            device=device,
+            precision=precision,
+            batch_size=batch,
+            threads=threads,
+            memory_bytes=parse_bytes(memory) if memory else None,
+        ),
+        parquet=not no_parquet,
+    )
+    jobs = list_slides(
+        slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
+    )
+    with stoppable(out), show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
+        report = embed_folder(
+            jobs, model, out, options=options, listen=listen, slide_done=slide_done
+        )
+    print_report(report, as_json=as_json)

@@ -1,0 +1,303 @@
+"""Features of a slide: one vector per tile of tissue, as multiple-instance learning takes them.
+
+The flow of `wsiseg.pipeline` up to the network: the same reading, tissue, batches and threads.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from wsiseg import __version__
+from wsiseg.engine import (
+    Listener,
+    Plan,
+    StageReport,
+    StageSetup,
+    connect,
+    describe_model,
+    describe_slide,
+    fingerprint,
+    finished_folder,
+    ignore,
+    lay_out,
+    link_tree,
+    make_plan,
+    run_stage,
+    temporary_folder,
+    versions,
+)
+from wsiseg.errors import UsageError
+from wsiseg.machine import bound_allocator, release_memory
+from wsiseg.model import Model, load_for_run, require_task
+from wsiseg.options import EmbedOptions
+from wsiseg.source import Pyramid
+from wsiseg.source import open as open_slide
+from wsiseg.stitch import VectorStore, VectorWriter
+from wsiseg.tissue import TissueMask, find_tissue
+
+__all__ = ["Embeddings", "embed", "require_parquet"]
+
+DEFAULTS = EmbedOptions()
+
+
+@dataclass(frozen=True, repr=False)
+class Embeddings:
+    """The vectors of one slide, on disk."""
+
+    slide: Pyramid
+    model: Model
+    options: EmbedOptions
+    plan: Plan
+    tissue: TissueMask
+    store: VectorStore
+    """`vectors`, `coordinates` and `tissue`: Zarr arrays with a row per tile, row by row of the
+    grid of tiles."""
+
+    report: StageReport
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Embeddings {self.slide.name}: {len(self)} vectors of {self.store.length}, "
+            f"{self.model.card.name}>"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return one row of `summary.csv`."""
+        (stage,) = self.plan.stages
+        return {
+            "slide": self.slide.name,
+            "model": f"{self.model.card.name} {self.model.card.version}",
+            "mpp_x": self.slide.spacing.um[1],
+            "mpp_y": self.slide.spacing.um[0],
+            "width": self.slide.shape[1],
+            "height": self.slide.shape[0],
+            "tissue_mm2": round(self.tissue.area_mm2, 6),
+            "tiles": len(self),
+            "length": self.store.length,
+            "spacing_um": stage.effective_um[1],
+            "patch": stage.patch[1],
+            "seconds": round(self.seconds, 2),
+        }
+
+    def write(self, out: str | Path, *, name: str | None = None) -> Path:
+        """Write the files of this slide to `out/<name>/` and return that folder.
+
+        `embeddings.zarr`, `embeddings.parquet` (unless the options leave it out) and `run.json`.
+        The folder appears when everything in it is there; an earlier run's is replaced.
+
+        Raises
+        ------
+        UsageError
+            If the extra that Parquet needs is not installed.
+        RunError
+            If the folder cannot be written, or holds something else.
+        DiskFullError
+            If there is no room left.
+        """
+        if self.options.parquet:
+            require_parquet()
+        name = name or self.slide.stem
+        own = fingerprint(self.slide.path) if self.slide.path else None
+        with finished_folder(Path(out), name, kind="embed", slide=own) as folder:
+            link_tree(self.store.path, folder / self.store.path.name)
+            if self.options.parquet:
+                _write_parquet(self.store, folder / "embeddings.parquet")
+            record = orjson.dumps(self.provenance(), option=orjson.OPT_INDENT_2)
+            (folder / "run.json").write_bytes(record)
+        return Path(out) / name
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where the vectors come from: slide, model, options, machine, times."""
+        return {
+            "wsiseg": __version__,
+            "slide": describe_slide(self.slide),
+            "model": describe_model(self.model),
+            "options": asdict(self.options),
+            "plan": self.plan.to_dict(),
+            "stages": [asdict(self.report)],
+            "summary": self.summary(),
+            "versions": versions(),
+        }
+
+
+def embed(
+    slide: Pyramid | str | Path,
+    model: Model | str | Path,
+    *,
+    options: EmbedOptions = DEFAULTS,
+    work_dir: Path | None = None,
+    listen: Listener = ignore,
+) -> Embeddings:
+    """Compute the vector of each tile with enough tissue.
+
+    Parameters
+    ----------
+    slide
+        An open slide, or what `wsiseg.open` takes.
+    model
+        A loaded model of task `embedding`, or the name or folder of one.
+    options
+        What counts as tissue, and how the machine is used.
+    work_dir
+        Where `embeddings.zarr` is written as vectors arrive; default: a temporary folder that
+        lives as long as the program.
+    listen
+        Called with progress events (`wsiseg.engine.events`).
+
+    Returns
+    -------
+    Embeddings
+        Vectors float32 (n, length) with coordinates in level-0 pixels; `write` makes the files.
+
+    Raises
+    ------
+    UsageError
+        If the model gives classes; see `wsiseg.segment`.
+    MissingSpacingError
+        If the slide does not say how large its pixels are; open it with `mpp=`.
+    SpacingUnavailableError
+        If the model wants finer pixels than the slide has.
+    DamagedFileError
+        If a needed block of the slide cannot be decoded.
+    MemoryBudgetError
+        If the run would need more memory than allowed.
+
+    Warns
+    -----
+    EmptyTissueWarning
+        If there is no tissue; there are then no vectors.
+    """
+    started = time.perf_counter()
+    require_task(model, "embedding")
+    slide = slide if isinstance(slide, Pyramid) else open_slide(slide)
+    model = model if isinstance(model, Model) else load_for_run(model, options.run)
+    if model.backend != "torch":  # which is slow unless it keeps its buffers
+        bound_allocator()
+    setup = _lay_out(model, slide)
+    tissue = find_tissue(slide, options.tissue)
+    plan = make_plan(
+        [setup],
+        model,
+        tissue,
+        slide=slide.name,
+        tissue_options=options.tissue,
+        options=options.run,
+    )
+    release_memory()
+    path = (work_dir or temporary_folder()) / "embeddings.zarr"
+    report = _run(setup, model, plan, tissue, path, slide, listen)
+    return Embeddings(
+        slide=slide,
+        model=model,
+        options=options,
+        plan=plan,
+        tissue=tissue,
+        store=VectorStore(path),
+        report=report,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def require_parquet() -> None:
+    """Raise `UsageError` where Parquet cannot be written."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            'Parquet needs pyarrow, which is not installed: pip install "wsiseg[notebook]", or '
+            "leave Parquet out (--no-parquet)"
+        ) from error
+
+
+def _lay_out(model: Model, slide: Pyramid) -> StageSetup:
+    """Return the one stage of a model on the slide, a channel per value of its vectors."""
+    (setup,), (length,) = lay_out(model.card, slide), model.channels
+    return replace(setup, channels=tuple(map(str, range(length))))
+
+
+def _run(
+    setup: StageSetup,
+    model: Model,
+    plan: Plan,
+    tissue: TissueMask,
+    path: Path,
+    slide: Pyramid,
+    listen: Listener,
+) -> StageReport:
+    """Write the vectors of the tiles planned."""
+    (selected,), (stage,), (predictor,) = plan.selected, plan.stages, model.predictors
+    coordinates = _coordinates(setup, selected)
+    with VectorWriter(
+        path,
+        selected,
+        len(setup.channels),
+        coordinates=coordinates,
+        tissue=tissue.fraction(coordinates),
+        attributes=_attributes(setup, model, slide),
+    ) as writer:
+        return run_stage(
+            setup,
+            connect(setup, {}),
+            selected,
+            predictor,
+            writer,
+            pace=stage.pace,
+            slide=slide.name,
+            listen=listen,
+        )
+
+
+def _coordinates(setup: StageSetup, selected: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return y0, x0, y1, x1 of the selected tiles in level-0 pixels, all of one size; (n, 4)."""
+    downsample = np.asarray(setup.reference.downsample)
+    start = np.rint(np.argwhere(selected) * setup.grid.stride * downsample)
+    size = np.rint(setup.grid.patch * downsample)
+    return np.concatenate([start, start + size], axis=1).astype(np.int64)
+
+
+def _attributes(setup: StageSetup, model: Model, slide: Pyramid) -> Mapping[str, Any]:
+    """Return what the vectors are of; per axis (y, x), but the slide's mpp (x, y)."""
+    return {
+        "wsiseg": __version__,
+        "slide": slide.name,
+        "mpp": list(slide.spacing.um[::-1]),
+        "model": model.card.name,
+        "model_version": model.card.version,
+        "model_digest": model.digest,
+        "requested_um": list(setup.reference.requested.um),
+        "effective_um": list(setup.reference.spacing.um),
+        "patch": list(setup.grid.patch),
+        "stride": list(setup.grid.stride),
+    }
+
+
+def _write_parquet(store: VectorStore, path: Path) -> None:
+    """Write a row per tile, a row group per chunk; the attributes are the file's metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    places = ("x", "y", "width", "height")
+    fields = [pa.field(name, pa.int64()) for name in places]
+    fields += [
+        pa.field("tissue", pa.float32()),
+        pa.field("embedding", pa.list_(pa.float32(), store.length)),
+    ]
+    schema = pa.schema(fields, metadata={"wsiseg": orjson.dumps(dict(store.attributes))})
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
+        for rows in store.chunks():
+            y0, x0, y1, x1 = np.asarray(store.coordinates[rows]).T
+            vectors = pa.array(np.asarray(store.vectors[rows]).ravel())
+            columns = [pa.array(column) for column in (x0, y0, x1 - x0, y1 - y0)]
+            columns.append(pa.array(np.asarray(store.tissue[rows])))
+            columns.append(pa.FixedSizeListArray.from_arrays(vectors, store.length))
+            writer.write_table(pa.table(columns, schema=schema))

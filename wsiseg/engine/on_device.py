@@ -1,0 +1,121 @@
+"""Dense outputs stitched on the GPU that made them: a byte per pixel and class leaves it."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.engine.graph import StageSetup
+from wsiseg.engine.stream import Background
+from wsiseg.errors import DeviceMemoryError
+from wsiseg.grid import Column
+from wsiseg.model import Predictor
+
+if TYPE_CHECKING:
+    from wsiseg.stitch.device import CodeSlab, CodeWriter, DeviceStitcher, Kept
+
+__all__ = ["DeviceOutput", "DevicePredictor", "device_of", "make_stitcher", "stitched_on_device"]
+
+log = logging.getLogger(__name__)
+
+Indices = NDArray[np.int64]
+Batch = tuple[Indices, list[NDArray[Any]]]
+
+
+@runtime_checkable
+class DevicePredictor(Predictor, Protocol):
+    """A predictor whose results may stay on a device."""
+
+    @property
+    def device(self) -> str | None:
+        """Its name; `None` where there is no such thing after all."""
+        ...
+
+    def stream_on_device(
+        self, batches: Iterable[tuple[NDArray[Any], ...]]
+    ) -> Generator[Any, None, None]:
+        """Yield the raw values of each batch, tensors valid until the next is asked for."""
+        ...
+
+
+def device_of(predictor: Predictor) -> str | None:
+    """Return where a predictor can leave its results."""
+    return predictor.device if isinstance(predictor, DevicePredictor) else None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOutput:
+    """What a stage keeps, for sinks that take codes instead of probabilities."""
+
+    device: str
+    """Where the predictor leaves its results: `cuda`, `cuda:<n>`; `cpu` for tests."""
+
+    kept: "Kept"
+    writer: "CodeWriter"
+
+
+def make_stitcher(
+    setup: StageSetup, column: Column, output: DeviceOutput
+) -> "DeviceStitcher | None":
+    """Return the stitcher of one column; `None` where its front does not fit on the device."""
+    from wsiseg.stitch.device import DeviceStitcher
+
+    try:
+        return DeviceStitcher(
+            column.grid,
+            len(setup.channels),
+            output.kept,
+            blend=setup.spec.output.blend,
+            activation=setup.spec.output.activation,
+            temperature=setup.temperature,
+            device=output.device,
+        )
+    except DeviceMemoryError as error:
+        log.info("%s", error)
+        return None
+
+
+def stitched_on_device(
+    column: Column,
+    batches: Iterator[Batch],
+    predictor: DevicePredictor,
+    stitcher: "DeviceStitcher",
+    write: Callable[["CodeSlab"], None],
+) -> Iterator[int]:
+    """Predict and stitch one column on the device; yield the tiles of each batch.
+
+    Parameters
+    ----------
+    column
+        The part of the grid.
+    batches
+        Indices and patches, in order.
+    predictor
+        One with a device.
+    stitcher
+        The column's.
+    write
+        Gets each slab, in the pixels of the column, from a thread of its own.
+    """
+    waiting: deque[Indices] = deque()
+
+    def arrays() -> Iterator[tuple[NDArray[Any], ...]]:
+        for indices, patches in batches:
+            waiting.append(indices)
+            yield tuple(patches)
+
+    outputs = predictor.stream_on_device(arrays())
+    with Background(write, depth=4) as writer, closing(outputs):
+        for raw in outputs:
+            indices = waiting.popleft()
+            tiles = [column.grid.tile(tuple(index)) for index in indices.tolist()]
+            for slab in stitcher.add(tiles, raw):
+                writer.put(slab)
+            yield len(indices)
+        for slab in stitcher.finish():
+            writer.put(slab)
