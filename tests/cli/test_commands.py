@@ -225,27 +225,32 @@ def test_ctrl_c_says_where_finished_slides_are(command, slides, tmp_path, monkey
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM is of POSIX")
-def test_sigterm_cleans_up_and_exits_143(slides, model, tmp_path):
-    code = (
-        "import time, wsiseg.run.folder as folder\n"
-        "folder.segment = lambda *_, **__: time.sleep(60)\n"
-        "from wsiseg_cli.main import main; main()"
-    )
-    arguments = ["segment", slides / "disc 😐.svs", "-m", model, "-o", tmp_path / "out"]
+def test_sigterm_cleans_up_and_exits_143(slides, tmp_path):
+    begun, out = tmp_path / "begun", tmp_path / "out"
+    code = f"""
+import pathlib, time
+import wsiseg.run.folder as folder
+def wait(*_, **__):
+    pathlib.Path({str(begun)!r}).touch()
+    time.sleep(60)
+folder.load_for_run, folder.segment = (lambda *_: None), wait
+from wsiseg_cli.main import main
+main()
+"""
+    arguments = ["segment", str(slides / "disc 😐.svs"), "-o", str(out), "--device", "cpu"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True
     )
-    try:
-        while not list((tmp_path / "out").glob(".wsiseg-*")):
+    with process:
+        while not begun.exists():
             assert process.poll() is None
             time.sleep(0.05)
+        assert list(out.glob(".wsiseg-*"))
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == 143
     assert "finished slides are in" in stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(out.iterdir()) == []
 
 
 def test_verify_geojson_goes_on_after_an_unreadable_file(tmp_path):

@@ -138,12 +138,14 @@ def test_a_foreign_table_is_neither_adopted_nor_overwritten(run, tmp_path, name,
     assert [path.name for path in table.parent.iterdir()] == [name]
 
 
-def test_leftovers_of_dead_processes_go_when_a_run_begins(run, tmp_path):
+def test_leftovers_of_dead_processes_go_when_a_run_begins(slide, tmp_path):
     from wsiseg.engine.working import make_working_folder
 
     (tmp_path / "out" / "sub").mkdir(parents=True)
     for parent in (tmp_path / "out", tmp_path / "out" / "sub"):
         mine = make_working_folder(parent)
         mine.rename(parent / mine.name.replace(f"{os.getpid()}@", "99999999@"))
-    run("sub/a")
-    assert list((tmp_path / "out").rglob(".wsiseg-*")) == []
+    seen = []
+    jobs = [SlideJob(str(slide), "sub/a")]
+    run_each(jobs, tmp_path / "out", lambda *_: {"seen": seen.extend(tmp_path.rglob(".wsiseg-*"))})
+    assert seen == []

@@ -29,7 +29,7 @@ __all__ = ["Plan", "StagePlan", "make_plan"]
 GPU_BATCH_PIXELS = 1 << 23
 """Patch pixels per batch on a GPU: 128 patches of 256 pixels."""
 
-FRONT_BYTES = 64_000_000
+FRONT_BYTES = 45_000_000
 """Caches, stitcher and rows of the writer; where a slide is too wide for them, it is walked in
 columns, and what lies at the cuts is read twice."""
 

@@ -167,7 +167,7 @@ class _Finder:
             )
 
     def _search(self, folder: Path) -> Iterator[Path]:
-        if False:  # what is in it are heatmaps and pictures, not slides
+        if is_result(folder):  # what is in it are heatmaps and pictures, not slides
             return
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         dicom = [path for path in paths if path.suffix.lower() == ".dcm" and path.is_file()]
