@@ -120,6 +120,7 @@ def segment(
         bound_allocator()
     lay_out(model.card, slide)  # what does not fit is an error before anything is read
     tissue = find_tissue(slide, options.tissue)
+    slide.forget()  # at its resolution nobody comes back
     counted = plan(slide, model, options=options, tissue=tissue)
     release_memory()
     folder = work_dir or temporary_folder()

@@ -49,7 +49,7 @@ def test_keys_twice(tmp_path):
 def test_the_report_reads_well(tmp_path):
     report = verify(tmp_path, collection(feature(), feature(multipolygon([SQUARE]), name=None)))
     lines = str(report).splitlines()
-    assert lines[0] == "a.geojson: error"
+    assert lines[0] == f"{report.path}: error"
     assert "QuPath 0.4, 0.5, 0.6, 0.7, 0.8-dev: nothing, refused" in lines[1]
     assert "error: feature 1: id is not text (None); leave the key out or write a UUID" in lines[2]
 

@@ -43,7 +43,7 @@ def stitchers(monkeypatch):
 
 
 def codes(model):
-    pixels, _ = tissue_disc((1000, 1700), center=(500, 800), radius=300)
+    pixels, _ = tissue_disc((700, 1300), center=(350, 600), radius=220)
     with wsiseg.open(pixels, mpp=0.9) as slide:
         result = wsiseg.segment(slide, model, options=OPTIONS)
         return np.asarray(result.heatmap.codes[:]), np.asarray(result.labels.labels[:])

@@ -35,6 +35,15 @@ def fraction_by_hand(tissue, box):
     return covered / area if area > 1e-6 else None
 
 
+@given(shapes, downsamples, st.integers(0, 9), st.floats(0, 0.99), st.floats(0, 0.99))
+def test_share_is_the_area_counted_by_hand(shape, downsample, seed, beyond_y, beyond_x):
+    pairs = zip(shape, (beyond_y, beyond_x), downsample, strict=True)
+    level0_shape = tuple(max(1, round((n - beyond) * d)) for n, beyond, d in pairs)
+    tissue = a_mask(shape, downsample, seed, level0_shape)
+    by_hand = fraction_by_hand(tissue, (0, 0, *level0_shape))
+    assert tissue.share == pytest.approx(by_hand, abs=1e-6)
+
+
 @given(shapes, downsamples, st.integers(0, 9), st.lists(st.tuples(edges, edges, edges, edges)))
 def test_fraction_is_the_area_counted_by_hand(shape, downsample, seed, corners):
     tissue = a_mask(shape, downsample, seed)

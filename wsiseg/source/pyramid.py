@@ -273,6 +273,11 @@ class Pyramid:
 
         return as_zarr(self)
 
+    def forget(self) -> None:
+        """Drop the decoded blocks that are kept for neighbouring reads."""
+        self.levels[0].limit_cache(0)
+        self.levels[0].limit_cache(None)
+
     def close(self) -> None:
         """Free the file; reading afterwards raises `SourceError`."""
         self.source.close()

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,7 +74,13 @@ class TissueMask:
     @property
     def share(self) -> float:
         """Share of the slide that is tissue, 0-1."""
-        return float(self.fraction([(0, 0, *self.level0_shape)])[0])
+        height, width = (
+            float(self._on_mask(np.array([n]), axis)[0]) for axis, n in enumerate(self.level0_shape)
+        )
+        seen = self.mask[: math.ceil(height), : math.ceil(width)]  # the last pixels may overhang
+        rows = np.count_nonzero(seen, axis=1) - (seen.shape[1] - width) * seen[:, -1]
+        tissue = rows.sum() - (seen.shape[0] - height) * rows[-1]
+        return float(tissue / (height * width))
 
     @property
     def area_mm2(self) -> float:
@@ -107,7 +112,9 @@ class TissueMask:
             raise TissueError(f"boxes need shape (n, 4), found {boxes.shape}")
         y0, y1 = self._on_mask(boxes[:, 0], 0), self._on_mask(boxes[:, 2], 0)
         x0, x1 = self._on_mask(boxes[:, 1], 1), self._on_mask(boxes[:, 3], 1)
-        tissue = self._area(y1, x1) - self._area(y0, x1) - self._area(y1, x0) + self._area(y0, x0)
+        table = _integral(self.mask)
+        corners = ((y1, x1, 1), (y0, x1, -1), (y1, x0, -1), (y0, x0, 1))
+        tissue = np.sum([sign * self._area(table, y, x) for y, x, sign in corners], axis=0)
         return _share(tissue, (y1 - y0) * (x1 - x0))
 
     def select(
@@ -167,13 +174,10 @@ class TissueMask:
         on_mask: NDArray[np.float64] = np.clip(inside, 0, self.mask.shape[axis])
         return on_mask
 
-    @cached_property
-    def _table(self) -> NDArray[np.uint32]:
-        return _integral(self.mask)
-
-    def _area(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _area(
+        self, table: NDArray[np.uint32], y: NDArray[np.float64], x: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Return tissue above and left of the points (n,), in mask pixels."""
-        table = self._table
         i, j = _cell(y, self.mask.shape[0]), _cell(x, self.mask.shape[1])
         v, u = y - i, x - j
         top = table[i, j] * (1 - u) + table[i, j + 1] * u
