@@ -13,6 +13,9 @@ from wsiseg.source.base import Pixels
 
 __all__ = ["TissueMask"]
 
+ROWS_AT_ONCE = 64
+"""Rows of tiles whose tissue is counted together, as floats."""
+
 
 @dataclass(frozen=True, eq=False)
 class TissueMask:
@@ -153,11 +156,16 @@ class TissueMask:
             )
         (y0, y1), (x0, x1) = (self._tile_edges(grid, downsample, axis) for axis in (0, 1))
         table = _integral(self.mask)  # not kept: on a large slide it is larger than all else
-        rows = self._interpolated(table, y1, 0) - self._interpolated(table, y0, 0)
-        tissue = self._interpolated(rows, x1, 1) - self._interpolated(rows, x0, 1)
-        found = _share(tissue, np.multiply.outer(y1 - y0, x1 - x0))
-        # the tolerance lets a tile that is tissue all over pass min_fraction 1
-        return (found >= min_fraction - 1e-6) & (tissue > 1e-9)
+        selected = np.empty(grid.counts, np.bool_)
+        for first in range(0, len(y0), ROWS_AT_ONCE):
+            part = slice(first, first + ROWS_AT_ONCE)
+            top, bottom = y0[part], y1[part]
+            rows = self._interpolated(table, bottom, 0) - self._interpolated(table, top, 0)
+            tissue = self._interpolated(rows, x1, 1) - self._interpolated(rows, x0, 1)
+            found = _share(tissue, np.multiply.outer(bottom - top, x1 - x0))
+            # the tolerance lets a tile that is tissue all over pass min_fraction 1
+            selected[part] = (found >= min_fraction - 1e-6) & (tissue > 1e-9)
+        return selected
 
     def _tile_edges(
         self, grid: Grid, downsample: tuple[float, ...], axis: int
