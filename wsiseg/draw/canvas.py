@@ -92,7 +92,7 @@ def save_png(path: str | Path, pixels: Pixels) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     image = Image.fromarray(checked(pixels))
     try:
-        image.save(part, format="PNG", compress_level=6)
+        image.save(part, format="PNG", compress_level=3)
         part.replace(path)
     except OSError as error:
         raise unwritable(error, path) from error
