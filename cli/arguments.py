@@ -5,21 +5,29 @@ from typing import Annotated
 
 import typer
 
-from wsiseg.options import Detector, TissueOptions
+from wsiseg.options import Backend, Detector, Precision, RunOptions, TissueOptions
 
 __all__ = [
     "DEFAULT_TISSUE",
     "AsJson",
+    "Batch",
+    "Device",
+    "Memory",
     "MinTissue",
+    "ModelName",
     "Mpp",
     "Nested",
+    "Numbers",
     "Out",
     "Quiet",
     "Reader",
     "Recursive",
+    "RunBy",
     "Slides",
+    "Threads",
     "Tissue",
     "parse_mpp",
+    "run_options",
 ]
 
 DEFAULT_TISSUE = TissueOptions()
@@ -56,6 +64,17 @@ MinTissue = Annotated[
         "--min-tissue", min=0.0, max=1.0, help="Least share of tissue for a patch to be used."
     ),
 ]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="Name of a model, or its folder.")]
+RunBy = Annotated[Backend, typer.Option(help="What runs the networks.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda (all GPUs, a process each) or cuda:0,1.")
+]
+Numbers = Annotated[
+    Precision, typer.Option("--precision", help="float32; bfloat16 on a GPU; int8 on a CPU.")
+]
+Batch = Annotated[int | None, typer.Option("--batch", "-b", min=1, help="Patches per batch.")]
+Memory = Annotated[str | None, typer.Option(help="Refuse plans above this, for example 4GB.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Cores used.")]
 
 
 def parse_mpp(text: str | None) -> float | tuple[float, float] | None:
@@ -69,3 +88,30 @@ def parse_mpp(text: str | None) -> float | tuple[float, float] | None:
     from wsiseg.run import parse_mpp as parse
 
     return None if text is None else parse(text)
+
+
+def run_options(
+    backend: Backend,
+    device: str,
+    precision: Precision,
+    batch: int | None,
+    threads: int | None,
+    memory: str | None = None,
+) -> RunOptions:
+    """Return what the options that every run takes come to.
+
+    Raises
+    ------
+    UsageError
+        If one of them is impossible.
+    """
+    from wsiseg.run import parse_bytes
+
+    return RunOptions(
+        backend=backend,
+        device=device,
+        precision=precision,
+        batch_size=batch,
+        threads=threads,
+        memory_bytes=parse_bytes(memory) if memory else None,
+    )

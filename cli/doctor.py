@@ -6,10 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
+from wsiseg.options import SegmentOptions, TissueOptions
 
-from .arguments import DEFAULT_TISSUE, Mpp, Out, Reader, Tissue, parse_mpp
-from .segment import Batch, Device, ModelName, Numbers, RunBy, Threads
+from .arguments import (
+    DEFAULT_TISSUE,
+    Batch,
+    Device,
+    ModelName,
+    Mpp,
+    Numbers,
+    Out,
+    Reader,
+    RunBy,
+    Threads,
+    Tissue,
+    parse_mpp,
+    run_options,
+)
 
 if TYPE_CHECKING:
     from wsiseg.run import Checkup
@@ -41,9 +54,7 @@ def doctor(
 
     options = SegmentOptions(
         tissue=TissueOptions(detector=tissue),
-        run=RunOptions(
-            backend=backend, device=device, precision=precision, batch_size=batch, threads=threads
-        ),
+        run=run_options(backend, device, precision, batch, threads),
     )
     checkup = examine(slide, model, out=out, mpp=parse_mpp(mpp), reader=reader, options=options)
     typer.echo(json.dumps(checkup.to_dict()) if as_json else _text(checkup))

@@ -5,24 +5,30 @@ from typing import Annotated
 
 import typer
 
-from wsiseg.options import EmbedOptions, RunOptions, TissueOptions
+from wsiseg.options import EmbedOptions, TissueOptions
 
 from .arguments import (
     DEFAULT_TISSUE,
     AsJson,
+    Batch,
+    Device,
+    Memory,
     MinTissue,
     Mpp,
     Nested,
+    Numbers,
     Out,
     Quiet,
     Reader,
     Recursive,
+    RunBy,
     Slides,
+    Threads,
     Tissue,
     parse_mpp,
+    run_options,
 )
 from .console import print_report, stoppable
-from .segment import Batch, Device, Memory, Numbers, RunBy, Threads
 
 __all__ = ["embed"]
 
@@ -52,20 +58,13 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Compute a vector per tissue tile: embeddings.zarr and .parquet, in OUT/<slide>/."""
-    from wsiseg.run import embed_folder, list_slides, parse_bytes
+    from wsiseg.run import embed_folder, list_slides
 
     from .progress import show_progress
 
     options = EmbedOptions(
         tissue=TissueOptions(detector=tissue, min_fraction=min_tissue),
-        run=RunOptions(
-            backend=backend,
-            device=device,
-            precision=precision,
-            batch_size=batch,
-            threads=threads,
-            memory_bytes=parse_bytes(memory) if memory else None,
-        ),
+        run=run_options(backend, device, precision, batch, threads, memory),
         parquet=not no_parquet,
     )
     jobs = list_slides(

@@ -1,18 +1,16 @@
 """`wsiseg segment`: slides in, annotations out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from wsiseg.options import (
-    Backend,
     Decoding,
     ExportOptions,
     Frame,
-    Precision,
-    RunOptions,
     SegmentOptions,
     TissueOptions,
 )
@@ -20,23 +18,30 @@ from wsiseg.options import (
 from .arguments import (
     DEFAULT_TISSUE,
     AsJson,
+    Batch,
+    Device,
+    Memory,
     MinTissue,
+    ModelName,
     Mpp,
     Nested,
+    Numbers,
     Out,
     Quiet,
     Reader,
     Recursive,
+    RunBy,
     Slides,
+    Threads,
     Tissue,
     parse_mpp,
+    run_options,
 )
 from .console import failed, print_report, stoppable
 
 __all__ = ["segment"]
 
 Option = typer.Option
-ModelName = Annotated[str, Option("--model", "-m", help="Name of a model, or its folder.")]
 InFrame = Annotated[Frame, Option(help="Pixels of the image QuPath shows, or of level 0.")]
 Simplify = Annotated[
     float, Option(min=0.0, help="Simplify outlines by this many µm; 0 keeps them exact.")
@@ -45,14 +50,6 @@ MinArea = Annotated[float, Option(min=0.0, help="Drop objects below this many µ
 MinHole = Annotated[float, Option(min=0.0, help="Fill holes below this many µm².")]
 Detections = Annotated[bool, Option("--detections", help="Write QuPath detections.")]
 Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
-RunBy = Annotated[Backend, Option(help="What runs the networks.")]
-Device = Annotated[str, Option(help="auto, cpu, cuda (all GPUs, a process each) or cuda:0,1.")]
-Numbers = Annotated[
-    Precision, Option("--precision", help="float32; bfloat16 on a GPU; int8 on a CPU.")
-]
-Batch = Annotated[int | None, Option("--batch", "-b", min=1, help="Patches per batch.")]
-Memory = Annotated[str | None, Option(help="Refuse plans above this, for example 4GB.")]
-Threads = Annotated[int | None, Option(min=1, help="Cores used.")]
 Decode = Annotated[
     Decoding, Option("--decoding", help="Let JPEG be reduced while decoded: exact, auto, scaled.")
 ]
@@ -91,7 +88,7 @@ def segment(
     quiet: Quiet = False,
 ) -> None:
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
-    from wsiseg.run import list_slides, parse_bytes, plan_folder, segment_folder
+    from wsiseg.run import list_slides, plan_folder, segment_folder
 
     from .progress import show_progress
 
@@ -105,15 +102,10 @@ def segment(
             object_type="detection" if detections else "annotation",
             compress=gzip,
         ),
-        run=RunOptions(
-            backend=backend,
-            device=device,
-            precision=precision,
+        run=replace(
+            run_options(backend, device, precision, batch, threads, memory),
             decoding=decoding,
             skip_below=skip_below,
-            batch_size=batch,
-            threads=threads,
-            memory_bytes=parse_bytes(memory) if memory else None,
         ),
     )
     jobs = list_slides(

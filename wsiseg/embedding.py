@@ -5,7 +5,7 @@ The flow of `wsiseg.pipeline` up to the network: the same reading, tissue, batch
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,22 @@ from wsiseg.engine import (
     StageReport,
     StageSetup,
     connect,
-    describe_model,
-    describe_slide,
     fingerprint,
     finished_folder,
     ignore,
     lay_out,
     link_tree,
     make_plan,
+    run_record,
     run_stage,
+    summary_head,
     temporary_folder,
-    versions,
 )
 from wsiseg.errors import UsageError
 from wsiseg.machine import bound_allocator, release_memory
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import EmbedOptions
-from wsiseg.source import Pyramid
-from wsiseg.source import open as open_slide
+from wsiseg.source import Pyramid, as_pyramid
 from wsiseg.stitch import VectorStore, VectorWriter
 from wsiseg.tissue import TissueMask, find_tissue
 
@@ -74,14 +72,7 @@ class Embeddings:
     def summary(self) -> dict[str, Any]:
         """Return one row of `summary.csv`."""
         (stage,) = self.plan.stages
-        return {
-            "slide": self.slide.name,
-            "model": f"{self.model.card.name} {self.model.card.version}",
-            "mpp_x": self.slide.spacing.um[1],
-            "mpp_y": self.slide.spacing.um[0],
-            "width": self.slide.shape[1],
-            "height": self.slide.shape[0],
-            "tissue_mm2": round(self.tissue.area_mm2, 6),
+        return summary_head(self.slide, self.model, self.tissue) | {
             "tiles": len(self),
             "length": self.store.length,
             "spacing_um": stage.effective_um[1],
@@ -118,16 +109,8 @@ class Embeddings:
 
     def provenance(self) -> dict[str, Any]:
         """Return where the vectors come from: slide, model, options, machine, times."""
-        return {
-            "wsiseg": __version__,
-            "slide": describe_slide(self.slide),
-            "model": describe_model(self.model),
-            "options": asdict(self.options),
-            "plan": self.plan.to_dict(),
-            "stages": [asdict(self.report)],
-            "summary": self.summary(),
-            "versions": versions(),
-        }
+        run = (self.slide, self.model, self.options, self.plan, [self.report])
+        return run_record(*run, summary=self.summary())
 
 
 def embed(
@@ -179,12 +162,12 @@ def embed(
     """
     started = time.perf_counter()
     require_task(model, "embedding")
-    slide = slide if isinstance(slide, Pyramid) else open_slide(slide)
-    model = model if isinstance(model, Model) else load_for_run(model, options.run)
+    slide, model = as_pyramid(slide), load_for_run(model, options.run)
     if model.backend != "torch":  # which is slow unless it keeps its buffers
         bound_allocator()
     setup = _lay_out(model, slide)
     tissue = find_tissue(slide, options.tissue)
+    slide.forget()  # at its resolution nobody comes back
     plan = make_plan(
         [setup],
         model,

@@ -22,8 +22,7 @@ from wsiseg.machine import bound_allocator, release_memory
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
-from wsiseg.source import Pyramid
-from wsiseg.source import open as open_slide
+from wsiseg.source import Pyramid, as_pyramid
 from wsiseg.tissue import TissueMask, find_tissue
 
 __all__ = ["plan", "segment"]
@@ -48,7 +47,8 @@ def plan(
     SourceError, ModelError, PlanError
         As `segment`.
     """
-    slide, model = _opened(slide), _loaded(model, options)
+    require_task(model, "semantic")
+    slide, model = as_pyramid(slide), load_for_run(model, options.run)
     setups = lay_out(model.card, slide)
     tissue = tissue or find_tissue(slide, options.tissue)
     decoding = EXACT
@@ -115,7 +115,8 @@ def segment(
         If there is no tissue; the result is then empty and valid.
     """
     started = time.perf_counter()
-    slide, model = _opened(slide), _loaded(model, options)
+    require_task(model, "semantic")
+    slide, model = as_pyramid(slide), load_for_run(model, options.run)
     if model.backend != "torch":  # which is slow unless it keeps its buffers
         bound_allocator()
     lay_out(model.card, slide)  # what does not fit is an error before anything is read
@@ -143,12 +144,3 @@ def segment(
         reports=output.reports,
         seconds=time.perf_counter() - started,
     )
-
-
-def _opened(slide: Pyramid | str | Path) -> Pyramid:
-    return slide if isinstance(slide, Pyramid) else open_slide(slide)
-
-
-def _loaded(model: Model | str | Path, options: SegmentOptions) -> Model:
-    require_task(model, "semantic")
-    return model if isinstance(model, Model) else load_for_run(model, options.run)

@@ -1,7 +1,7 @@
 """What a segmentation gives: arrays and annotations in memory, and the files people open."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +10,17 @@ import orjson
 import shapely
 from numpy.typing import NDArray
 
-from wsiseg import __version__
 from wsiseg.annotations import Annotations, write_annotations
 from wsiseg.annotations.chunks import chunks
 from wsiseg.draw import DrawnClass, overview, save_png
 from wsiseg.engine import (
     Plan,
     StageReport,
-    describe_model,
-    describe_slide,
     fingerprint,
     finished_folder,
     link_tree,
-    versions,
+    run_record,
+    summary_head,
 )
 from wsiseg.engine.annotate import AREA
 from wsiseg.geometry import Box
@@ -83,16 +81,8 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Return one row of `summary.csv`: areas in mm², counts and seconds."""
-        row: dict[str, Any] = {
-            "slide": self.slide.name,
-            "model": self._model_name,
-            "mpp_x": self.slide.spacing.um[1],
-            "mpp_y": self.slide.spacing.um[0],
-            "width": self.slide.shape[1],
-            "height": self.slide.shape[0],
-            "tissue_mm2": round(self.tissue.area_mm2, 6),
-            "objects": len(self.annotations),
-        }
+        row = summary_head(self.slide, self.model, self.tissue)
+        row["objects"] = len(self.annotations)
         for known, area_mm2 in zip(self.annotations.classes, self._class_areas(), strict=True):
             name = f"{known.name}_mm2"
             row[name if name not in row else f"class {name}"] = round(area_mm2, 6)
@@ -126,12 +116,8 @@ class Result:
             tissue=_scaled(self.tissue_annotations, 0, scale),
             classes=drawn,
             tissue_note=f"{self.tissue.area_mm2:.3g} mm²",
-            caption=f"{self.slide.name}, {self._model_name}",
+            caption=f"{self.slide.name}, {self.model.card.title}",
         )
-
-    @property
-    def _model_name(self) -> str:
-        return f"{self.model.card.name} {self.model.card.version}"
 
     def _thumbnail(self, size: int) -> NDArray[np.uint8]:
         """Return the slide, from what the tissue detector saw where that is large enough."""
@@ -193,7 +179,7 @@ class Result:
         if stem == "tissue":
             return {}
         intended = self.model.card.provenance.intended_use
-        return {"model": self._model_name, "intended_use": intended}
+        return {"model": self.model.card.title, "intended_use": intended}
 
     def fingerprint(self) -> str | None:
         """Return the hash that tells this slide from others; `None` for arrays and URLs."""
@@ -201,16 +187,8 @@ class Result:
 
     def provenance(self) -> dict[str, Any]:
         """Return where this result comes from: slide, model, options, spacing, machine, times."""
-        return {
-            "wsiseg": __version__,
-            "slide": describe_slide(self.slide),
-            "model": describe_model(self.model),
-            "options": asdict(self.options),
-            "plan": self.plan.to_dict(),
-            "stages": [asdict(report) for report in self.reports],
-            "summary": self.summary(),
-            "versions": versions(),
-        }
+        run = (self.slide, self.model, self.options, self.plan, self.reports)
+        return run_record(*run, summary=self.summary())
 
 
 def _scaled(

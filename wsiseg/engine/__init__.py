@@ -10,7 +10,7 @@ from wsiseg.engine.graph import StageSetup, lay_out, select_tiles
 from wsiseg.engine.inputs import connect
 from wsiseg.engine.output import finished_folder
 from wsiseg.engine.plan import Plan, StagePlan, make_plan
-from wsiseg.engine.provenance import describe_model, describe_slide, fingerprint, versions
+from wsiseg.engine.provenance import fingerprint, run_record, summary_head, versions
 
 __all__ = [
     "EXACT",
@@ -29,8 +29,6 @@ __all__ = [
     "annotate_tissue",
     "choose_decoding",
     "connect",
-    "describe_model",
-    "describe_slide",
     "fingerprint",
     "finished_folder",
     "ignore",
@@ -39,8 +37,10 @@ __all__ = [
     "link_tree",
     "make_plan",
     "run_cascade",
+    "run_record",
     "run_stage",
     "select_tiles",
+    "summary_head",
     "temporary_folder",
     "versions",
 ]

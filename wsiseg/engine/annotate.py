@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from wsiseg.annotations.trace import TracedPolygons, to_level0, trace_labels
 from wsiseg.model import ModelCard
 from wsiseg.options import ExportOptions
 from wsiseg.source import Pyramid
-from wsiseg.stitch import HeatmapStore, LabelStore
+from wsiseg.stitch import ChunkRows, HeatmapStore, LabelStore
 from wsiseg.tissue import TissueMask
 
 __all__ = ["AREA", "PROBABILITY", "annotate_labels", "annotate_tissue", "image_ref"]
@@ -57,7 +56,7 @@ def annotate_labels(
     options
         Small objects and holes are dropped first, then outlines are simplified, if asked for.
     """
-    values = _ChunkRows(labels.labels)
+    values = ChunkRows(labels.labels)
     probability = _OwnProbability(values, heatmap, card)
     place = partial(
         to_level0, downsample=labels.downsample, origin=labels.placement.origin, size=image.shape
@@ -107,39 +106,13 @@ def _rows_at_once(shape: Sequence[int]) -> int:
     return max(16, TRACED_PIXELS // shape[1])
 
 
-class _ChunkRows:
-    """Rows of a Zarr array (..., y, x), read a row of chunks at a time: each is decoded once."""
-
-    def __init__(self, array: Any) -> None:  # noqa: ANN401 - Zarr's types depend on the version
-        self.shape = array.shape[-2:]
-        self._array = array
-        self._depth = array.chunks[-2]
-        self._top = -1
-        self._band = np.zeros((*array.shape[:-2], 0, self.shape[1]), np.uint8)
-
-    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
-        """Return uint8 (..., rows, x)."""
-        first = rows.start - rows.start % self._depth
-        parts = [
-            self._rows_of(top)[..., max(0, rows.start - top) : rows.stop - top, :]
-            for top in range(first, rows.stop, self._depth)
-        ]
-        return np.concatenate(parts, axis=-2) if len(parts) > 1 else parts[0]
-
-    def _rows_of(self, top: int) -> NDArray[np.uint8]:
-        if top != self._top:
-            self._band = np.asarray(self._array[..., top : top + self._depth, :])
-            self._top = top
-        return self._band
-
-
 class _OwnProbability:
     """Codes of the probability of each pixel's own class, read in rows like the labels."""
 
-    def __init__(self, labels: _ChunkRows, heatmap: HeatmapStore, card: ModelCard) -> None:
+    def __init__(self, labels: ChunkRows, heatmap: HeatmapStore, card: ModelCard) -> None:
         self.shape = labels.shape
         self._labels = labels
-        self._codes = _ChunkRows(heatmap.codes)
+        self._codes = ChunkRows(heatmap.codes)
         names = [spec.name for spec in card.classes]
         self._channel = {names.index(name): i for i, name in enumerate(heatmap.channels)}
 

@@ -1,6 +1,6 @@
 """The stage graph, run: each stage's heatmap is a source for the next, the last gives the mask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from wsiseg.engine.inputs import connect
 from wsiseg.engine.on_device import DeviceOutput, device_of
 from wsiseg.engine.plan import Plan
 from wsiseg.engine.share import share_levels
-from wsiseg.engine.skip import Skipping, skip_unlikely
+from wsiseg.engine.skip import skip_unlikely
 from wsiseg.machine import release_memory
 from wsiseg.model import Model, ModelCard
 from wsiseg.stitch import (
@@ -28,7 +28,7 @@ from wsiseg.stitch import (
     ThresholdLabels,
 )
 
-__all__ = ["CascadeOutput", "run_cascade"]
+__all__ = ["CascadeOutput", "kept_channels", "labeller", "run_cascade"]
 
 MASK = "mask.zarr"
 
@@ -77,7 +77,10 @@ def run_cascade(
     reports = []
     with share_levels(plan.setups, plan.selected, folder) as shared:
         for s, setup in enumerate(plan.setups):
-            skipping = _skipping(model.card, plan, s, heatmaps, skip_below)
+            background = model.card.classes[0].name
+            skipping = skip_unlikely(
+                setup, heatmaps, plan.selected[s], background=background, below=skip_below
+            )
             with ExitStack() as stack:
                 output = _begin(model, setup, folder, stack)
                 report = run_stage(
@@ -116,7 +119,7 @@ def _begin(model: Model, setup: StageSetup, folder: Path, stack: ExitStack) -> _
     card, s = model.card, model.card.stages.index(setup.spec)
     last = s == len(card.stages) - 1
     path = folder / ("heatmap.zarr" if last else f"stage-{setup.spec.output.name}.zarr")
-    kept = _kept_channels(card, setup)
+    kept = kept_channels(card, setup)
     codes = stack.enter_context(
         HeatmapStore.create(
             path,
@@ -135,7 +138,7 @@ def _begin(model: Model, setup: StageSetup, folder: Path, stack: ExitStack) -> _
                 classes=[LabelClass(spec.name, spec.color) for spec in card.classes],
             )
         )
-        reducers.append(_labeller(card, labels))
+        reducers.append(labeller(card, labels))
     device = device_of(model.predictors[s])
     on_device = None
     if setup.spec.kind == "segmenter" and device is not None and device.startswith("cuda"):
@@ -143,25 +146,7 @@ def _begin(model: Model, setup: StageSetup, folder: Path, stack: ExitStack) -> _
     return _Output(path, Reducers(reducers), on_device)
 
 
-def _skipping(
-    card: ModelCard,
-    plan: Plan,
-    s: int,
-    heatmaps: Mapping[str, HeatmapStore],
-    below: float,
-) -> Skipping | None:
-    if below <= 0:
-        return None
-    return skip_unlikely(
-        plan.setups[s],
-        heatmaps,
-        plan.selected[s],
-        background=card.classes[0].name,
-        below=below,
-    )
-
-
-def _kept_channels(card: ModelCard, setup: StageSetup) -> list[int]:
+def kept_channels(card: ModelCard, setup: StageSetup) -> list[int]:
     """Return the classes worth keeping: all but the background, unless a later stage reads it."""
     output = setup.spec.output.name
     wanted = {
@@ -174,7 +159,8 @@ def _kept_channels(card: ModelCard, setup: StageSetup) -> list[int]:
     return [i for i, name in enumerate(setup.channels) if i > 0 or name in wanted]
 
 
-def _labeller(card: ModelCard, sink: Sink) -> Reducer:
+def labeller(card: ModelCard, sink: Sink) -> Reducer:
+    """Return what makes a label image of the last stage: by threshold, or the likeliest class."""
     if card.threshold is not None:
         return ThresholdLabels(sink, card.threshold)
     return ArgmaxLabels(sink)

@@ -150,7 +150,7 @@ def make_plan(
         )
     return Plan(
         slide=slide,
-        model=f"{model.card.name} {model.card.version}",
+        model=model.card.title,
         stages=tuple(stages),
         setups=tuple(setups),
         selected=selected,

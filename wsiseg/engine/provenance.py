@@ -3,15 +3,20 @@
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wsiseg import __version__
+from wsiseg.engine.execute import StageReport
+from wsiseg.engine.plan import Plan
 from wsiseg.model import Model
+from wsiseg.options import EmbedOptions, SegmentOptions
 from wsiseg.source import Pyramid
+from wsiseg.tissue import TissueMask
 
-__all__ = ["describe_model", "describe_slide", "fingerprint", "versions"]
+__all__ = ["fingerprint", "run_record", "summary_head", "versions"]
 
 BLOCK = 1 << 16
 SAMPLES = 64
@@ -23,6 +28,7 @@ PACKAGES = (
     "tifffile",
     "imagecodecs",
     "openvino",
+    "torch",
     "simplejpeg",
     "zarr",
     "shapely",
@@ -31,7 +37,42 @@ PACKAGES = (
 )
 
 
-def describe_slide(slide: Pyramid) -> dict[str, Any]:
+def run_record(
+    slide: Pyramid,
+    model: Model,
+    options: SegmentOptions | EmbedOptions,
+    plan: Plan,
+    reports: Sequence[StageReport],
+    *,
+    summary: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the content of `run.json`: slide, model, options, spacing, machine, times."""
+    return {
+        "wsiseg": __version__,
+        "slide": _describe_slide(slide),
+        "model": _describe_model(model),
+        "options": asdict(options),
+        "plan": plan.to_dict(),
+        "stages": [asdict(report) for report in reports],
+        "summary": summary,
+        "versions": versions(),
+    }
+
+
+def summary_head(slide: Pyramid, model: Model, tissue: TissueMask) -> dict[str, Any]:
+    """Return the columns of `summary.csv` that every kind of run has."""
+    return {
+        "slide": slide.name,
+        "model": model.card.title,
+        "mpp_x": slide.spacing.um[1],
+        "mpp_y": slide.spacing.um[0],
+        "width": slide.shape[1],
+        "height": slide.shape[0],
+        "tissue_mm2": round(tissue.area_mm2, 6),
+    }
+
+
+def _describe_slide(slide: Pyramid) -> dict[str, Any]:
     """Return what tells a slide from others, and how it was read; mpp and size are (x, y)."""
     metadata = slide.metadata
     return {
@@ -46,7 +87,7 @@ def describe_slide(slide: Pyramid) -> dict[str, Any]:
     }
 
 
-def describe_model(model: Model) -> dict[str, Any]:
+def _describe_model(model: Model) -> dict[str, Any]:
     """Return which model it was, and what ran it."""
     return {
         "name": model.card.name,

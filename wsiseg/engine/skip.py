@@ -4,15 +4,14 @@ What that loses is not assumed but estimated, on each slide: a random sample of 
 runs as well, and what it finds stands for what all of them would have given.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.engine.graph import StageSetup
-from wsiseg.geometry import Box
-from wsiseg.stitch import HeatmapStore
+from wsiseg.stitch import ChunkRows, HeatmapStore, decode
 
 __all__ = ["SkipReport", "Skipping", "skip_unlikely"]
 
@@ -69,8 +68,9 @@ class Skipping:
     def report(self, output: HeatmapStore) -> SkipReport:
         """Return what was lost, from what the stage gave."""
         found = np.zeros(self.likely.shape)
-        for row, starts, stops, values in _rows(output, self.setup, self.selected, overlap=False):
-            pixels = _foreground(values, output, self.background) >= POSITIVE
+        bands = _bands(output, self.setup, self.selected, self.background, overlap=False)
+        for row, starts, stops, values in bands:
+            pixels = values >= POSITIVE
             before = np.concatenate([[0], np.cumsum(pixels.sum(axis=0))])
             found[row] = before[stops] - before[starts]
         sampled = int(self.sample.sum())
@@ -96,7 +96,7 @@ def skip_unlikely(
     background: str,
     below: float,
 ) -> Skipping | None:
-    """Return which tiles are worth running; `None` for a stage that reads no heatmap.
+    """Return which tiles are worth running; `None` where all are, or no heatmap is read.
 
     Parameters
     ----------
@@ -109,16 +109,16 @@ def skip_unlikely(
     background
         Name of the class that is not looked for.
     below
-        A tile runs where some pixel of the heatmap within its write box gives another class at
-        least this probability. Of the others a sample runs, the same one every time.
+        0 runs all. A tile runs where some pixel of the heatmap within its write box gives another
+        class at least this probability. Of the others a sample runs, the same one every time.
     """
     names = [item.spec.source for item in setup.inputs if item.view is None]
-    if not names or len(setup.grid.shape) != 2:
+    if below <= 0 or not names or len(setup.grid.shape) != 2:
         return None
     heatmap = heatmaps[names[0]]
     likely = np.zeros(selected.shape, np.bool_)
-    for row, starts, stops, values in _rows(heatmap, setup, selected, overlap=True):
-        best = _foreground(values, heatmap, background).max(axis=0, initial=0)
+    for row, starts, stops, values in _bands(heatmap, setup, selected, background, overlap=True):
+        best = values.max(axis=0)
         ends = np.stack([starts, stops], axis=1).ravel()
         likely[row] = np.maximum.reduceat(np.append(best, 0), ends)[::2] >= below
     likely &= selected
@@ -136,21 +136,30 @@ def _at_most(hits: int, sampled: int) -> float:
     return 1.0 if hits >= sampled else float(beta.ppf(0.95, hits + 1, sampled - hits))
 
 
-def _rows(
-    heatmap: HeatmapStore, setup: StageSetup, wanted: NDArray[np.bool_], *, overlap: bool
+def _bands(
+    heatmap: HeatmapStore,
+    setup: StageSetup,
+    wanted: NDArray[np.bool_],
+    background: str,
+    *,
+    overlap: bool,
 ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
     """Yield each row of tiles that has wanted ones, with the heatmap under it.
 
     Yields
     ------
     row, starts, stops, values
-        Index of the row; first and last + 1 heatmap column of each tile; float32 (y, x, channel).
+        Index of the row; first and last + 1 heatmap column of each tile; probability of the
+        likeliest class but the background, float32 (y, x).
     """
-    edges = [_edges(heatmap, setup, axis, overlap=overlap) for axis in (0, 1)]
-    (tops, bottoms), (starts, stops) = edges
+    (tops, bottoms), (starts, stops) = (
+        _edges(heatmap, setup, axis, overlap=overlap) for axis in (0, 1)
+    )
+    codes = ChunkRows(heatmap.codes)
+    classes = [i for i, name in enumerate(heatmap.channels) if name != background]
     for row in np.flatnonzero(wanted.any(axis=1)).tolist():
-        box = Box((int(tops[row]), 0), (int(bottoms[row]), heatmap.shape[1]))
-        yield row, starts, stops, heatmap.read(box)
+        band = codes[int(tops[row]) : int(bottoms[row])]
+        yield row, starts, stops, decode(band[classes].max(axis=0))
 
 
 def _edges(
@@ -168,12 +177,3 @@ def _edges(
     low = np.clip(np.floor(start + 1e-6), 0, place.shape[axis] - 1)
     high = np.clip(np.ceil(stop - 1e-6), low + 1, place.shape[axis])
     return low.astype(np.int64), high.astype(np.int64)
-
-
-def _foreground(
-    values: NDArray[np.float32], heatmap: HeatmapStore, background: str
-) -> NDArray[np.float32]:
-    """Return the probability (y, x) of the likeliest class but the background."""
-    wanted: Sequence[int] = [i for i, name in enumerate(heatmap.channels) if name != background]
-    best: NDArray[np.float32] = values[..., wanted].max(axis=-1)
-    return best

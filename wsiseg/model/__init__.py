@@ -7,7 +7,14 @@ from wsiseg.model.accuracy import measure_int8, record_int8
 from wsiseg.model.add import add_model
 from wsiseg.model.card import ModelCard
 from wsiseg.model.check import CheckReport, OutputChange
-from wsiseg.model.load import Model, check_model, load_for_run, load_model, require_task
+from wsiseg.model.load import (
+    Model,
+    check_model,
+    load_for_run,
+    load_model,
+    require_task,
+    suits_gpu,
+)
 from wsiseg.model.package import Package, write_package
 from wsiseg.model.predictor import Predictor
 from wsiseg.model.registry import ModelEntry, describe, find_model, list_models
@@ -33,6 +40,7 @@ __all__ = [
     "measure_int8",
     "record_int8",
     "require_task",
+    "suits_gpu",
     "tune",
     "write_package",
 ]

@@ -302,6 +302,11 @@ class ModelCard(CardPart):
     provenance: Provenance
     check: Check = Check()
 
+    @property
+    def title(self) -> str:
+        """Name and version, as people are told them."""
+        return f"{self.name} {self.version}"
+
     @model_validator(mode="after")
     def _task(self) -> Self:
         kinds = [stage.kind for stage in self.stages]

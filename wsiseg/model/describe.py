@@ -8,7 +8,7 @@ __all__ = ["describe_card", "readme"]
 def describe_card(card: ModelCard) -> dict[str, str]:
     """Return what a card says, a line of text per subject, in reading order."""
     said = {
-        "model": f"{card.name} {card.version}",
+        "model": card.title,
         "classes": ", ".join(c.name for c in card.classes) or "none: gives a vector per patch",
     }
     for i, stage in enumerate(card.stages, start=1):

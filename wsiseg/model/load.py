@@ -29,6 +29,7 @@ __all__ = [
     "load_for_run",
     "load_model",
     "require_task",
+    "suits_gpu",
 ]
 
 COMMANDS: dict[Task, str] = {"semantic": "segment", "embedding": "embed"}
@@ -68,7 +69,7 @@ class Model:
 
     def __repr__(self) -> str:
         where = f"{self.backend} on {self.device}, {self.precision}"
-        return f"Model({self.card.name} {self.card.version}, {where}, {self.digest[:12]})"
+        return f"Model({self.card.title}, {where}, {self.digest[:12]})"
 
 
 def load_model(
@@ -132,10 +133,12 @@ def load_model(
     return model
 
 
-def load_for_run(name_or_path: str | Path, options: RunOptions) -> Model:
-    """Load a model for a run; see `load_model`."""
+def load_for_run(model: Model | str | Path, options: RunOptions) -> Model:
+    """Return a loaded model as it is, and load any other for a run; see `load_model`."""
+    if isinstance(model, Model):
+        return model
     return load_model(
-        name_or_path,
+        model,
         backend=options.backend,
         device=options.device,
         precision=options.precision,
@@ -153,12 +156,37 @@ def require_task(model: Model | str | Path, task: Task) -> None:
     ModelError
         If there is no such model.
     """
-    card = model.card if isinstance(model, Model) else ModelCard.read(find_model(model) / CARD_FILE)
+    card = _card_of(model)
     if card.task != task:
         raise UsageError(
             f"{card.name}: needed a model of task {task!r}, found {card.task!r}; run it with "
             f"`wsiseg {COMMANDS[card.task]}`, in Python `wsiseg.{COMMANDS[card.task]}`"
         )
+
+
+def suits_gpu(model: Model | str | Path, options: RunOptions) -> bool:
+    """Tell whether device `auto` means a GPU, where there is one; of a name only the card is read.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model.
+    """
+    foreign = _foreign(_card_of(model).stages)
+    return _suits_gpu(options.backend, options.precision, foreign)
+
+
+def _card_of(model: Model | str | Path) -> ModelCard:
+    return model.card if isinstance(model, Model) else ModelCard.read(find_model(model) / CARD_FILE)
+
+
+def _foreign(stages: Sequence[StageSpec]) -> list[str]:
+    """Return the names of the stages that come as ONNX graphs."""
+    return [stage.name for stage in stages if stage.weights.architecture == "onnx"]
+
+
+def _suits_gpu(backend: Backend, precision: Precision, foreign: Sequence[str]) -> bool:
+    return backend in ("auto", "torch") and precision != "int8" and not foreign
 
 
 def check_model(
@@ -177,8 +205,9 @@ def check_model(
 def _check(package: Package, model: Model) -> CheckReport:
     reduced = model.precision != "float32"
     stages = check_predictors(package, model.predictors, reduced_precision=reduced)
-    name = f"{package.card.name} {package.card.version}"
-    return CheckReport(name, package.digest, model.backend, model.device, model.precision, stages)
+    return CheckReport(
+        package.card.title, package.digest, model.backend, model.device, model.precision, stages
+    )
 
 
 def _report_bytes(package: Package, model: Model) -> bytes:
@@ -252,14 +281,14 @@ def _choose(
             raise ModelError(f"{what} {value!r} is unknown: needed one of {', '.join(known)}")
     if device not in ("auto", "cpu") and device.partition(":")[0] != "cuda":
         raise ModelError(f"device {device!r} is unknown: needed auto, cpu, cuda or cuda:<number>")
-    foreign = [stage.name for stage in stages if stage.weights.architecture == "onnx"]
+    foreign = _foreign(stages)
     if backend == "torch" and foreign:
         raise ModelError(
             f"stages {foreign} are ONNX graphs, which torch cannot run; use --backend onnxruntime"
         )
     if device == "auto":
-        on_gpu = backend in ("auto", "torch") and precision != "int8" and not foreign
-        device = "cuda" if on_gpu and _cuda_is_usable() else "cpu"
+        on_gpu = _suits_gpu(backend, precision, foreign) and _cuda_is_usable()
+        device = "cuda" if on_gpu else "cpu"
     chosen = backend
     if backend == "auto":
         chosen = "onnxruntime" if device == "cpu" or foreign else "torch"

@@ -23,7 +23,7 @@ from wsiseg.machine import machine_memory, usable_cores
 from wsiseg.model.gpus import count_gpus, make_current
 from wsiseg.options import RunOptions
 
-__all__ = ["devices_to_use", "each_on_a_device", "share_of"]
+__all__ = ["devices_to_use", "each_on_a_device", "on_first_device", "share_of"]
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,19 @@ def devices_to_use(spec: str) -> tuple[str, ...]:
             "--device cpu, or install a CUDA build of torch and a driver"
         )
     return tuple(f"cuda:{i}" for i in chosen)
+
+
+def on_first_device(options: RunOptions) -> RunOptions:
+    """Return the options of a run in one process; `auto` is left to the model.
+
+    Raises
+    ------
+    UsageError
+        As `devices_to_use`.
+    """
+    if options.device in ("auto", "cpu"):
+        return options
+    return replace(options, device=devices_to_use(options.device)[0])
 
 
 def share_of(options: RunOptions, device: str, processes: int) -> RunOptions:

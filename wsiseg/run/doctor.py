@@ -24,7 +24,7 @@ from wsiseg.pipeline import plan
 from wsiseg.result import OVERVIEW_PIXELS
 from wsiseg.run.checkup import Checkup, Machine, Rates, StageWork, Work
 from wsiseg.run.demo import TUMOUR
-from wsiseg.run.devices import devices_to_use
+from wsiseg.run.devices import on_first_device
 from wsiseg.run.gauges import (
     NOTHING,
     Needed,
@@ -103,7 +103,7 @@ def examine(
         opened = stack.enter_context(open_slide(slide, mpp=mpp, reader=reader))
         open_s = time.perf_counter() - started
         started = time.perf_counter()
-        options = replace(options, run=_one_device(options.run))
+        options = replace(options, run=on_first_device(options.run))
         loaded = load_for_run(model, options.run)
         start_s = time.perf_counter() - started
         checkup = _measured(opened, loaded, Path(out), options)
@@ -191,13 +191,6 @@ def _for_prediction(checkup: Checkup, found: Alternatives, run: RunOptions) -> l
             sizes = ", ".join(f"{n} for {stage}" for stage, n in better.items())
             said.append(f"leave out --batch: the fastest sizes measured here are {sizes}")
     return said
-
-
-def _one_device(options: RunOptions) -> RunOptions:
-    """Return options for one device: each GPU of a run has a process of its own."""
-    if options.device in ("auto", "cpu"):
-        return options
-    return replace(options, device=devices_to_use(options.device)[0])
 
 
 def _measured(slide: Pyramid, model: Model, out: Path, options: SegmentOptions) -> Checkup:

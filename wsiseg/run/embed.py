@@ -9,6 +9,7 @@ from wsiseg.engine import Listener, ignore
 from wsiseg.engine.working import working_folder
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import EmbedOptions
+from wsiseg.run.devices import on_first_device
 from wsiseg.run.folder import FolderReport, Slides, run_each
 from wsiseg.run.inputs import SlideJob
 from wsiseg.source import Pyramid
@@ -49,7 +50,7 @@ def embed_folder(
     require_task(model, "embedding")
     if chosen.parquet:
         require_parquet()
-    loaded = model if isinstance(model, Model) else load_for_run(model, chosen.run)
+    loaded = load_for_run(model, on_first_device(chosen.run))
 
     def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
         with working_folder(out) as folder:

@@ -16,10 +16,10 @@ from wsiseg.engine import Listener, fingerprint, ignore
 from wsiseg.engine.output import may_replace, refuse_foreign
 from wsiseg.engine.working import sweep, working_folder
 from wsiseg.errors import UsageError, WsisegError, WsisegWarning, unwritable
-from wsiseg.model import Model, load_for_run, require_task
+from wsiseg.model import Model, load_for_run, require_task, suits_gpu
 from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
 from wsiseg.pipeline import plan, segment
-from wsiseg.run.devices import devices_to_use, each_on_a_device, share_of
+from wsiseg.run.devices import devices_to_use, each_on_a_device, on_first_device, share_of
 from wsiseg.run.inputs import SlideJob, as_jobs
 from wsiseg.run.tables import SUMMARY, SlideReport, Tables
 from wsiseg.run.tissue import write_tissue
@@ -109,22 +109,21 @@ def _segmented(
     listen: Listener,
 ) -> Iterator[SlideReport]:
     """Yield the report of each slide, from this process or from one per GPU."""
-    if isinstance(model, Model):
-        yield from (_segment_one(job, listen, model, out, options) for job in jobs)
-        return
-    devices = _devices(options.run)[: max(1, len(jobs))]
-    if len(devices) == 1:
-        loaded = load_for_run(model, options.run)
+    devices = _devices(model, options.run)[: len(jobs)]
+    if isinstance(model, Model) or len(devices) == 1:
+        loaded = load_for_run(model, on_first_device(options.run))
         yield from (_segment_one(job, listen, loaded, out, options) for job in jobs)
         return
     make_work = partial(_segmenter, model=model, out=out, options=options, processes=len(devices))
     yield from each_on_a_device(jobs, devices, make_work, partial(_lost, out), listen=listen)
 
 
-def _devices(options: RunOptions) -> tuple[str, ...]:
-    """Return the devices to use; `auto` is no GPU where something else that was asked has none."""
-    for_cpu = options.precision == "int8" or options.backend == "openvino"
-    return devices_to_use("cpu" if options.device == "auto" and for_cpu else options.device)
+def _devices(model: Model | str | Path, options: RunOptions) -> tuple[str, ...]:
+    """Return the devices to use: a loaded model's own, `auto` as the model can."""
+    if isinstance(model, Model):
+        return (model.device,)
+    on_cpu = options.device == "auto" and not suits_gpu(model, options)
+    return devices_to_use("cpu" if on_cpu else options.device)
 
 
 def _segmenter(
@@ -181,7 +180,7 @@ def plan_folder(
 ) -> Iterator[dict[str, Any]]:
     """Yield the plan of each slide as plain values; with `error` where there is none."""
     require_task(model, "semantic")
-    loaded = load_for_run(model, options.run)
+    loaded = load_for_run(model, on_first_device(options.run))
     for job in as_jobs(jobs):
         row: dict[str, Any] = {
             "slide": Path(job.path).name,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from wsiseg.annotations import write_annotations
 from wsiseg.engine import StagePlan, StageSetup, annotate_labels, image_ref
 from wsiseg.engine.blocks import BlockUses, block_box
+from wsiseg.engine.cascade import kept_channels, labeller
 from wsiseg.engine.execute import Threaded
 from wsiseg.engine.graph import StageInput
 from wsiseg.engine.inputs import BLOCK, HeatmapInput, Input, SlideInput, TileReader
@@ -36,16 +37,13 @@ from wsiseg.run.checkup import StageRates
 from wsiseg.source import Level, Pyramid, View
 from wsiseg.source.base import CompressedTile, CompressedTileSource, Pixels
 from wsiseg.stitch import (
-    ArgmaxLabels,
     HeatmapStore,
     LabelClass,
     LabelStore,
     Placement,
     Probabilities,
-    Reducer,
     Reducers,
     Slab,
-    ThresholdLabels,
 )
 
 __all__ = [
@@ -304,12 +302,11 @@ def sample_output(slide: Pyramid, card: ModelCard, setup: StageSetup, out: Path)
 
 def _compressed(slide: Pyramid, needed: Needed) -> dict[tuple[int, ...], CompressedTile]:
     """Return the needed tiles of the file by their place; none where the reader has no such."""
-    if not hasattr(slide.source, "compressed_tiles"):
+    if not isinstance(slide.source, CompressedTileSource):
         return {}
     wanted = set(map(tuple, needed.indices.tolist()))
     chunk, found = needed.level.chunk, {}
-    source = cast("CompressedTileSource", slide.source)
-    for tile in source.compressed_tiles(needed.level.index):
+    for tile in slide.source.compressed_tiles(needed.level.index):
         place = tuple(a // n for a, n in zip(tile.box.start, chunk, strict=True))
         if tile.nbytes and place in wanted:
             found[place] = tile
@@ -459,7 +456,7 @@ def _sample_output(
     shape = tuple(min(SAMPLE_SIDE, n) for n in whole.shape)
     placement = Placement(shape, whole.spacing, whole.downsample)
     slab = Slab(Box.of_shape(shape), _field(shape, len(setup.channels)), np.ones(shape, np.bool_))
-    kept = list(range(1, len(setup.channels)))
+    kept = kept_channels(card, setup)
     names = [setup.channels[i] for i in kept]
     classes = [LabelClass(spec.name, spec.color) for spec in card.classes]
     paths = folder / "heatmap.zarr", folder / "mask.zarr"
@@ -468,10 +465,7 @@ def _sample_output(
         HeatmapStore.create(paths[0], placement, channels=names) as heatmap,
         LabelStore.create(paths[1], placement, classes=classes) as mask,
     ):
-        labeller: Reducer = ArgmaxLabels(mask)
-        if card.threshold is not None:
-            labeller = ThresholdLabels(mask, card.threshold)
-        reducers = Reducers([Probabilities(heatmap, channels=kept), labeller])
+        reducers = Reducers([Probabilities(heatmap, channels=kept), labeller(card, mask)])
         reducers.push(slab)
         reducers.finish()
     written = time.perf_counter()

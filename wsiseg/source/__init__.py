@@ -7,7 +7,7 @@ from wsiseg.source.base import (
     PyramidSource,
     SlideMetadata,
 )
-from wsiseg.source.open import READERS, open
+from wsiseg.source.open import READERS, as_pyramid, open
 from wsiseg.source.pyramid import Level, Pyramid
 from wsiseg.source.view import View, choose_level
 
@@ -21,6 +21,7 @@ __all__ = [
     "PyramidSource",
     "SlideMetadata",
     "View",
+    "as_pyramid",
     "choose_level",
     "open",
 ]

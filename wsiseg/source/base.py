@@ -125,6 +125,7 @@ class PyramidSource(Protocol):
         ...
 
 
+@runtime_checkable
 class CompressedTileSource(PyramidSource, Protocol):
     """A source whose compressed tiles can be walked one by one (the fast path)."""
 

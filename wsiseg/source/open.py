@@ -13,7 +13,7 @@ from wsiseg.source.pyramid import Pyramid
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["READERS", "open"]
+__all__ = ["READERS", "as_pyramid", "open"]
 
 READERS = ("tiff", "openslide", "omezarr", "dicom", "image", "array")
 """Names of the built-in readers. Installed packages add more by an entry point in the group
@@ -75,6 +75,11 @@ def open(
     if isinstance(path, str | Path):
         return Pyramid(_open_path(path, reader, storage_options), spacing=spacing, path=path)
     return Pyramid(_open_array(path, reader), spacing=spacing)
+
+
+def as_pyramid(slide: Pyramid | str | Path | ArrayLike) -> Pyramid:
+    """Return an open slide as it is, and open anything else; see `open`."""
+    return slide if isinstance(slide, Pyramid) else open(slide)
 
 
 def _name(path: object) -> str:

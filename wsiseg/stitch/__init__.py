@@ -22,6 +22,7 @@ from wsiseg.stitch.stitcher import (
     projected_bytes,
     stitch_tiles,
 )
+from wsiseg.stitch.store import ChunkRows
 from wsiseg.stitch.vectors import VectorStore, VectorWriter
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ArraySink",
     "Blend",
     "CellStitcher",
+    "ChunkRows",
     "Codes",
     "HeatmapStore",
     "LabelClass",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from wsiseg.errors import HeatmapError, UnfinishedHeatmapError
 from wsiseg.geometry import Box, Spacing
@@ -85,3 +86,29 @@ def read_codes(array: zarr.Array[Any], box: Box) -> Codes:
         found = np.asarray(array[every + inside.slices()], dtype=np.uint8)
         codes[every + inside.relative_to(box).slices()] = found
     return codes
+
+
+class ChunkRows:
+    """Rows of a Zarr array (..., y, x), read a row of chunks at a time: each is decoded once."""
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.shape = array.shape[-2:]
+        self._array = array
+        self._depth = array.chunks[-2]
+        self._top = -1
+        self._band = np.zeros((*array.shape[:-2], 0, self.shape[1]), np.uint8)
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        """Return uint8 (..., rows, x)."""
+        first = rows.start - rows.start % self._depth
+        parts = [
+            self._rows_of(top)[..., max(0, rows.start - top) : rows.stop - top, :]
+            for top in range(first, rows.stop, self._depth)
+        ]
+        return np.concatenate(parts, axis=-2) if len(parts) > 1 else parts[0]
+
+    def _rows_of(self, top: int) -> NDArray[np.uint8]:
+        if top != self._top:
+            self._band = np.asarray(self._array[..., top : top + self._depth, :])
+            self._top = top
+        return self._band
