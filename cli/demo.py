@@ -12,7 +12,7 @@ __all__ = ["demo"]
 
 def demo(out: Out = Path("wsiseg-demo")) -> None:
     """Run everything on bundled slides with the bundled model."""
-    from wsiseg.run import run_demo
+    from wsiseg.run.demo import run_demo
 
     from .progress import show_progress
 

@@ -25,7 +25,7 @@ from .arguments import (
 )
 
 if TYPE_CHECKING:
-    from wsiseg.run import Checkup
+    from wsiseg.run.checkup import Checkup
 
 __all__ = ["doctor"]
 
@@ -50,7 +50,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
     """Measure a slide on this machine: seconds, disk, the bottleneck, and what would help."""
-    from wsiseg.run import examine
+    from wsiseg.run.doctor import examine
 
     options = SegmentOptions(
         tissue=TissueOptions(detector=tissue),

@@ -58,7 +58,8 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Compute a vector per tissue tile: embeddings.zarr and .parquet, in OUT/<slide>/."""
-    from wsiseg.run import embed_folder, list_slides
+    from wsiseg.run import list_slides
+    from wsiseg.run.embed import embed_folder
 
     from .progress import show_progress
 

@@ -4,10 +4,14 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
     "HeapTrimmer",
+    "beside",
     "bound_allocator",
     "machine_memory",
     "peak_memory",
@@ -86,12 +90,21 @@ def bound_allocator() -> None:
             mallopt(name, value)
 
 
+@contextmanager
+def beside(work: Callable[[], object]) -> Iterator[None]:
+    """Do `work` in a thread of its own beside the body; what it raises is raised at the end."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        yield
+        done.result()
+
+
 def release_memory() -> None:
     """Give freed memory back to the system between steps, where the C library can (glibc).
 
     Otherwise each step's buffers stay resident behind the next one's, and the peak is their sum.
     """
-    gc.collect()
+    gc.collect(1)  # what has lived long, such as imported modules, holds no buffers
     _trim()
 
 

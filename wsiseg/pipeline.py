@@ -1,6 +1,8 @@
 """THE FLOW: source -> grid -> tissue -> model -> engine -> stitch -> annotations -> files."""
 
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from wsiseg.engine import (
@@ -18,7 +20,7 @@ from wsiseg.engine import (
     select_tiles,
     temporary_folder,
 )
-from wsiseg.machine import bound_allocator, release_memory
+from wsiseg.machine import beside, bound_allocator, release_memory, usable_cores
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
@@ -120,7 +122,9 @@ def segment(
     if model.backend != "torch":  # which is slow unless it keeps its buffers
         bound_allocator()
     lay_out(model.card, slide)  # what does not fit is an error before anything is read
-    tissue = find_tissue(slide, options.tissue)
+    cores = options.run.threads or usable_cores()
+    with beside(partial(model.prepare, cores)) if cores > 1 else nullcontext():
+        tissue = find_tissue(slide, options.tissue)
     slide.forget()  # at its resolution nobody comes back
     counted = plan(slide, model, options=options, tissue=tissue)
     release_memory()

@@ -29,7 +29,8 @@ from wsiseg.errors import (
 )
 from wsiseg.model import ModelCard, add_model, check_model
 from wsiseg.options import EmbedOptions, RunOptions, TissueOptions
-from wsiseg.run import embed_folder, list_slides, segment_folder
+from wsiseg.run import list_slides, segment_folder
+from wsiseg.run.embed import embed_folder
 from wsiseg.stitch import VectorStore
 from wsiseg.testing.models import embedding_of, make_colour_model, make_embedding_model
 from wsiseg.testing.slides import make_tiff_pyramid, tissue_disc

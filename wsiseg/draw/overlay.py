@@ -164,11 +164,23 @@ def _fixed_point(ring: NDArray[np.float64]) -> NDArray[np.int32]:
 
 
 def _blended(pixels: Pixels, cover: Pixels, color: Color, opacity: float) -> Pixels:
-    touched = cover > 0
-    weight = cover[touched, None].astype(np.float32) / 255 * opacity
-    mixed = pixels[touched] * (1 - weight) + np.array(color, np.float32) * weight
-    pixels[touched] = np.rint(mixed).astype(np.uint8)
+    x, y, width, height = cv2.boundingRect(cover)
+    part, cover = pixels[y : y + height, x : x + width], cover[y : y + height, x : x + width]
+    if not part.size:
+        return pixels
+    edge = ((cover > 0) & (cover < 255)).nonzero()
+    softened = _mixed(part[edge], cover[edge] / 255 * opacity, color)
+    greys = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    table = _mixed(greys, np.full(256, opacity), color)  # what each value becomes inside
+    cv2.copyTo(cv2.LUT(part, table[:, None]), (cover == 255).view(np.uint8), part)
+    part[edge] = softened
     return pixels
+
+
+def _mixed(pixels: Pixels, weight: NDArray[np.float64], color: Color) -> Pixels:
+    """Return pixels (n, 3) mixed with a colour, which has the given weights 0-1 (n,)."""
+    mixed = pixels * (1 - weight[:, None]) + np.array(color) * weight[:, None]
+    return np.rint(mixed).astype(np.uint8)
 
 
 def _differs_from_neighbour(labels: NDArray[np.int64]) -> NDArray[np.bool_]:

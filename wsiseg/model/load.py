@@ -67,6 +67,13 @@ class Model:
     tuning: Tuning | None = None
     """Batch sizes and times measured on this CPU; only where the backend was to be chosen."""
 
+    def prepare(self, cores: int) -> None:
+        """Start the networks as a run on this many cores will call them, to save it the wait."""
+        batches = {s.stage: s.batch_size for s in self.tuning.stages} if self.tuning else {}
+        for predictor in self.predictors:
+            if isinstance(predictor, StagePredictor) and predictor.stage.name in batches:
+                predictor.for_workers(cores, 1).prepare(batches[predictor.stage.name])
+
     def __repr__(self) -> str:
         where = f"{self.backend} on {self.device}, {self.precision}"
         return f"Model({self.card.title}, {where}, {self.digest[:12]})"

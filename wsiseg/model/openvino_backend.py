@@ -93,6 +93,10 @@ class OpenvinoNetwork:
             self._compiled.cache_clear()  # the weights need not be in memory twice
         return other
 
+    def prepare(self, *shapes: tuple[int, ...]) -> None:
+        """Compile for inputs of these shapes, which the first call would do otherwise."""
+        self._compiled(shapes)
+
     def rest(self) -> None:
         """Free the compiled networks with their activations; the next call compiles again."""
         self._for_workers = None

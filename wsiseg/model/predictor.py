@@ -115,6 +115,13 @@ class StagePredictor(Predictor):
             return self
         return StagePredictor(self.stage, self.classes, make(workers, threads))
 
+    def prepare(self, batch_size: int) -> None:
+        """Do what the first call of a batch size would do first, such as compiling."""
+        prepare = getattr(self._network, "prepare", None)
+        if prepare is not None:
+            inputs = self.stage.inputs
+            prepare(*((batch_size, *spec.patch, len(spec.channels)) for spec in inputs))
+
     def rest(self) -> None:
         """Free memory that only calls need, until the next one."""
         rest = getattr(self._network, "rest", None)

@@ -1,10 +1,9 @@
-"""Many slides: which, one after the other, none of them ending the rest."""
+"""Many slides: which, one after the other, none of them ending the rest.
 
-from wsiseg.run.checkup import Checkup
-from wsiseg.run.demo import run_demo
+`demo`, `doctor` and `embed` are loaded by those who name them: a segmentation starts without.
+"""
+
 from wsiseg.run.describe import describe_slide
-from wsiseg.run.doctor import examine
-from wsiseg.run.embed import embed_folder
 from wsiseg.run.folder import (
     FolderReport,
     failure_text,
@@ -19,20 +18,16 @@ from wsiseg.run.tables import SlideReport
 from wsiseg.run.tiles import export_tiles, tiles_folder
 
 __all__ = [
-    "Checkup",
     "FolderReport",
     "SlideJob",
     "SlideReport",
     "describe_slide",
-    "embed_folder",
-    "examine",
     "export_tiles",
     "failure_text",
     "list_slides",
     "parse_bytes",
     "parse_mpp",
     "plan_folder",
-    "run_demo",
     "segment_folder",
     "tiles_folder",
     "tissue_folder",
