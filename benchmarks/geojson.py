@@ -3,9 +3,10 @@
     python benchmarks/geojson.py [--objects 1000000] [--vertices 31] [--whole]
 
 Cell-like outlines on a lattice, with coordinates of 0.01 px, the finest QuPath keeps (`--whole`:
-whole pixels, as masks give). Each object has a class and two measurements. Runs in a process of
-its own: the peak counts the objects themselves, and Python with everything imported. The files are
-verified side by side, one process per core, once the objects are gone from memory.
+whole pixels, as masks give), held in `Polygons`. Each object has a class and two measurements. Runs
+in a process of its own: the peak counts the objects themselves, and Python with everything
+imported. The files are verified side by side, one process per core, once the objects are gone from
+memory.
 """
 
 import argparse
@@ -32,22 +33,32 @@ CHUNK = 10_000
 """Outlines made at once, so that making them is not what needs the memory."""
 
 
-def cells(count: int, vertices: int, *, whole: bool, seed: int = 0) -> NDArray[np.object_]:
+def cells(count: int, vertices: int, *, whole: bool, seed: int = 0) -> Any:
     """Return closed, star-shaped outlines of `vertices` corners each, one per lattice place."""
+    from wsiseg.annotations import Polygons
+
     rng = np.random.default_rng(seed)
     side = int(np.ceil(np.sqrt(count)))
     angles = np.linspace(0, 2 * np.pi, vertices, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     scale, decimals = (1.0, 2) if not whole else (3.0, 0)
-    result = np.empty(count, object)
+    outlines = np.empty((count, vertices + 1, 2))
     for start in range(0, count, CHUNK):
         index = np.arange(start, min(start + CHUNK, count))
         centre = np.stack([index % side, index // side], axis=-1) * PITCH * scale + 16 * scale
         radius = scale * RADIUS * rng.uniform(0.85, 1.15, (len(index), vertices))
         points = centre[:, None] + radius[..., None] * circle
-        points = np.round(np.concatenate([points, points[:, :1]], axis=1), decimals)
-        result[index] = shapely.polygons(points)
-    return result
+        outlines[index, :-1] = np.round(points, decimals)
+    outlines[:, -1] = outlines[:, 0]
+    return Polygons.of_outlines(outlines.reshape(-1, 2), np.arange(count + 1) * (vertices + 1))
+
+
+def areas(outlines: Any) -> NDArray[np.float64]:
+    """Return square pixels (n,), some outlines at a time."""
+    steps = range(0, len(outlines), CHUNK)
+    return np.concatenate(
+        [shapely.area(outlines[start : start + CHUNK].to_shapely()) for start in steps]
+    )
 
 
 def make_annotations(count: int, vertices: int, *, whole: bool) -> Any:
@@ -56,13 +67,13 @@ def make_annotations(count: int, vertices: int, *, whole: bool) -> Any:
 
     outlines = cells(count, vertices, whole=whole)
     rng = np.random.default_rng(1)
-    side = int(shapely.total_bounds(outlines[-1000:]).max()) + 4 * PITCH
+    side = int(outlines[-1000:].points.max()) + 4 * PITCH
     return Annotations(
         outlines,
         rng.integers(0, 3, count),
         tuple(AnnotationClass(f"Cell {k}", (200, 50 * k, 0)) for k in range(3)),
         ImageRef("million.svs", (side, side), Spacing((0.25, 0.25))),
-        {"Area µm^2": shapely.area(outlines) / 16, "Mean probability": rng.random(count)},
+        {"Area µm^2": areas(outlines) / 16, "Mean probability": rng.random(count)},
         object_type="detection",
     )
 

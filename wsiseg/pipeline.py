@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+from wsiseg.annotations import ImageRef
 from wsiseg.engine import (
     EXACT,
     Listener,
@@ -13,7 +14,6 @@ from wsiseg.engine import (
     annotate_tissue,
     choose_decoding,
     ignore,
-    image_ref,
     lay_out,
     make_plan,
     run_cascade,
@@ -130,7 +130,7 @@ def segment(
     release_memory()
     folder = work_dir or temporary_folder()
     output = run_cascade(model, counted, folder, skip_below=options.run.skip_below, listen=listen)
-    image = image_ref(slide)
+    image = ImageRef.of(slide)
     *_, heatmap = output.heatmaps.values()
     pieces = annotate_tissue(tissue, image, options.export)
     annotations = annotate_labels(output.labels, heatmap, model.card, image, options.export)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef, qupath_frame, to_frame
-from wsiseg.annotations.frames import clip_to_size
 from wsiseg.geometry import Box, Spacing
 
 SHAPE = (3000, 2000)
@@ -97,14 +96,3 @@ def test_without_an_offset_coordinates_stay_bit_for_bit():
     moved = to_frame(annotations, "qupath")
     assert moved.geometries[0].equals_exact(triangle, 0)
     assert replace(moved, frame="level0").image is annotations.image
-
-
-def test_clipping_keeps_what_lies_inside_and_tells_what_was_cut():
-    boxes = [(0, 0, 20, 10), (-5, 2, 5, 4), (15, 5, 25, 15), (30, 0, 40, 5), (20, 0, 25, 5)]
-    geometries = np.array([shapely.box(*box) for box in boxes])
-    clipped, cut = clip_to_size(geometries, 20, 10)
-    assert cut.tolist() == [False, True, True, True, True]
-    assert shapely.area(clipped).tolist() == [200, 10, 25, 0, 0]
-    assert clipped[0] is geometries[0]
-    assert geometries[1].bounds == (-5, 2, 5, 4)  # the input stays as it was
-    assert clip_to_size(geometries[:0], 20, 10)[0].size == 0

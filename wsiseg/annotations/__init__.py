@@ -1,23 +1,41 @@
-"""What people see: polygons with a class, written so that QuPath opens them in the right place."""
+"""What people see and what they draw: polygons with a class, as files and as pixels.
+
+Written so that QuPath opens them in the right place; read from any usual program.
+"""
 
 from wsiseg.annotations.base import AnnotationClass, Annotations, ImageRef
+from wsiseg.annotations.class_map import ClassMap
+from wsiseg.annotations.drawing import Areas, Points
 from wsiseg.annotations.frames import QuPathFrame, qupath_frame, to_frame
 from wsiseg.annotations.geojson import WriteReport, write_annotations, write_geojson
 from wsiseg.annotations.geoparquet import to_geopandas, write_geoparquet
+from wsiseg.annotations.labels import IGNORE, Labels, LabelView, open_labels
+from wsiseg.annotations.polygons import Polygons
+from wsiseg.annotations.read_drawing import read_areas, read_points
 from wsiseg.annotations.readback import read_geojson
 from wsiseg.annotations.verify import Finding, LoadedObjects, VerifyReport, verify_geojson
 
 __all__ = [
+    "IGNORE",
     "AnnotationClass",
     "Annotations",
+    "Areas",
+    "ClassMap",
     "Finding",
     "ImageRef",
+    "LabelView",
+    "Labels",
     "LoadedObjects",
+    "Points",
+    "Polygons",
     "QuPathFrame",
     "VerifyReport",
     "WriteReport",
+    "open_labels",
     "qupath_frame",
+    "read_areas",
     "read_geojson",
+    "read_points",
     "to_frame",
     "to_geopandas",
     "verify_geojson",

@@ -5,7 +5,8 @@ import shapely
 from numpy.typing import NDArray
 from shapely.errors import GEOSException
 
-from wsiseg.annotations._ragged import Points, Ragged, both, either
+from wsiseg.annotations._clear import are_clear
+from wsiseg.annotations.polygons import Points, Polygons, both, either
 
 __all__ = ["GRID", "count_parts", "is_kept_by_rounding", "reduce_to_grid", "round_points"]
 
@@ -14,17 +15,8 @@ GRID = 0.01
 
 DECIMALS = 2
 
-REACH = 0.0072
-"""Pixels: a little more than half a grid cell's diagonal, within which a vertex moves an edge."""
-
 LONGEST_EDGE = 100.0
-"""Pixels: 1 / 100 is more than `REACH`."""
-
-MANY_VERTICES = 100
-"""Rings of more are not compared vertex by vertex: the work grows with the square."""
-
-PAIRS = 1 << 18
-"""Pairs of edge and vertex compared at once; bounds the memory, and stays in the cache."""
+"""Pixels: 1 / 100 is more than half the diagonal of a grid cell."""
 
 
 def round_points(points: Points) -> Points:
@@ -51,55 +43,25 @@ def reduce_to_grid(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
     return np.concatenate([reduce_to_grid(geometries[:half]), reduce_to_grid(geometries[half:])])
 
 
-def is_kept_by_rounding(ragged: Ragged) -> NDArray[np.bool_]:
+def is_kept_by_rounding(polygons: Polygons) -> NDArray[np.bool_]:
     """Return (n,), true for objects that `reduce_to_grid` surely keeps if they are valid.
 
     Notes
     -----
-    Of an outline on the grid, a vertex moves an edge only within `REACH`. On the grid it is at
-    least 0.01 px away from an edge along an axis; on whole pixels at least 1 / l from an edge of
-    length l. Other outlines are kept if no vertex is that near to an edge, which is looked at for
-    single rings.
+    Of an outline on the grid, a vertex moves an edge only within half the diagonal of a cell. On
+    the grid it is at least 0.01 px away from an edge along an axis; on whole pixels at least 1 / l
+    from an edge of length l. Of the others those are kept whose edges are clear of one another.
     """
-    points, edges = ragged.points, ragged.edges()
+    points, edges = polygons.points, polygons.edges()
     slanted = both(np.abs(edges) > 0)  # NaN is not
     long = slanted & (np.hypot(*edges.T) > LONGEST_EDGE)
-    off_grid = either(round_points(points) != points)
-    fractional = either(np.round(points) != points)
-    any_of = ragged.any_of_objects
-    kept = ~any_of(off_grid | long) & ~(any_of(fractional) & any_of(slanted))
-    sizes = np.diff(ragged.spans)
-    single = np.diff(ragged.parts[ragged.objects]) == 1
-    looked_at = ~kept & ~any_of(off_grid) & single & (sizes > 3) & (sizes <= MANY_VERTICES)
-    for size in np.unique(sizes[looked_at]):
-        rows = np.flatnonzero(looked_at & (sizes == size))
-        for some in np.array_split(rows, len(rows) * size * size // PAIRS + 1):
-            places = ragged.spans[some][:, np.newaxis] + np.arange(size)
-            kept[some] = _are_clear(points[places])
+    any_of = polygons.any_of_objects
+    off_grid = any_of(either(round_points(points) != points))
+    fractional = any_of(either(np.round(points) != points))
+    kept: NDArray[np.bool_] = ~(off_grid | any_of(long) | (fractional & any_of(slanted)))
+    asked = np.flatnonzero(~kept & ~off_grid)
+    kept[asked] = are_clear(polygons.take(asked))
     return kept
-
-
-def _are_clear(rings: Points) -> NDArray[np.bool_]:
-    """Return (n,), true for closed rings (n, vertex, 2) whose vertices are far from other edges."""
-    tail, head = rings[:, :-1], rings[:, 1:]
-    low, high = np.minimum(tail, head) - REACH, np.maximum(tail, head) + REACH
-    near = np.ones((len(rings), tail.shape[1], tail.shape[1]), np.bool_)  # edge, vertex
-    for axis in (0, 1):
-        values = tail[..., axis].copy()[:, np.newaxis, :]
-        near &= values >= low[:, :, np.newaxis, axis]
-        near &= values <= high[:, :, np.newaxis, axis]
-    edge = np.arange(tail.shape[1])
-    near[:, edge, edge] = False
-    near[:, edge, (edge + 1) % len(edge)] = False
-    ring, edge, vertex = np.unravel_index(np.flatnonzero(near), near.shape)
-    start, way = tail[ring, edge], head[ring, edge] - tail[ring, edge]
-    offset = tail[ring, vertex] - start
-    square = np.maximum((way * way).sum(axis=1), np.finfo(np.float64).tiny)
-    along = ((offset * way).sum(axis=1) / square).clip(0, 1)
-    close = np.hypot(*(offset - along[:, np.newaxis] * way).T) <= REACH
-    clear = np.ones(len(rings), np.bool_)
-    clear[ring[close]] = False
-    return clear
 
 
 def count_parts(

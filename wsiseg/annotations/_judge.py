@@ -17,7 +17,7 @@ from wsiseg.annotations._grid import (
     round_points,
 )
 from wsiseg.annotations._outlines import Outline
-from wsiseg.annotations._ragged import Points, Ragged, both, either
+from wsiseg.annotations.polygons import Points, Polygons, both, either
 
 __all__ = ["Fate", "Judgement", "ellipse", "judge"]
 
@@ -163,18 +163,18 @@ def _survey(
     outlines: list[Outline], judgements: list[Judgement]
 ) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
     """Return the areas as `MultiPolygon` (n,), and which of them rounding keeps if valid."""
-    ragged = Ragged.of_rings([[part for part in o.parts if part] for o in outlines])
-    edges = ragged.edges()
-    sizes = np.diff(ragged.rings)
+    polygons = Polygons.of_rings([[part for part in o.parts if part] for o in outlines])
+    edges = polygons.edges()
+    sizes = np.diff(polygons.rings)
     # A ring of three vertices was filled up to four.
-    repeated = ragged.any_of_objects(both(edges == 0) & np.repeat(sizes > 4, sizes))
-    off_grid = ragged.any_of_objects(either(round_points(ragged.points) != ragged.points))
+    repeated = polygons.any_of_objects(both(edges == 0) & np.repeat(sizes > 4, sizes))
+    off_grid = polygons.any_of_objects(either(round_points(polygons.points) != polygons.points))
     for i, judgement in enumerate(judgements):
         if repeated[i]:
             judgement.findings.append(("vertices-repeated", ""))
         if off_grid[i]:
             judgement.findings.append(("rounded", ""))
-    return ragged.to_shapely(), is_kept_by_rounding(ragged)
+    return polygons.to_multipolygons(), is_kept_by_rounding(polygons)
 
 
 def _judge_old(geometry: shapely.Geometry, raw: Fate, is_valid: bool, judgement: Judgement) -> Fate:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from wsiseg.annotations import _gson
-from wsiseg.annotations._ragged import Points
 from wsiseg.annotations._rules import Found
+from wsiseg.annotations.polygons import Points
 
 __all__ = ["Outline", "read_geometry", "read_outline"]
 

@@ -4,8 +4,6 @@ QuPath from 0.6 rounds to 0.01 px and refuses a whole file for one invalid polyg
 is rounded first and checked afterwards; what is invalid is repaired, or dropped and counted.
 """
 
-import hashlib
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.errors import GEOSException
 
+from wsiseg.annotations._clear import are_clear
 from wsiseg.annotations._grid import (
     GRID,
     count_parts,
@@ -22,18 +21,16 @@ from wsiseg.annotations._grid import (
     reduce_to_grid,
     round_points,
 )
-from wsiseg.annotations._ragged import Ragged, both, either
+from wsiseg.annotations._ids import Namer
 from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.chunks import chunks
-from wsiseg.annotations.frames import clip_to_size, frame_size, qupath_frame, to_frame
+from wsiseg.annotations.frames import frame_size, moved, offset_to
+from wsiseg.annotations.polygons import Polygons, Shapes, are_single_rings, both, either
 
 __all__ = ["Preparation", "Prepared"]
 
 ROUNDS = 10
 """Roundings tried until an outline stays as it is; two are rare."""
-
-NAMESPACE = uuid.UUID("8f0c3a54-3f0b-5f5e-9d5c-6a1f2c7f4b10")
-"""Never change it: the ids of all objects written so far depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +40,10 @@ class Prepared:
     rows: NDArray[np.int64]
     """(n,) their rows in the `Annotations`."""
 
-    geometries: NDArray[np.object_]
-    """(n,) valid `Polygon`, or `MultiPolygon` of two parts or more, rounded to 0.01 px."""
+    outlines: Polygons
+    """(n,) valid, rounded to 0.01 px."""
 
-    ragged: Ragged
-    """The same geometries as arrays."""
-
-    ids: list[str]
+    ids: NDArray[np.bytes_]
     """(n,) UUIDs."""
 
 
@@ -72,23 +66,55 @@ class Preparation:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Prepared]:
-        moved = to_frame(self.annotations, self.frame)
-        size = frame_size(moved.image, self.frame)
-        namer = _Namer(moved)
-        for chunk in chunks(moved.geometries):
-            rows = np.arange(chunk.start, chunk.stop)
-            geometries = self._clean(moved.geometries[rows])
-            geometries, clipped = clip_to_size(geometries, *size)
-            geometries[clipped] = self._clean(geometries[clipped], reason="outside the image")
-            self.clipped += int(np.count_nonzero(clipped & ~shapely.is_missing(geometries)))
-            kept = ~shapely.is_missing(geometries)
-            rows, geometries = rows[kept], geometries[kept]
-            ragged = Ragged.of(geometries)
-            yield Prepared(rows, geometries, ragged, namer.names(rows, ragged))
+        outlines = self.annotations.outlines
+        offset = offset_to(self.annotations, self.frame)
+        namer = Namer(self.annotations, self.frame)
+        for chunk in chunks(outlines):
+            rows, cleaned = self._clean(moved(outlines[chunk], offset))
+            rows, cleaned = self._clip(rows, cleaned)
+            rows += chunk.start
+            yield Prepared(rows, cleaned, namer.names(rows, cleaned))
+
+    def _clip(
+        self, rows: NDArray[np.int64], outlines: Polygons
+    ) -> tuple[NDArray[np.int64], Polygons]:
+        """Return what lies inside the image of some clean outlines, and the rows it belongs to."""
+        low, high = outlines.bounds()
+        size = frame_size(self.annotations.image, self.frame)
+        overhangs = either(low < 0) | either(high > size)
+        if not overhangs.any():
+            return rows, outlines
+        inside, outside = np.flatnonzero(~overhangs), np.flatnonzero(overhangs)
+        cut = shapely.intersection(outlines.take(outside).to_shapely(), shapely.box(0, 0, *size))
+        left, clipped = self._clean(cut, reason="outside the image")
+        self.clipped += len(left)
+        return _in_order(
+            np.concatenate([rows[inside], rows[outside[left]]]), [outlines.take(inside), clipped]
+        )
+
+    def _clean(
+        self, outlines: Shapes, reason: str = "smaller than 0.01 px"
+    ) -> tuple[NDArray[np.int64], Polygons]:
+        """Return rounded, valid polygons, and the rows they come from: some have to be dropped.
+
+        Most are seen to be valid in their columns. Only the others become shapely objects.
+        """
+        easy, rounded = _easy(outlines)
+        if len(easy) == len(outlines):
+            return easy, rounded
+        difficult = np.delete(np.arange(len(outlines)), easy)
+        if isinstance(outlines, Polygons):
+            geometries = self._clean_geometries(outlines.take(difficult).to_shapely(), reason)
+        else:
+            geometries = self._clean_geometries(outlines[difficult], reason)
+        kept = ~shapely.is_missing(geometries)
+        return _in_order(
+            np.concatenate([easy, difficult[kept]]), [rounded, Polygons.of(geometries[kept])]
+        )
 
     @np.errstate(all="ignore")  # NaN and denormal coordinates
-    def _clean(
-        self, geometries: NDArray[np.object_], reason: str = "smaller than 0.01 px"
+    def _clean_geometries(
+        self, geometries: NDArray[np.object_], reason: str
     ) -> NDArray[np.object_]:
         """Return rounded, valid polygons, `None` for those that had to be dropped."""
         result = geometries.copy()
@@ -115,50 +141,23 @@ class Preparation:
             self.dropped[reason] += int(np.count_nonzero(which))
 
 
-class _Namer:
-    """Gives each object an id that depends on the image, the class and the outline alone."""
-
-    def __init__(self, annotations: Annotations) -> None:
-        self._class_index = annotations.class_index
-        # Level-0 coordinates are hashed, so that both frames give the same ids.
-        offset = qupath_frame(annotations.image).offset if annotations.frame == "qupath" else (0, 0)
-        self._offset = np.array(offset, dtype=np.int64) * 100
-        start = NAMESPACE.bytes + annotations.image.name.encode("utf-8", "replace")
-        self._starts = [
-            hashlib.sha1(b"\0".join((start, item.name.encode("utf-8", "replace"), b"")))
-            for item in annotations.classes
-        ]
-        self._seen: set[str] = set()
-
-    def names(self, rows: NDArray[np.int64], ragged: Ragged) -> list[str]:
-        """Return one UUID (version 5, RFC 9562) per object, all different within a file."""
-        points = np.rint(ragged.points * 100).astype("<i8") + self._offset
-        ring_sizes = np.diff(ragged.rings).astype("<i8")
-        part_sizes = np.diff(ragged.parts).astype("<i8")
-        spans = [
-            (points, ragged.spans.tolist()),
-            (ring_sizes, ragged.parts[ragged.objects].tolist()),
-            (part_sizes, ragged.objects.tolist()),
-        ]
-        names = []
-        for i, index in enumerate(self._class_index[rows].tolist()):
-            digest = self._starts[index].copy()
-            for column, offsets in spans:
-                digest.update(column[offsets[i] : offsets[i + 1]])
-            while (name := _uuid5(digest.digest())) in self._seen:
-                digest.update(b"again")  # an object drawn twice
-            self._seen.add(name)
-            names.append(name)
-        return names
+@np.errstate(all="ignore")  # NaN and coordinates that overflow
+def _easy(outlines: Shapes) -> tuple[NDArray[np.int64], Polygons]:
+    """Return the rows of outlines that only need rounding, and these outlines rounded."""
+    rows = np.arange(len(outlines))
+    if not isinstance(outlines, Polygons):
+        rows = np.flatnonzero(are_single_rings(outlines))
+        outlines = Polygons.of(outlines[rows])
+    rounded = outlines.with_points(round_points(outlines.points)).without_repeats()
+    clear = are_clear(rounded)
+    return (rows, rounded) if clear.all() else (rows[clear], rounded.take(np.flatnonzero(clear)))
 
 
-def _uuid5(digest: bytes) -> str:
-    """Return the UUID of version 5 made of a SHA-1 digest (RFC 9562, 5.5)."""
-    value = bytearray(digest[:16])
-    value[6] = value[6] & 0x0F | 0x50
-    value[8] = value[8] & 0x3F | 0x80
-    text = value.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+def _in_order(
+    rows: NDArray[np.int64], outlines: list[Polygons]
+) -> tuple[NDArray[np.int64], Polygons]:
+    order = np.argsort(rows)
+    return rows[order], Polygons.concatenate(outlines).take(order)
 
 
 def _all_finite(geometries: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -191,7 +190,7 @@ def _without_repeats(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
 
 def _is_cut_by_rounding(geometries: NDArray[np.object_]) -> NDArray[np.bool_]:
     """Tell which valid, rounded polygons QuPath would still cut where they almost touch."""
-    cut = ~is_kept_by_rounding(Ragged.of(geometries))
+    cut = ~is_kept_by_rounding(Polygons.of(geometries))
     reduced = reduce_to_grid(geometries[cut])
     before, after = count_parts(geometries[cut]), count_parts(reduced)
     cut[cut] = (before[0] != after[0]) | (before[1] != after[1])

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.annotations.polygons import Polygons, Shapes
 from wsiseg.errors import AnnotationError
 from wsiseg.geometry import Box, Spacing
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+
+    from wsiseg.source import Pyramid
 
 __all__ = ["AnnotationClass", "Annotations", "Frame", "ImageRef", "ObjectType"]
 
@@ -42,8 +45,28 @@ class ImageRef:
     bounds: Box | None = None
     """Level-0 pixels; the part QuPath shows, where the vendor declares one."""
 
+    @classmethod
+    def of(cls, slide: "Pyramid") -> "ImageRef":
+        """Return what annotations need to know of their slide."""
+        metadata = slide.metadata
+        shape = (slide.shape[0], slide.shape[1])
+        return cls(slide.name, shape, slide.spacing, metadata.vendor, metadata.bounds)
 
-@dataclass(frozen=True)
+
+class _Geometries:
+    """The attribute `Annotations.geometries`: shapely objects, made of columns when asked for."""
+
+    def __get__(self, owner: "Annotations", _: type | None = None) -> NDArray[np.object_]:
+        if isinstance(owner.outlines, Polygons):
+            self.__set__(owner, owner.outlines.to_shapely())
+        made: NDArray[np.object_] = vars(owner)["outlines"]
+        return made
+
+    def __set__(self, owner: "Annotations", value: Shapes) -> None:
+        vars(owner)["outlines"] = value
+
+
+@dataclass(frozen=True, repr=False)
 class Annotations:
     """Polygons of one image, held in columns.
 
@@ -51,6 +74,8 @@ class Annotations:
     ----------
     geometries
         Object array (n,) of shapely `Polygon` in pixels of `frame`, (x, y), y down, pixel corners.
+        Given `Polygons`, which need half the memory, it is made of them, and replaces them, when it
+        is first asked for; writing does not ask.
     class_index
         Integers (n,), each an index into `classes`.
     classes
@@ -65,7 +90,7 @@ class Annotations:
         QuPath's object type for all of them.
     """
 
-    geometries: NDArray[np.object_]
+    geometries: Any  # what is read is an NDArray[np.object_], what is given may be Polygons
     class_index: NDArray[np.int64]
     classes: tuple[AnnotationClass, ...]
     image: ImageRef
@@ -74,16 +99,31 @@ class Annotations:
     object_type: ObjectType = "annotation"
 
     def __post_init__(self) -> None:
-        lengths = {len(self.geometries), len(self.class_index)}
+        lengths = {len(self.outlines), len(self.class_index)}
         lengths |= {len(column) for column in self.measurements.values()}
         if len(lengths) != 1:
             raise AnnotationError(f"columns differ in length: {sorted(lengths)}")
+        if isinstance(self.outlines, Polygons):
+            self.outlines.check()
 
     def __len__(self) -> int:
-        return len(self.geometries)
+        return len(self.outlines)
+
+    def __repr__(self) -> str:
+        names = ", ".join(item.name for item in self.classes)
+        return f"Annotations({len(self)} objects of {self.image.name!r}, classes: {names})"
+
+    @property
+    def outlines(self) -> Shapes:
+        """The polygons as they are held at present: in columns, or as shapely objects."""
+        held: Shapes = vars(self)["outlines"]
+        return held
 
     def to_geopandas(self) -> "GeoDataFrame":
         """Return a GeoDataFrame (needs the extra `notebook`)."""
         from wsiseg.annotations.geoparquet import to_geopandas
 
         return to_geopandas(self)
+
+
+Annotations.geometries = _Geometries()  # beside the class: inside it would be the field's default

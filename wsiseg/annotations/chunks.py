@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
+
+from wsiseg.annotations.polygons import Polygons, Shapes
 
 __all__ = ["chunks"]
 
@@ -13,9 +14,12 @@ CHUNK_VERTICES = 1 << 16
 """Vertices worked on at once, unless one polygon has more: bounds what is copied of them."""
 
 
-def chunks(geometries: NDArray[np.object_]) -> Iterator[slice]:
+def chunks(geometries: Shapes) -> Iterator[slice]:
     """Yield slices of polygons (n,) that together hold few enough objects and vertices."""
-    vertices = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(geometries))])
+    if isinstance(geometries, Polygons):
+        vertices = geometries.spans
+    else:
+        vertices = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(geometries))])
     start = 0
     while start < len(geometries):
         stop = int(np.searchsorted(vertices, vertices[start] + CHUNK_VERTICES, side="right")) - 1

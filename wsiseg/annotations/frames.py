@@ -11,9 +11,17 @@ import shapely
 from numpy.typing import NDArray
 
 from wsiseg.annotations.base import Annotations, Frame, ImageRef
+from wsiseg.annotations.polygons import Points, Polygons, Shapes
 from wsiseg.geometry import Box
 
-__all__ = ["QuPathFrame", "clip_to_size", "frame_size", "qupath_frame", "to_frame"]
+__all__ = [
+    "QuPathFrame",
+    "frame_size",
+    "moved",
+    "offset_to",
+    "qupath_frame",
+    "to_frame",
+]
 
 CROPPED = frozenset({"mirax", "leica"})
 """Vendors whose bounds every QuPath from 0.5 subtracts."""
@@ -98,38 +106,28 @@ def to_frame(annotations: Annotations, frame: Frame) -> Annotations:
     """
     if annotations.frame == frame:
         return annotations
-    x, y = qupath_frame(annotations.image).offset
-    sign = -1 if frame == "qupath" else 1
-    geometries = annotations.geometries
-    if (x, y) != (0, 0):
-        shift = np.array([x, y], dtype=np.float64) * sign
-        geometries = shapely.transform(
-            geometries, lambda points: np.round(points + shift, DECIMALS)
-        )
+    geometries = moved(annotations.outlines, offset_to(annotations, frame))
     return replace(annotations, geometries=geometries, frame=frame)
 
 
-def clip_to_size(
-    geometries: NDArray[np.object_], width: int, height: int
-) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
-    """Return valid polygons cut to the image 0..width, 0..height, and which of them were cut.
+def offset_to(annotations: Annotations, frame: Frame) -> tuple[int, int]:
+    """Return what to add to the coordinates (x, y) to get those of another frame."""
+    if annotations.frame == frame:
+        return 0, 0
+    x, y = qupath_frame(annotations.image).offset
+    return (-x, -y) if frame == "qupath" else (x, y)
 
-    Parameters
-    ----------
-    geometries
-        Object array (n,) of valid polygons in pixels (x, y).
 
-    Returns
-    -------
-    geometries, clipped
-        Object array (n,), empty geometries where nothing is left; bool array (n,).
-    """
-    bounds = shapely.bounds(geometries)
-    low, high = bounds[:, :2].min(axis=1), bounds[:, 2:]
-    clipped = (low < 0) | (high[:, 0] > width) | (high[:, 1] > height)
-    if clipped.any():
-        geometries = geometries.copy()
-        geometries[clipped] = shapely.intersection(
-            geometries[clipped], shapely.box(0, 0, width, height)
-        )
-    return geometries, clipped
+def moved(outlines: Shapes, offset: tuple[int, int]) -> Shapes:
+    """Return polygons with `offset` (x, y) added to their coordinates."""
+    if offset == (0, 0):
+        return outlines
+
+    def move(points: Points) -> Points:
+        shifted: Points = np.round(points + np.array(offset, np.float64), DECIMALS)
+        return shifted
+
+    if isinstance(outlines, Polygons):
+        return outlines.with_points(move(outlines.points))
+    shapes: NDArray[np.object_] = shapely.transform(outlines, move)
+    return shapes

@@ -9,11 +9,9 @@ import glob
 import gzip
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -21,8 +19,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from wsiseg.annotations._coordinates import coordinates
 from wsiseg.annotations._files import staging_folder, writing, writing_whole
-from wsiseg.annotations._prepare import Preparation, Prepared
+from wsiseg.annotations._prepare import Preparation
 from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.frames import frame_size, qupath_frame
 from wsiseg.errors import AnnotationError, LabelError
@@ -40,6 +39,11 @@ MAX_OBJECTS = 100_000
 
 MAX_BYTES = 75_000_000
 """Uncompressed bytes per file: QuPath needs 15 to 20 times as much memory to read it."""
+
+FEATURE = (
+    b'{"type":"Feature","id":"%b","geometry":{"type":"%b","coordinates":%b},"properties":%b%b}}'
+)
+"""To be filled with id, type, coordinates, first properties and measurements."""
 
 LARGEST = float(np.finfo(np.float32).max)
 """QuPath keeps measurements as float32; anything larger would become infinite."""
@@ -186,7 +190,9 @@ class _Features:
 
     def __init__(self, annotations: Annotations, frame: Frame) -> None:
         self._annotations = annotations
-        self._classes = [orjson.Fragment(orjson.dumps(c)) for c in _classes(annotations)]
+        classes = [orjson.dumps(c) for c in _classes(annotations)]
+        kind = orjson.dumps(annotations.object_type)
+        self._properties = [b'{"objectType":%b,"classification":%b' % (kind, c) for c in classes]
         for column in annotations.measurements:
             if not _is_unicode(column):
                 raise AnnotationError(f"measurement name {column!r} is not text; rename it")
@@ -194,39 +200,37 @@ class _Features:
         self._written = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for prepared in _one_ahead(self._preparation):
-            measurements = self._measurements(prepared)
-            outlines = _outlines(prepared)
-            for i, row in enumerate(prepared.rows):
-                properties: dict[str, Any] = {
-                    "objectType": self._annotations.object_type,
-                    "classification": self._classes[self._annotations.class_index[row]],
-                }
-                if measurements[i]:
-                    properties["measurements"] = measurements[i]
+        for prepared in self._preparation:
+            several = np.diff(prepared.outlines.objects) > 1
+            columns = zip(
+                prepared.ids.tolist(),
+                np.where(several, b"MultiPolygon", b"Polygon").tolist(),
+                coordinates(prepared.outlines),
+                [self._properties[i] for i in self._annotations.class_index[prepared.rows]],
+                self._measurements(prepared.rows),
+                strict=True,
+            )
+            for column in columns:
                 self._written += 1
-                yield orjson.dumps(
-                    {
-                        "type": "Feature",
-                        "id": prepared.ids[i],
-                        "geometry": outlines[i],
-                        "properties": properties,
-                    }
-                )
+                yield FEATURE % column
 
-    def _measurements(self, prepared: Prepared) -> list[dict[str, float]]:
-        names = list(self._annotations.measurements)
-        if not names:
-            return [{}] * len(prepared.rows)
-        columns = [np.asarray(c)[prepared.rows] for c in self._annotations.measurements.values()]
-        values = np.stack(columns, axis=1).astype(np.float64)
-        known: list[bool] = np.all(np.abs(values) <= LARGEST, axis=1).tolist()  # NaN is not
-        return [
-            dict(zip(names, row, strict=True))
-            if whole
-            else {n: v for n, v in zip(names, row, strict=True) if abs(v) <= LARGEST}
-            for row, whole in zip(values.tolist(), known, strict=True)
-        ]
+    def _measurements(self, rows: NDArray[np.int64]) -> list[bytes]:
+        """Return the member with the finite measurements of each object, as far as it has any."""
+        columns = self._annotations.measurements
+        if not columns or not len(rows):
+            return [b""] * len(rows)
+        names = [orjson.dumps(name) for name in columns]
+        values = [np.asarray(column, np.float64)[rows] for column in columns.values()]
+        known = [np.abs(column) <= LARGEST for column in values]  # NaN is not
+        texts = [_numbers(column) for column in values]
+        every = b',"measurements":{%b}' % b",".join(
+            b"%b:%%b" % name.replace(b"%", b"%%") for name in names
+        )
+        members = [every % row for row in zip(*texts, strict=True)]
+        for i in np.flatnonzero(~np.logical_and.reduce(known)).tolist():
+            left = [b"%b:%b" % (names[k], texts[k][i]) for k in range(len(names)) if known[k][i]]
+            members[i] = b',"measurements":{%b}' % b",".join(left) if left else b""
+        return members
 
     def report(self, files: tuple[Path, ...], size: int) -> WriteReport:
         """Return what was written so far."""
@@ -241,42 +245,9 @@ class _Features:
         )
 
 
-def _one_ahead(chunks: Iterable[Prepared]) -> Iterator[Prepared]:
-    """Yield the chunks; a thread prepares each while the one before is written."""
-    waiting = iter(chunks)
-    with ThreadPoolExecutor(1, thread_name_prefix="wsiseg-prepare") as pool:
-        following = pool.submit(next, waiting, None)
-        while (prepared := following.result()) is not None:
-            following = pool.submit(next, waiting, None)
-            yield prepared
-
-
-def _outlines(prepared: Prepared) -> list[orjson.Fragment]:
-    """Return the GeoJSON geometry of each object; whole numbers are written without decimals."""
-    ragged = prepared.ragged
-    rings = _rings(ragged.points, ragged.rings.tolist())
-    parts, objects = ragged.parts.tolist(), ragged.objects.tolist()
-    outlines = []
-    for first, stop in pairwise(objects):
-        polygons = [b"[%b]" % b",".join(rings[a:b]) for a, b in pairwise(parts[first : stop + 1])]
-        kind = b"Polygon" if len(polygons) == 1 else b"MultiPolygon"
-        coordinates = polygons[0] if len(polygons) == 1 else b"[%b]" % b",".join(polygons)
-        text = b'{"type":"%b","coordinates":%b}' % (kind, coordinates)
-        outlines.append(orjson.Fragment(text))
-    return outlines
-
-
-def _rings(points: NDArray[np.float64], offsets: list[int]) -> list[bytes]:
-    """Return each ring as JSON: all numbers are written at once, and the text is cut."""
-    whole = points.astype(np.int64)
-    if np.array_equal(whole, points):
-        text = orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-    else:
-        text = orjson.dumps(points, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-        text = text.replace(b".0,", b",").replace(b".0]", b"]")
-    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("]")) + 1
-    stops = np.concatenate([[-1], ends])[offsets].tolist()  # after each vertex, before its comma
-    return [b"[%b]" % text[a + 1 : b] for a, b in pairwise(stops)]
+def _numbers(column: NDArray[np.float64]) -> list[bytes]:
+    """Return numbers as JSON."""
+    return orjson.dumps(column, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
 class _Collection:

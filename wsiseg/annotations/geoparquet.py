@@ -101,13 +101,13 @@ def _columns(annotations: Annotations, frame: Frame) -> tuple[dict[str, Any], ND
         raise AnnotationError(f"measurements {clash} are named like columns; rename them")
     chunks = list(Preparation(annotations, frame))
     none = np.array([], dtype=object)
-    geometries = np.concatenate([none, *(chunk.geometries for chunk in chunks)])
+    geometries = np.concatenate([none, *(chunk.outlines.to_shapely() for chunk in chunks)])
     rows = np.concatenate([np.array([], dtype=np.int64), *(chunk.rows for chunk in chunks)])
     index = np.asarray(annotations.class_index)[rows]
     names = [item.name for item in annotations.classes]
     colors = ["#{:02x}{:02x}{:02x}".format(*item.color) for item in annotations.classes]
     columns: dict[str, Any] = {
-        "id": [name for chunk in chunks for name in chunk.ids],
+        "id": [name.decode() for chunk in chunks for name in chunk.ids.tolist()],
         "class": [names[i] for i in index],
         "color": [colors[i] for i in index],
         "object_type": [annotations.object_type] * len(rows),

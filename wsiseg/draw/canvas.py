@@ -101,7 +101,7 @@ def save_png(path: str | Path, pixels: Pixels) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     _, encoded = cv2.imencode(".png", checked(pixels)[..., ::-1], PNG_SETTINGS)
     try:
-        part.write_bytes(encoded)
+        part.write_bytes(encoded.tobytes())
         part.replace(path)
     except OSError as error:
         raise unwritable(error, path) from error

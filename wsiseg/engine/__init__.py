@@ -1,6 +1,6 @@
 """Doing it: plan, read ahead, predict, stitch, annotate, and say where it all came from."""
 
-from wsiseg.engine.annotate import annotate_labels, annotate_tissue, image_ref
+from wsiseg.engine.annotate import annotate_labels, annotate_tissue
 from wsiseg.engine.cascade import CascadeOutput, run_cascade
 from wsiseg.engine.decoding import EXACT, DecodingChoice, choose_decoding
 from wsiseg.engine.events import Event, Listener, StageFinished, StageStarted, TilesDone, ignore
@@ -32,7 +32,6 @@ __all__ = [
     "fingerprint",
     "finished_folder",
     "ignore",
-    "image_ref",
     "lay_out",
     "link_tree",
     "make_plan",

@@ -12,11 +12,10 @@ from wsiseg.annotations.simplify import drop_small, simplify
 from wsiseg.annotations.trace import TracedPolygons, to_level0, trace_labels
 from wsiseg.model import ModelCard
 from wsiseg.options import ExportOptions
-from wsiseg.source import Pyramid
 from wsiseg.stitch import ChunkRows, HeatmapStore, LabelStore
 from wsiseg.tissue import TissueMask
 
-__all__ = ["AREA", "PROBABILITY", "annotate_labels", "annotate_tissue", "image_ref"]
+__all__ = ["AREA", "PROBABILITY", "annotate_labels", "annotate_tissue"]
 
 AREA = "wsiseg: Area mm^2"
 PROBABILITY = "wsiseg: Mean probability"
@@ -24,18 +23,6 @@ TRACED_PIXELS = 1 << 18
 """Mask pixels traced at once: some 15 MB at work, however wide the mask is."""
 
 TISSUE = AnnotationClass("Tissue", (128, 128, 128))
-
-
-def image_ref(slide: Pyramid) -> ImageRef:
-    """Return what annotations need to know of their slide."""
-    metadata = slide.metadata
-    return ImageRef(
-        name=slide.name,
-        shape=(slide.shape[0], slide.shape[1]),
-        spacing=slide.spacing,
-        vendor=metadata.vendor,
-        bounds=metadata.bounds,
-    )
 
 
 def annotate_labels(

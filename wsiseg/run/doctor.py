@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations import write_annotations
+from wsiseg.annotations import ImageRef, write_annotations
 from wsiseg.draw import overview, save_png
-from wsiseg.engine import Plan, StageSetup, annotate_tissue, image_ref, lay_out, versions
+from wsiseg.engine import Plan, StageSetup, annotate_tissue, lay_out, versions
 from wsiseg.errors import ModelError, RunError
 from wsiseg.machine import machine_memory, release_memory, usable_cores
 from wsiseg.model import Model, Tuning, load_for_run, load_model, tune
@@ -304,7 +304,7 @@ def _picture(slide: Pyramid, tissue: TissueMask, options: SegmentOptions) -> tup
     if pixels is None or max(pixels.shape) < OVERVIEW_PIXELS:
         pixels = slide.thumbnail(OVERVIEW_PIXELS)
     um = slide.spacing.um[1] * slide.shape[1] / pixels.shape[1]
-    pieces = annotate_tissue(tissue, image_ref(slide), options.export)
+    pieces = annotate_tissue(tissue, ImageRef.of(slide), options.export)
     with tempfile.TemporaryDirectory(prefix="wsiseg-doctor-") as name:
         folder = Path(name)
         write_annotations(folder, pieces, name="tissue", frame=options.export.frame)

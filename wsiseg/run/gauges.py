@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations import write_annotations
-from wsiseg.engine import StagePlan, StageSetup, annotate_labels, image_ref
+from wsiseg.annotations import ImageRef, write_annotations
+from wsiseg.engine import StagePlan, StageSetup, annotate_labels
 from wsiseg.engine.blocks import BlockUses, block_box
 from wsiseg.engine.cascade import kept_channels, labeller
 from wsiseg.engine.execute import Threaded
@@ -390,8 +390,8 @@ def _cut_rate(
     setup: StageSetup, earlier: Sequence[StageSetup], plan: StagePlan, chosen: NDArray[np.bool_]
 ) -> float:
     """Return patches per second cut from the middle of the slide, all workers busy."""
-    columns = setup.columns(plan.pace.column)
-    parts = [chosen[..., c.tiles.start : c.tiles.stop] for c in columns]
+    columns = setup.columns(plan.pace.column, turned=plan.pace.turned)
+    parts = [column.part_of(chosen) for column in columns]
     fullest = max(range(len(parts)), key=lambda i: int(parts[i].sum()))
     size, workers = plan.batch_size, plan.pace.workers
     batches = list(batches_of(parts[fullest], size))
@@ -471,7 +471,7 @@ def _sample_output(
     written = time.perf_counter()
     options = ExportOptions()
     stores = LabelStore.open(paths[1]), HeatmapStore.open(paths[0])
-    annotations = annotate_labels(*stores, card, image_ref(slide), options)
+    annotations = annotate_labels(*stores, card, ImageRef.of(slide), options)
     write_annotations(folder, annotations, name="annotations", frame=options.frame)
     outlined = time.perf_counter()
     mpx = slab.box.size / 1e6

@@ -6,9 +6,9 @@ from typing import Any
 
 import shapely
 
-from wsiseg.annotations import write_annotations
+from wsiseg.annotations import ImageRef, write_annotations
 from wsiseg.draw import overview, save_png
-from wsiseg.engine import annotate_tissue, fingerprint, finished_folder, image_ref
+from wsiseg.engine import annotate_tissue, fingerprint, finished_folder
 from wsiseg.options import ExportOptions, TissueOptions
 from wsiseg.result import OVERVIEW_PIXELS
 from wsiseg.source import Pyramid
@@ -21,7 +21,7 @@ def write_tissue(slide: Pyramid, out: Path, name: str, options: TissueOptions) -
     """Write `out/<name>/tissue.geojson` and `overview.png`; return the row of the summary."""
     started = time.perf_counter()
     tissue = find_tissue(slide, options)
-    annotations = annotate_tissue(tissue, image_ref(slide), ExportOptions())
+    annotations = annotate_tissue(tissue, ImageRef.of(slide), ExportOptions())
     pixels = slide.thumbnail(OVERVIEW_PIXELS)
     scale = pixels.shape[1] / slide.shape[1], pixels.shape[0] / slide.shape[0]
     outlines = shapely.transform(annotations.geometries, lambda points: points * scale)

@@ -1,0 +1,112 @@
+"""From what files call things to class values."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsiseg.annotations.drawing import counted
+from wsiseg.errors import LabelError
+
+__all__ = ["IGNORE", "MAX_CLASSES", "Naming"]
+
+IGNORE = 255
+"""Value of pixels about which nobody knows anything: not trained on, not scored."""
+
+MAX_CLASSES = 254
+"""One value is for `IGNORE`, one for values that a mask must not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Which names stand for which class; see `open_labels`.
+
+    Raises
+    ------
+    LabelError
+        If classes are missing, repeated or too many, or the other names contradict them.
+    """
+
+    classes: tuple[str, ...]
+    mapping: Mapping[str, str]
+    ignore: frozenset[str]
+    within: frozenset[str]
+    priority: tuple[str, ...]
+    """Classes from lowest to highest."""
+
+    @classmethod
+    def of(
+        cls,
+        classes: Sequence[str],
+        mapping: Mapping[str, str],
+        ignore: Iterable[str],
+        within: Iterable[str],
+        priority: Sequence[str],
+    ) -> "Naming":
+        """Take the arguments of `open_labels`."""
+        for what, names in (("classes", classes), ("ignore", ignore), ("within", within)):
+            if isinstance(names, str):
+                raise LabelError(f"{what} needs a list of names, found the text {names!r}")
+        order = tuple(priority or classes)
+        return cls(tuple(classes), dict(mapping), frozenset(ignore), frozenset(within), order)
+
+    def __post_init__(self) -> None:
+        classes = set(self.classes)
+        if not 1 <= len(self.classes) <= MAX_CLASSES or len(classes) < len(self.classes):
+            raise LabelError(
+                f"labels need 1 to {MAX_CLASSES} different classes, the background first, found "
+                f"{list(self.classes)}"
+            )
+        if unknown := set(self.mapping.values()) - classes:
+            raise LabelError(
+                f"names are mapped to {sorted(unknown)}, needed classes among {list(self.classes)}"
+            )
+        if twice := self.ignore & (self.within | self.mapping.keys()):
+            raise LabelError(
+                f"{sorted(twice)} cannot be ignored and mapped or a region at once; name each once"
+            )
+        if sorted(self.priority) != sorted(self.classes):
+            raise LabelError(
+                f"priority needs each class once, lowest first, found {list(self.priority)}"
+            )
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Class values from lowest to highest priority."""
+        return tuple(self.classes.index(name) for name in self.priority)
+
+    def value(self, *names: str) -> int | None:
+        """Return the class value of something with these names, `IGNORE`, or `None`: none of it."""
+        if self.ignore.intersection(names):
+            return IGNORE
+        known = [self.mapping.get(name, name) for name in names]
+        return next((self.classes.index(name) for name in known if name in self.classes), None)
+
+    def is_region(self, *names: str) -> bool:
+        """Tell whether something with these names is a region that is annotated exhaustively."""
+        return bool(self.within.intersection(names))
+
+    def check(self, path: Path | str, names: Iterable[str]) -> None:
+        """Look whether all names of objects are known.
+
+        Raises
+        ------
+        LabelError
+            If not; it names them and the remedy.
+        """
+        unknown = {
+            name: count
+            for name, count in Counter(names).items()
+            if self.value(name) is None and not self.is_region(name)
+        }
+        if unknown:
+            raise self.unknown(path, counted(unknown), next(iter(unknown)))
+
+    def unknown(self, path: Path | str, found: str, example: str) -> LabelError:
+        """Return the error for names or values that stand for no class."""
+        target = self.classes[-1]
+        return LabelError(
+            f"{path}: needed the classes {list(self.classes)}, found {found}; map them, such as "
+            f"mapping={{{example!r}: {target!r}}} ({self.classes[0]!r} for what is none of them), "
+            f"or leave their area out with ignore=[{example!r}]"
+        )
