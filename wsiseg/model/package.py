@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,6 +138,7 @@ def write_package(
     card: Mapping[str, Any],
     networks: Mapping[str, "nn.Module"],
     check_inputs: Mapping[str, tuple[NDArray[Any], ...]],
+    extra: Mapping[str, bytes] = MappingProxyType({}),
     overwrite: bool = False,
 ) -> ModelCard:
     """Write a model package; the folder appears complete or not at all.
@@ -154,6 +156,8 @@ def write_package(
     check_inputs
         Arrays `(n, *patch, channel)` by stage name, uint8 (slide) or float32 (heatmap); what the
         networks make of them is stored in `check.npz`.
+    extra
+        Further files of the package, by name, such as a picture of how training went.
     overwrite
         Replace a folder that is there already.
 
@@ -191,7 +195,7 @@ def write_package(
         stage.name: _run_torch(networks[stage.name], stage, check_inputs[stage.name])
         for stage in parsed.stages
     }
-    files |= {parsed.check.file: npz_bytes(examples)}
+    files |= {parsed.check.file: npz_bytes(examples), **extra}
     publish(folder, parsed, files, overwrite=overwrite)
     return parsed
 

@@ -68,7 +68,7 @@ class MobileNetV2(nn.Module):
         features = max(FEATURES, _scaled(FEATURES, width))
         layers.append(_conv(size, features, kernel=1))
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(
+        self.head: nn.Module = nn.Sequential(
             nn.Linear(features, hidden),
             nn.ReLU(),
             nn.Dropout(dropout),

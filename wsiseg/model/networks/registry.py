@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 from wsiseg.errors import ModelCardError
+from wsiseg.model.networks.agu_net import AGUNet
+from wsiseg.model.networks.double_unet import DoubleUNet
 from wsiseg.model.networks.mobilenet import MobileNetV2
 from wsiseg.model.networks.unet import UNet
+from wsiseg.model.networks.unet_plus_plus import UNetPlusPlus
 
 __all__ = ["architectures", "build"]
 
@@ -31,6 +34,18 @@ H2G_UNET: Arguments = {
 """Refinement network of H2G-Net: eight poolings, 1024 px to 4 px (doi:10.3389/fmed.2022.971873)."""
 
 UNET: Arguments = {"widths": (32, 64, 128, 256), "bottleneck": 512}
+"""Also the widths of the UNet++ paper (doi:10.1007/978-3-030-00889-5_1)."""
+
+AGU_NET: Arguments = {"widths": (16, 32, 32, 64, 64, 128), "bottleneck": 128, "dropout": 0.1}
+"""Six poolings and six outputs, 1024 px to 16 px, as for breast epithelium
+(doi:10.1371/journal.pone.0328033)."""
+
+DOUBLE_UNET: Arguments = {
+    "widths": (8, 16, 32, 64, 128, 256),
+    "bottleneck": 32,
+    "dropout": 0.1,
+}
+"""Widths 8 to 256 and spatial pyramids of 32 channels, as in H2G-Net; their number is ours."""
 
 
 class Concatenated(nn.Module):
@@ -77,7 +92,8 @@ def build(
     -------
     torch.nn.Module
         Takes one float32 NCHW tensor per input, returns logits `(n, class)` or
-        `(n, class, h, w)`.
+        `(n, class, h, w)`. A deeply supervised network in training returns a tuple instead: these
+        logits, then those of its auxiliary outputs, `(n, class, h / s, w / s)`.
 
     Raises
     ------
@@ -119,9 +135,9 @@ def _mobilenet_v2(channels: Sequence[int], classes: int, arguments: Arguments) -
     return _joined(MobileNetV2(sum(channels), classes, **arguments), channels)
 
 
-def _unet(defaults: Arguments) -> Factory:
+def _segmenter(network: Callable[..., nn.Module], defaults: Arguments) -> Factory:
     def factory(channels: Sequence[int], classes: int, arguments: Arguments) -> nn.Module:
-        return UNet(channels, classes, **{**defaults, **arguments})
+        return network(channels, classes, **{**defaults, **arguments})
 
     return factory
 
@@ -192,8 +208,12 @@ def _joined(network: nn.Module, channels: Sequence[int]) -> nn.Module:
 
 _FACTORIES: dict[str, Factory] = {
     "wsiseg.mobilenet_v2": _mobilenet_v2,
-    "wsiseg.h2g_unet": _unet(H2G_UNET),
-    "wsiseg.unet": _unet(UNET),
+    "wsiseg.h2g_unet": _segmenter(UNet, H2G_UNET),
+    "wsiseg.unet": _segmenter(UNet, UNET),
+    "wsiseg.unet_plus_plus": _segmenter(UNetPlusPlus, UNET),
+    "wsiseg.agu_net": _segmenter(AGUNet, AGU_NET),
+    "wsiseg.dagu_net": _segmenter(AGUNet, {**AGU_NET, "dual_attention": True}),
+    "wsiseg.double_unet": _segmenter(DoubleUNet, DOUBLE_UNET),
     "monai.densenet121": _densenet121,
     **{f"monai.efficientnet-b{i}": _efficientnet(f"efficientnet-b{i}") for i in range(8)},
     **{f"monai.resnet{n}": _resnet(f"resnet{n}") for n in (10, 18, 34, 50, 101, 152)},

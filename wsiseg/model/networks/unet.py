@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from wsiseg.model.networks.blocks import Norm, check_widths, conv_block, decoder_block
+
 __all__ = ["UNet", "receptive_field_radius"]
 
 
@@ -23,6 +25,8 @@ class UNet(nn.Module):
         Channels at the coarsest resolution.
     dropout
         Share of whole channels dropped after each decoder block in training.
+    norm
+        `"batch"` or `"renorm"`.
 
     Notes
     -----
@@ -44,17 +48,19 @@ class UNet(nn.Module):
         widths: Sequence[int],
         bottleneck: int,
         dropout: float = 0.0,
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
-        if not widths:
-            raise ValueError("widths must name at least one level")
+        check_widths(widths)
         sizes = [sum(channels), *widths]
-        self.encoder = nn.ModuleList(_block(a, b) for a, b in zip(sizes, widths, strict=False))
-        self.bottleneck = _block(widths[-1], bottleneck)
+        self.encoder = nn.ModuleList(
+            conv_block(a, b, norm) for a, b in zip(sizes, widths, strict=False)
+        )
+        self.bottleneck = conv_block(widths[-1], bottleneck, norm)
         self.decoder = nn.ModuleList()
         below = bottleneck
         for width in reversed(widths):
-            self.decoder.append(nn.Sequential(_block(below + width, width), nn.Dropout2d(dropout)))
+            self.decoder.append(decoder_block(below + width, width, norm, dropout))
             below = width
         self.pool = nn.MaxPool2d(2)
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
@@ -78,6 +84,8 @@ class UNet(nn.Module):
 def receptive_field_radius(levels: int) -> int:
     """Return how many pixels away an input can change an output of a `UNet`.
 
+    The same holds for a `UNetPlusPlus`, and for an `AGUNet` without dual attention.
+
     With a halo of at least this many pixels, and tiles that start at multiples of `2 ** levels`,
     tiles give exactly what one pass over the whole image gives.
 
@@ -96,14 +104,3 @@ def receptive_field_radius(levels: int) -> int:
             low, high = 2 * low - 2, 2 * high + 3
         radius = max(radius, pixel - low, high - pixel)
     return radius
-
-
-def _block(channels: int, out: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for size in (channels, out):
-        layers += [
-            nn.Conv2d(size, out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(),
-        ]
-    return nn.Sequential(*layers)
