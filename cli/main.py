@@ -11,7 +11,19 @@ import typer
 
 from wsiseg.errors import UsageError, WsisegError
 
-from . import demo, doctor, embed, info, models, segment, tiles, tissue, verify_geojson
+from . import (
+    demo,
+    doctor,
+    embed,
+    evaluate,
+    info,
+    models,
+    segment,
+    tiles,
+    tissue,
+    train,
+    verify_geojson,
+)
 from .console import log
 
 __all__ = ["app", "main"]
@@ -27,6 +39,8 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("segment")(segment.segment)
 app.command("embed")(embed.embed)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("info")(info.info)
 app.command("tissue")(tissue.tissue)
 app.command("tiles")(tiles.tiles)

@@ -51,7 +51,7 @@ MinHole = Annotated[float, Option(min=0.0, help="Fill holes below this many µm�
 Detections = Annotated[bool, Option("--detections", help="Write QuPath detections.")]
 Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
 Decode = Annotated[
-    Decoding, Option("--decoding", help="Let JPEG be reduced while decoded: exact, auto, scaled.")
+    Decoding, Option("--decoding", help="Reduce JPEG (2000) while decoding: exact, auto, scaled.")
 ]
 Skip = Annotated[
     float, Option("--skip-below", min=0.0, max=1.0, help="Refine only where likelier than this.")
@@ -133,6 +133,13 @@ def _print_plans(records: list[dict[str, Any]], *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+def _walk_text(stage: dict[str, Any]) -> str:
+    """Say in how many columns a stage is walked, which way, and what that costs."""
+    count, turned = stage["columns"], stage["pace"]["turned"]
+    text = f"{count} column{'s' * (count > 1)}{' from left to right' * turned}"
+    return f"{text} of {stage['front_bytes'] / 1e6:.0f} MB, decoded {stage['amplification']:.2f} x"
+
+
 def _plan_text(record: dict[str, Any]) -> str:
     lines = [
         f"{record['output']}: {record['model']}, tissue {record['tissue_share']:.1%}, "
@@ -145,6 +152,6 @@ def _plan_text(record: dict[str, Any]) -> str:
             f"  {stage['stage']}: {stage['tiles']} of {stage['tiles_total']} tiles, "
             f"level {stage['level']}, {effective} µm (asked {requested}), batch "
             f"{stage['batch_size']}, {stage['read_bytes'] / 1e6:.0f} MB of pixels, "
-            f"about {stage['seconds']:.0f} s"
+            f"{_walk_text(stage)}, about {stage['seconds']:.0f} s"
         )
     return "\n".join(lines)

@@ -112,9 +112,9 @@ class RunOptions:
     """Cores used; `None`: all this process may use."""
 
     decoding: Decoding = "exact"
-    """`scaled` lets JPEG be reduced while it is decoded: faster, other pixels by a little. `auto`
-    does so where the card allows it, decoding is the bottleneck and the probabilities of some
-    patches of the slide change by at most 0.01 on average."""
+    """`scaled` lets JPEG and JPEG 2000 be reduced while decoded: faster, other pixels by a little.
+    `auto` does so where the card allows it, decoding is the bottleneck and the probabilities of
+    some patches of the slide change by at most 0.01 on average."""
 
     skip_below: float = 0.0
     """A stage that reads an earlier heatmap runs only where that gives some class at least this

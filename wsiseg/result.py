@@ -120,11 +120,15 @@ class Result:
         )
 
     def _thumbnail(self, size: int) -> NDArray[np.uint8]:
-        """Return the slide, from what the tissue detector saw where that is large enough."""
+        """Return the slide, from what the tissue detector saw where that is at least half as large.
+
+        Else from the level that is, so that no finer one is decoded again for a few pixels more.
+        """
         seen = self.tissue.picture
-        if seen is None or size > max(seen.shape):
-            return self.slide.thumbnail(size)
-        ratio = (max(seen.shape) / size,) * 2
+        if seen is None or size > 2 * max(seen.shape):
+            sides = (max(level.shape) for level in self.slide.levels)
+            return self.slide.thumbnail(max((n for n in sides if n <= size <= 2 * n), default=size))
+        ratio = (max(1.0, max(seen.shape) / size),) * 2
         whole = Box.of_shape(seen.shape[:2])
         return area(seen, whole, Box.of_shape(target_shape(whole.shape, ratio)), ratio, whole.shape)
 

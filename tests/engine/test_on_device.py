@@ -5,6 +5,7 @@ import pytest
 
 import wsiseg
 from wsiseg.engine import cascade
+from wsiseg.engine.plan import _Walk
 from wsiseg.errors import DeviceMemoryError
 from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
 from wsiseg.stitch import device
@@ -56,9 +57,13 @@ def agree(found, expected):
     assert (found[1] == expected[1]).mean() >= 0.9999
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(("width", "columns"), [(10_000, 1), (300, 2)])
-def test_stitching_on_the_device_gives_the_same(model, stitchers, monkeypatch, width, columns):
-    monkeypatch.setattr("wsiseg.engine.plan._Stage._column_width", lambda *_: width)
+def test_stitching_on_the_device_gives_the_same(
+    model, stitchers, monkeypatch, width, columns, turned
+):
+    walk = _Walk(width, turned)
+    monkeypatch.setattr("wsiseg.engine.plan._Stage._fewest_columns", lambda *_: walk)
     found = codes(model)
     assert len(stitchers) == columns
     with pytest.MonkeyPatch.context() as patch:

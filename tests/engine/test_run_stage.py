@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
+from wsiseg.engine.cuts import column_uses
 from wsiseg.engine.events import ignore
 from wsiseg.engine.execute import Pace, run_stage
 from wsiseg.engine.graph import lay_out
@@ -18,6 +19,7 @@ from wsiseg.model import ModelCard
 from wsiseg.model.predictor import FunctionPredictor
 from wsiseg.source import open as open_slide
 from wsiseg.stitch import Slab
+from wsiseg.testing.slides import make_svs
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -85,10 +87,22 @@ def identity(patches: np.ndarray) -> np.ndarray:
     return patches.astype(np.float32) / np.float32(255)
 
 
-def run(pixels, model_card, predictor=identity, *, selected=None, batch=3, threads=2, width=1000):
+def run(
+    pixels,
+    model_card,
+    predictor=identity,
+    *,
+    selected=None,
+    batch=3,
+    threads=2,
+    width=1000,
+    turned=False,
+):
+    """Return what a stage gives, in the frame of the image."""
     with open_slide(pixels, mpp=1.0) as slide:
         (setup,) = lay_out(model_card, slide)
-        collect = Collect(setup.placement.shape)
+        shape = setup.placement.shape
+        collect = Collect(shape[::-1] if turned else shape)
         chosen = np.ones(setup.grid.counts, bool) if selected is None else selected(setup)
         run_stage(
             setup,
@@ -96,10 +110,12 @@ def run(pixels, model_card, predictor=identity, *, selected=None, batch=3, threa
             chosen,
             FunctionPredictor(predictor),
             collect,
-            pace=Pace(batch, threads, width),
+            pace=Pace(batch, threads, width, turned),
             listen=ignore,
         )
     assert collect.finished
+    if turned:
+        collect.values, collect.covered = collect.values.swapaxes(0, 1), collect.covered.T
     return collect
 
 
@@ -168,8 +184,9 @@ def test_batches_and_threads_never_change_a_bit(batch, threads, blend):
     st.integers(1, 12),
     st.integers(0, 3),
     st.sampled_from(["crop", "constant", "gaussian"]),
+    st.booleans(),
 )
-def test_walking_in_columns_never_changes_a_bit(shape, width, stride, halo, blend):
+def test_walking_in_columns_never_changes_a_bit(shape, width, stride, halo, blend, turned):
     pixels = picture(shape)
     patch = (stride if blend == "crop" else 12) + 2 * halo
     model = card(patch=patch, stride=stride, halo=halo, blend=blend)
@@ -181,18 +198,58 @@ def test_walking_in_columns_never_changes_a_bit(shape, width, stride, halo, blen
     def some(setup):
         return np.random.default_rng(3).random(setup.grid.counts) < 0.7
 
-    whole = run(pixels, model, network, selected=some)
-    cut = run(pixels, model, network, selected=some, width=width)
+    whole = run(pixels, model, network, selected=some, turned=turned)
+    cut = run(pixels, model, network, selected=some, width=width, turned=turned)
     assert cut.values.tobytes() == whole.values.tobytes()
     np.testing.assert_array_equal(cut.covered, whole.covered)
+    straight = run(pixels, model, network, selected=some)
+    np.testing.assert_array_equal(whole.covered, straight.covered)
+    if blend == "crop":
+        assert whole.values.tobytes() == straight.values.tobytes()
+    else:  # the same sums in another order
+        np.testing.assert_allclose(whole.values, straight.values, rtol=0, atol=1e-6)
 
 
-@given(shapes, st.integers(1, 50), st.integers(1, 9), st.integers(0, 9))
-def test_classifier_cells_are_the_same_in_columns(shape, width, stride, spare):
+@given(shapes, st.integers(1, 50), st.integers(1, 9), st.integers(0, 9), st.booleans())
+def test_classifier_cells_are_the_same_in_columns(shape, width, stride, spare, turned):
     pixels = picture(shape)
     model = card(kind="classifier", patch=stride + spare, stride=stride)
-    means = [run(pixels, model, lambda p: identity(p).mean((1, 2)), width=w) for w in (1000, width)]
-    assert means[0].values.tobytes() == means[1].values.tobytes()
+
+    def mean(patches):  # of one half only: a patch turned over would give another value
+        return identity(patches)[:, : (stride + spare + 1) // 2].mean((1, 2))
+
+    found = run(pixels, model, mean, width=width, turned=turned)
+    assert found.values.tobytes() == run(pixels, model, mean).values.tobytes()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_lies_at_a_cut_is_decoded_once(tmp_path, kept, turned):
+    path = make_svs(tmp_path / "a.svs", picture((700, 900)), levels=(1,), tile=64, mpp=0.5)
+    with open_slide(path) as slide:
+        slide.levels[0].limit_cache(0)  # no luck
+        (setup,) = lay_out(card(patch=64, halo=8, spacing=0.5), slide)
+        shape = setup.placement.shape
+        collect = Collect(shape[::-1] if turned else shape)
+        chosen = np.random.default_rng(3).random(setup.grid.counts) < 0.8
+        inputs = (SlideInput(setup.reference.view, (64, 64)),)
+        report = run_stage(
+            setup, inputs, chosen, FunctionPredictor(identity), collect,
+            pace=Pace(4, 2, 230, turned), folder=tmp_path if kept else None,
+        )  # fmt: skip
+        columns = setup.columns(230, turned=turned)
+        uses = column_uses(setup, 0, inputs[0], columns, chosen)
+        reads = slide.reads
+    assert report.columns == len(columns) == 4
+    inside = uses.counts[max(0, -uses.first[0]) :, max(0, -uses.first[1]) :][:11, :15]
+    assert reads.distinct == np.count_nonzero(inside)
+    assert reads.decoded == (reads.distinct if kept else inside.sum())
+    assert inside.max() == 2
+    values = collect.values.swapaxes(0, 1) if turned else collect.values
+    covered = collect.covered.T if turned else collect.covered
+    with open_slide(path) as slide:
+        pixels = slide.levels[0].read(Box.of_shape((700, 900)))
+    np.testing.assert_array_equal(values[covered], identity(pixels)[covered])
 
 
 @given(shapes, st.integers(1, 9))

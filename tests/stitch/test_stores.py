@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -401,6 +402,37 @@ def test_an_image_written_in_columns_is_the_same_on_every_level(
     for level in range(whole.placement.levels):
         mine, other = (zarr.open_array(s.path / str(level), mode="r") for s in (cut, whole))
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(other))
+
+
+@few
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    cuts=st.sets(st.integers(1, 20), max_size=3),
+    depth=st.integers(1, 9),
+    labels=st.booleans(),
+)
+def test_an_image_written_turned_is_the_same_on_disk(
+    small_chunks, tmp_path_factory, shape, cuts, depth, labels
+):
+    """Walked from left to right, in columns that are rows of the image: byte for byte."""
+    folder = tmp_path_factory.mktemp("turned")
+    codes = random_codes(shape, 2, 3)
+    begin = partial(HeatmapStore.create, channels=["a", "b"])
+    if labels:
+        codes = codes[..., 0] % 2
+        begin = partial(LabelStore.create, classes=CLASSES[:2])
+    whole = begin(folder / "a" / "x.zarr", placement_of(shape))
+    turned = begin(folder / "b" / "x.zarr", placement_of(shape), turned=True)
+    with whole, turned:
+        whole.write(Box.of_shape(shape), codes)
+        whole.finish()
+        edges = [0, *sorted(cut for cut in cuts if cut < shape[0]), shape[0]]
+        for left, right in pairwise(edges):
+            for top in range(0, shape[1], depth):
+                box = Box((top, left), (min(top + depth, shape[1]), right))
+                turned.write(box, codes.swapaxes(0, 1)[box.slices()])
+        turned.finish()
+    assert digests(folder / "a") == digests(folder / "b")
 
 
 @pytest.mark.parametrize("codes", [np.ones((2, 4, 2), np.uint8), np.ones((2, 4, 1), np.float32)])

@@ -77,11 +77,27 @@ class BlockUses:
         inner = counts[tuple(slice(0, -1) for _ in block)]
         return cls(tuple(block), tuple(map(int, first)), inner)
 
-    def needed(self, index: Sequence[int]) -> bool:
-        """Return whether any read needs the block at `index`."""
+    @classmethod
+    def of_walks(cls, walks: Sequence["BlockUses"]) -> "BlockUses":
+        """Count the walks, of one image and with blocks of one size, that need each block."""
+        some = [uses for uses in walks if uses.counts.size] or walks[:1]
+        first = np.min([uses.first for uses in some], axis=0)
+        stop = np.max([np.add(uses.first, uses.counts.shape) for uses in some], axis=0)
+        counts = np.zeros(stop - first, np.int32)
+        for uses in some:
+            place = Box.of_shape(uses.counts.shape).shift(tuple(uses.first - first))
+            counts[place.slices()] += uses.counts > 0
+        return cls(some[0].block, tuple(map(int, first)), counts)
+
+    def count(self, index: Sequence[int]) -> int:
+        """Return how many reads need the block at `index`."""
         place = tuple(i - first for i, first in zip(index, self.first, strict=True))
         inside = all(0 <= i < n for i, n in zip(place, self.counts.shape, strict=True))
-        return inside and bool(self.counts[place] > 0)
+        return int(self.counts[place]) if inside else 0
+
+    def needed(self, index: Sequence[int]) -> bool:
+        """Return whether any read needs the block at `index`."""
+        return self.count(index) > 0
 
 
 class BlockCache:

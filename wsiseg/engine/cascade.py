@@ -82,7 +82,8 @@ def run_cascade(
                 setup, heatmaps, plan.selected[s], background=background, below=skip_below
             )
             with ExitStack() as stack:
-                output = _begin(model, setup, folder, stack)
+                turned = plan.stages[s].pace.turned
+                output = _begin(model, setup, folder, stack, turned=turned)
                 report = run_stage(
                     setup,
                     connect(setup, heatmaps, {k: v for (i, k), v in shared.items() if i == s}),
@@ -91,6 +92,7 @@ def run_cascade(
                     output.reducer,
                     pace=plan.stages[s].pace,
                     device_output=output.on_device,
+                    folder=folder if plan.stages[s].cut_bytes else None,
                     slide=plan.slide,
                     listen=listen,
                 )
@@ -114,7 +116,9 @@ class _Output:
     on_device: DeviceOutput | None
 
 
-def _begin(model: Model, setup: StageSetup, folder: Path, stack: ExitStack) -> _Output:
+def _begin(
+    model: Model, setup: StageSetup, folder: Path, stack: ExitStack, *, turned: bool
+) -> _Output:
     """Begin the heatmap of a stage and, for the last one, the mask; `stack` ends them."""
     card, s = model.card, model.card.stages.index(setup.spec)
     last = s == len(card.stages) - 1
@@ -126,6 +130,7 @@ def _begin(model: Model, setup: StageSetup, folder: Path, stack: ExitStack) -> _
             setup.placement,
             channels=[setup.channels[i] for i in kept],
             colors={spec.name: spec.color for spec in card.classes},
+            turned=turned,
         )
     )
     reducers: list[Reducer] = [Probabilities(codes, channels=kept)]
@@ -136,6 +141,7 @@ def _begin(model: Model, setup: StageSetup, folder: Path, stack: ExitStack) -> _
                 folder / MASK,
                 setup.placement,
                 classes=[LabelClass(spec.name, spec.color) for spec in card.classes],
+                turned=turned,
             )
         )
         reducers.append(labeller(card, labels))

@@ -1,7 +1,8 @@
 """Whether the codec may reduce while it decodes: only where that pays and changes next to nothing.
 
 A JPEG decoder that leaves out high frequencies (half, a quarter or an eighth of the side) is up to
-twice as fast, but its filter is not the mean over pixels. So the default is exact; `auto` compares
+twice as fast, one of JPEG 2000 that leaves out wavelets two to four times; but their filters are
+not the mean over pixels. So the default is exact; `auto` compares
 both on real patches of the slide at hand.
 """
 

@@ -4,13 +4,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.engine.cuts import keep_cuts
 from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone, ignore
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import Input, TileReader
@@ -72,6 +74,10 @@ class Pace:
 
     column: int
     """Reference pixels walked at once along the last axis; bounds caches, stitcher and writer."""
+
+    turned: bool = False
+    """The walk is from left to right, and `column` counts along the first axis: what is kept is as
+    wide as the image is high."""
 
     threads: int | None = None
     """Cores of one call on a CPU; `None`: leave the predictor as it is."""
@@ -137,6 +143,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     *,
     pace: Pace,
     device_output: DeviceOutput | None = None,
+    folder: Path | None = None,
     slide: str = "",
     listen: Listener = ignore,
 ) -> StageReport:
@@ -153,12 +160,15 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     predictor
         Raw network values for a batch of patches.
     reducer
-        Gets every slab, in order, column after column, and is finished at the end.
+        Gets every slab, in order, column after column, in the frame of the walk (`Column`), and is
+        finished at the end.
     pace
         Batch size, workers and width of the columns.
     device_output
         Given, a dense output is stitched on the device where its front fits there; it writes into
         the sinks of `reducer`.
+    folder
+        Where blocks that several columns need wait in a file; `None`: they are made again.
     slide
         Name for the events.
     listen
@@ -177,22 +187,25 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         predictor = predictor.for_workers(pace.workers, pace.threads)
     clock, trim_heap = _Clock(), HeapTrimmer()
     started = time.perf_counter()
-    columns = setup.columns(pace.column)
-    for column in columns:
-        part = selected[..., column.tiles.start : column.tiles.stop]
-        reader = TileReader(setup, inputs, column, batches_of(part, pace.batch_size))
-        batches = batches_of(part, pace.batch_size)
-        stitcher = device_output and make_stitcher(setup, column, device_output)
-        if device_output and stitcher and isinstance(predictor, DevicePredictor):
-            ahead = _read_ahead(reader, batches, pace, clock)
-            write = _code_writer(setup, column, device_output, clock)
-            steps = stitched_on_device(column, ahead, predictor, stitcher, write)
-        else:
-            results = _predicted(setup, reader, batches, predictor, pace, clock)
-            steps = _stitched(setup, column, results, reducer, clock)
-        for done in steps:
-            listen(TilesDone(slide, setup.spec.name, done))
-            trim_heap()
+    columns = setup.columns(pace.column, turned=pace.turned)
+    with ExitStack() as stack:
+        if folder is not None:
+            inputs = stack.enter_context(keep_cuts(setup, inputs, columns, selected, folder))
+        for column in columns:
+            part = column.part_of(selected)
+            reader = TileReader(setup, inputs, column, batches_of(part, pace.batch_size))
+            batches = batches_of(part, pace.batch_size)
+            stitcher = device_output and make_stitcher(setup, column, device_output)
+            if device_output and stitcher and isinstance(predictor, DevicePredictor):
+                ahead = _read_ahead(reader, batches, pace, clock)
+                write = _code_writer(setup, column, device_output, clock)
+                steps = stitched_on_device(column, ahead, predictor, stitcher, write)
+            else:
+                results = _predicted(setup, reader, batches, predictor, pace, clock)
+                steps = _stitched(setup, column, results, reducer, clock)
+            for done in steps:
+                listen(TilesDone(slide, setup.spec.name, done))
+                trim_heap()
     reducer.finish()
     seconds = time.perf_counter() - started
     listen(StageFinished(slide, setup.spec.name, seconds))
@@ -294,9 +307,10 @@ def _stitcher(
         return cells.add, cells.finish
     stitcher = Stitcher(column.grid, channels, blend=setup.spec.output.blend)
 
-    def add(indices: Indices, values: NDArray[np.float32]) -> Iterator[Slab]:
-        for index, patch in zip(indices.tolist(), values, strict=True):
-            yield from stitcher.add(column.grid.tile(tuple(index)), patch)
+    def add(indices: Indices, patches: NDArray[np.float32]) -> Iterator[Slab]:
+        for index, patch in zip(indices.tolist(), patches, strict=True):
+            values = patch.swapaxes(0, 1) if column.turned else patch
+            yield from stitcher.add(column.grid.tile(tuple(index)), values)
 
     return add, stitcher.finish
 
@@ -315,9 +329,10 @@ def _placed(setup: StageSetup, column: Column, slab: AnySlab) -> AnySlab:
     """Return a slab of a column moved to its place, without what other columns decide."""
     if setup.spec.kind != "segmenter":
         return slab.moved(column.tiles.start)
-    *_, width = setup.grid.shape
-    *_, stride = setup.grid.stride
-    *_, count = setup.grid.counts
+    grid = setup.grid.turned if column.turned else setup.grid
+    *_, width = grid.shape
+    *_, stride = grid.stride
+    *_, count = grid.counts
     left = column.decided.start * stride
     right = width if column.decided.stop == count else column.decided.stop * stride
     return slab.moved(column.offset).within(left, right)

@@ -79,9 +79,10 @@ class StageSetup:
         """The input whose pixels the grid counts."""
         return self.inputs[0]
 
-    def columns(self, width: int) -> tuple[Column, ...]:
-        """Return the grid cut into columns of `width` reference pixels."""
-        return tuple(cut_columns(self.grid, width, cells=self.spec.kind != "segmenter"))
+    def columns(self, width: int, *, turned: bool = False) -> tuple[Column, ...]:
+        """Return the grid cut into columns of `width` reference pixels, or turned into rows."""
+        cells = self.spec.kind != "segmenter"
+        return tuple(cut_columns(self.grid, width, cells=cells, turned=turned))
 
     @property
     def placement(self) -> Placement:

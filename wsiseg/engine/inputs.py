@@ -17,7 +17,7 @@ from wsiseg.resample import linear
 from wsiseg.resample.linear import linear_span
 from wsiseg.stitch import HeatmapStore
 
-__all__ = ["BLOCK", "HeatmapInput", "Input", "SlideInput", "TileReader", "connect"]
+__all__ = ["BLOCK", "HeatmapInput", "Input", "SlideInput", "TileReader", "block_uses", "connect"]
 
 BLOCK = 256
 """Side of a block in pixels, where the file's own blocks do not give one."""
@@ -139,6 +139,27 @@ def connect(
     return tuple(inputs)
 
 
+def block_uses(
+    setup: StageSetup, k: int, one: Input, column: Column, batches: Iterable[NDArray[np.int64]]
+) -> BlockUses:
+    """Count the reads of the blocks of input `k` that the tiles of a column need.
+
+    Parameters
+    ----------
+    setup
+        The stage.
+    k, one
+        Index of the input, and the input.
+    column
+        The part of the stage's grid that is walked.
+    batches
+        Indices of tiles of `column.grid`, int (n, axes) each.
+    """
+    runs = (run for batch in batches for run in runs_of(batch))
+    boxes = (one.span(_run_box(setup, k, column, run)) for run in runs)
+    return BlockUses.of_boxes(boxes, one.block)
+
+
 class TileReader:
     """Reads the tiles of one column, each block of a source once.
 
@@ -164,11 +185,11 @@ class TileReader:
         self._setup = setup
         self._inputs = tuple(inputs)
         self._column = column
-        runs = [run for batch in batches for run in runs_of(batch)]
-        self._caches = []
-        for k, one in enumerate(inputs):
-            uses = BlockUses.of_boxes((one.span(self._run_box(k, run)) for run in runs), one.block)
-            self._caches.append(BlockCache(one.source, uses))
+        batches = list(batches)
+        self._caches = [
+            BlockCache(one.source, block_uses(setup, k, one, column, batches))
+            for k, one in enumerate(inputs)
+        ]
 
     def read(self, indices: NDArray[np.int64], size: int) -> list[NDArray[Any]]:
         """Return the patches of one batch.
@@ -192,7 +213,7 @@ class TileReader:
         out = np.zeros(item.batch_shape(size), item.dtype)
         filled = 0
         for run in runs_of(indices):
-            whole = self._run_box(k, run)
+            whole = _run_box(self._setup, k, self._column, run)
             span = self._inputs[k].span(whole)
             pixels = self._inputs[k].patch(self._caches[k].read(span), span, whole)
             for box in self._boxes(k, run):
@@ -205,14 +226,16 @@ class TileReader:
         first, _ = run.tiles(self._column.grid)
         *_, stride = self._column.grid.stride
         for step in range(run.count):
-            yield self._patch_box(k, first.read, step * stride)
+            read = first.read.shift((*(0 for _ in run.first[1:]), step * stride))
+            yield _patch_box(self._setup, k, self._column, read)
 
-    def _run_box(self, k: int, run: Run) -> Box:
-        """Return the pixels of input `k` that hold the patches of a run."""
-        first, last = (self._patch_box(k, tile.read) for tile in run.tiles(self._column.grid))
-        return Box(first.start, last.stop)
 
-    def _patch_box(self, k: int, read: Box, shift: int = 0) -> Box:
-        """Return the pixels of input `k` from a box of the column's grid, moved to the right."""
-        offset = (*(0 for _ in read.start[1:]), self._column.offset + shift)
-        return self._setup.inputs[k].box_of(read.shift(offset), self._setup.reference)
+def _run_box(setup: StageSetup, k: int, column: Column, run: Run) -> Box:
+    """Return the pixels of input `k` that hold the patches of a run."""
+    first, last = (_patch_box(setup, k, column, tile.read) for tile in run.tiles(column.grid))
+    return Box(first.start, last.stop)
+
+
+def _patch_box(setup: StageSetup, k: int, column: Column, read: Box) -> Box:
+    """Return the pixels of input `k` from a box of the column's grid."""
+    return setup.inputs[k].box_of(column.on_image(read), setup.reference)

@@ -114,7 +114,7 @@ def stitched_on_device(
         for raw in outputs:
             indices = waiting.popleft()
             tiles = [column.grid.tile(tuple(index)) for index in indices.tolist()]
-            for slab in stitcher.add(tiles, raw):
+            for slab in stitcher.add(tiles, raw.swapaxes(1, 2) if column.turned else raw):
                 writer.put(slab)
             yield len(indices)
         for slab in stitcher.finish():

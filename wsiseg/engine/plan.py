@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.engine.blocks import row_bytes
+from wsiseg.engine.cuts import column_uses
 from wsiseg.engine.decoding import EXACT, DecodingChoice
 from wsiseg.engine.execute import Pace, Threaded
-from wsiseg.engine.graph import StageInput, StageSetup, select_tiles
-from wsiseg.engine.inputs import BLOCK
+from wsiseg.engine.graph import StageSetup, select_tiles
+from wsiseg.engine.inputs import BLOCK, SlideInput
+from wsiseg.engine.share import SOURCE_CACHE_BYTES, shared_blocks
 from wsiseg.errors import MemoryBudgetError
 from wsiseg.geometry import ceil_div
+from wsiseg.grid import Column
 from wsiseg.machine import machine_memory, resident_memory, usable_cores
 from wsiseg.model import Model, Predictor
 from wsiseg.model.tuning import default_batch
@@ -30,11 +34,14 @@ GPU_BATCH_PIXELS = 1 << 23
 """Patch pixels per batch on a GPU: 128 patches of 256 pixels."""
 
 FRONT_BYTES = 45_000_000
-"""Caches, stitcher and rows of the writer; where a slide is too wide for them, it is walked in
-columns, and what lies at the cuts is read twice."""
+"""Caches, stitcher and rows of the writer. Where a slide is too wide for them, it is walked across
+its shorter side; where that is too wide as well, in columns."""
+
+CUT_BYTES = 4_000_000_000
+"""Most that blocks at the cuts between columns may take on disk; beyond it they are read twice."""
 
 SOURCE_BYTES = 64_000_000
-"""Decoded tiles that the source keeps."""
+"""Decoded tiles that the source keeps, where stages do not read it in whole tiles."""
 
 OUTPUT_BYTES = 200_000_000
 """Thumbnail, picture, and the outlines of ten thousand objects (measured: 170 MB)."""
@@ -62,6 +69,12 @@ class StagePlan:
     columns: int
     """1: the slide is walked once at its full width, and nothing is read twice."""
 
+    amplification: float
+    """How often a block of the slide is expected to be made, on average over those needed. 1 also
+    in columns, as blocks at the cuts wait in a file for the next column: `cut_bytes`."""
+
+    cut_bytes: int
+
     read_bytes: int
     """Decoded level pixels, three bytes each."""
 
@@ -70,7 +83,8 @@ class StagePlan:
     """Caches, the stitcher's front and the writer's rows: what grows with the width walked."""
 
     buffer_bytes: int
-    """The front, and the batches under way with their activations."""
+    """The front, the batches under way, and the tiles that the source keeps: what comes on top of
+    the network with its activations, which are there when the plan is made."""
 
     seconds: float
 
@@ -134,11 +148,13 @@ def make_plan(
         budget = int(machine_memory() * 0.75)
     selected = tuple(select_tiles(s, tissue, tissue_options.min_fraction) for s in setups)
     stages: list[StagePlan] = []
+    blocks = shared_blocks(setups)
     for k, (setup, chosen) in enumerate(zip(setups, selected, strict=True)):
         measured = model.tuning.stages if model.tuning is not None else ()
         tuned = next((t.batch_size for t in measured if t.stage == setup.spec.name), None)
-        tiles = int(chosen.sum())
-        counted = _Stage(setup, setups[:k], tiles, model.predictors[k], model.device, tuned)
+        mine = {i: block for (s, i), block in blocks.items() if s == k}
+        predictor, device = model.predictors[k], model.device
+        counted = _Stage(setup, setups[:k], chosen, predictor, device, mine, tuned)
         # Allocators keep what they once had, so the stages' buffers add up.
         spent = sum(stage.buffer_bytes for stage in stages)
         stages.append(counted.plan(options, budget - spent - OUTPUT_BYTES))
@@ -168,11 +184,19 @@ class _Stage:
 
     setup: StageSetup
     earlier: Sequence[StageSetup]
-    tiles: int
+    selected: NDArray[np.bool_]
     predictor: Predictor
     device: str
+    blocks: Mapping[int, tuple[int, ...]]
+    """Pixels of a block of the inputs that are read in whole compressed tiles."""
+
     tuned_batch: int | None = None
     """The batch size measured to be the fastest on this CPU."""
+
+    @property
+    def tiles(self) -> int:
+        """Tiles that run."""
+        return int(self.selected.sum())
 
     def plan(self, options: RunOptions, budget: int) -> StagePlan:
         """Return the fastest plan whose memory, beside what is there now, is within `budget`."""
@@ -180,22 +204,24 @@ class _Stage:
         batch = options.batch_size
         if batch is None:
             batch = self._default_batch(cores)
-        width = self._column_width(FRONT_BYTES)
+        walk = self._fewest_columns(FRONT_BYTES)
         while True:
-            pace = self._pace(batch, cores, width)
-            network = self._time_batch(pace)
-            needed = self._front_bytes(width) + self._batch_bytes(pace, network)
+            pace = self._pace(batch, cores, walk)
+            seconds = self._time_batch(pace)
+            front = self._front_bytes(walk)
+            needed = front + self._batch_bytes(pace)
             if resident_memory() + needed <= budget:
                 break
-            if self._column_width(self._front_bytes(width) // 2) < width:
-                width = self._column_width(self._front_bytes(width) // 2)
+            narrower = self._fewest_columns(front // 2)
+            if self._front_bytes(narrower) < front:
+                walk = narrower
             elif batch > 1 and options.batch_size is None:
                 batch //= 2
             elif cores > 1:
                 cores //= 2
             else:
                 break
-        return self._counted(pace, network, needed)
+        return self._counted(pace, seconds, needed)
 
     def _default_batch(self, cores: int) -> int:
         """Return a batch that gives each core some work, and whose activations stay small."""
@@ -205,41 +231,55 @@ class _Stage:
         wanted = self.tuned_batch or default_batch(self.setup.grid.patch)
         return max(1, min(wanted, self.tiles // cores))
 
-    def _pace(self, batch: int, cores: int, width: int) -> Pace:
+    def _pace(self, batch: int, cores: int, walk: "_Walk") -> Pace:
         if self.device != "cpu":
-            return Pace(batch, cores, width, on_device=True)
+            return Pace(batch, cores, walk.width, walk.turned, on_device=True)
         workers = max(1, min(cores, ceil_div(self.tiles, batch)))
-        return Pace(batch, workers, width, threads=max(1, cores // workers))
+        threads = max(1, cores // workers)
+        return Pace(batch, workers, walk.width, walk.turned, threads=threads)
 
-    def _column_width(self, limit: int) -> int:
-        """Return the width of the fewest equal columns whose front is within `limit` bytes."""
+    def _fewest_columns(self, limit: int) -> "_Walk":
+        """Return the walk in the fewest equal columns whose front is within `limit` bytes.
+
+        Of equally many, in rows: so the tiles of the file come in the order they lie there.
+        """
+        walks = [self._columns(limit, turned=False)]
         *_, whole = self.setup.grid.shape
-        *_, patch = self.setup.grid.patch
+        can_turn = len(self.setup.grid.shape) == 2 and self.setup.spec.kind != "embedder"
+        if walks[0][1].width < whole and can_turn:
+            walks.append(self._columns(limit, turned=True))
+        return min(walks, key=lambda found: found[0])[1]
+
+    def _columns(self, limit: int, *, turned: bool) -> tuple[int, "_Walk"]:
+        """Return the number of columns, and the walk, in one direction."""
+        grid = self.setup.grid.turned if turned else self.setup.grid
+        (*_, whole), (*_, patch) = grid.shape, grid.patch
         most = max(1, whole // (4 * patch))
         count = 1
-        while count < most and self._front_bytes(ceil_div(whole, count)) > limit:
+        while count < most and self._front_bytes(_Walk(ceil_div(whole, count), turned)) > limit:
             count += 1
-        return ceil_div(whole, count)
+        return count, _Walk(ceil_div(whole, count), turned)
 
-    def _front_bytes(self, width: int) -> int:
+    def _front_bytes(self, walk: "_Walk") -> int:
         """Return the bytes of caches, the stitcher's front and the writer's rows of chunks."""
         setup = self.setup
-        channels = len(setup.channels)
-        *rest, _ = setup.grid.shape
-        *_, stride = setup.grid.stride
-        caches = sum(self._cache_bytes(item, width) for item in setup.inputs)
+        grid = setup.grid.turned if walk.turned else setup.grid
+        channels = len(setup.channels)  # one is the background's, for which the labels are kept
+        caches = sum(self._cache_bytes(k, walk) for k in range(len(setup.inputs)))
+        cells = ceil_div(walk.width, grid.stride[-1])
         if setup.spec.kind == "embedder":  # a row of vectors being filled, one being written
-            return caches + 2 * ceil_div(width, stride) * 4 * channels
+            return caches + 2 * cells * 4 * channels
+        width = walk.width if setup.spec.kind == "segmenter" else cells
+        writer = writer_bytes(setup.placement, channels, width=width, turned=walk.turned)
         if setup.spec.kind == "classifier":  # its front is a row of cells: nothing beside the rest
-            cells = ceil_div(width, stride)
-            return caches + writer_bytes(setup.placement, channels + 1, width=cells)
-        part = replace(setup.grid, shape=(*rest, width))
-        front = stitch_bytes(part, channels, setup.spec.output.blend)
-        return caches + front + writer_bytes(setup.placement, channels + 1, width=width)
+            return caches + writer
+        part = replace(grid, shape=(*grid.shape[:-1], walk.width))
+        return caches + writer + stitch_bytes(part, channels, setup.spec.output.blend)
 
-    def _cache_bytes(self, item: StageInput, width: int) -> int:
+    def _cache_bytes(self, k: int, walk: "_Walk") -> int:
         """Return the bytes of the blocks of one input that are kept at once."""
-        grid, scale = item.downsample, 1.0
+        item = self.setup.inputs[k]
+        grid = item.downsample
         values, patch = item.bytes_per_pixel, tuple(item.spec.patch)
         for producer in self.earlier:
             if item.view is None and producer.spec.output.name == item.spec.source:
@@ -247,21 +287,41 @@ class _Stage:
                 pairs = zip(patch, item.downsample, grid, strict=True)
                 patch = tuple(math.ceil(n * mine / theirs) + 2 for n, mine, theirs in pairs)
                 values = 4 * len(producer.channels)
-        scale = self.setup.reference.downsample[-1] / grid[-1]
-        block = (BLOCK,) * len(patch)
-        return row_bytes(math.ceil(width * scale), patch, block, values)
+        axis = 0 if walk.turned else -1
+        width = math.ceil(walk.width * self.setup.reference.downsample[axis] / grid[axis])
+        block = self.blocks.get(k, (BLOCK,) * len(patch))
+        if walk.turned:
+            patch, block = patch[::-1], block[::-1]
+        return row_bytes(width, patch, block, values)
 
-    def _batch_bytes(self, pace: Pace, network: "_Timing") -> int:
-        """Return the bytes of the batches under way and of the network's activations."""
+    def _cuts(self, columns: Sequence[Column]) -> tuple[float, int]:
+        """Return how often a block of the slide is made, and the bytes that wait in between."""
+        needed = distinct = waiting = 0
+        for k, item in enumerate(self.setup.inputs):
+            if item.view is None or len(columns) == 1 or not self.tiles:
+                continue
+            one = SlideInput(item.view, self.blocks.get(k))
+            counts = column_uses(self.setup, k, one, columns, self.selected).counts
+            needed += int(counts.sum())
+            distinct += int(np.count_nonzero(counts))
+            block_bytes = math.prod(one.block) * item.bytes_per_pixel
+            waiting += int(np.count_nonzero(counts > 1)) * block_bytes
+        if waiting <= CUT_BYTES:
+            return 1.0, waiting
+        return needed / distinct, 0
+
+    def _batch_bytes(self, pace: Pace) -> int:
+        """Return the bytes of the batches under way, and of the tiles that the source keeps."""
         inputs = sum(math.prod(i.spec.patch) * i.bytes_per_pixel for i in self.setup.inputs)
         outputs = 4 * len(self.setup.channels)
         if self.setup.spec.kind == "segmenter":
             outputs *= math.prod(self.setup.grid.patch)
         waiting = pace.batches_ahead + 3  # and those of the writer
-        others = network.activation_bytes * (pace.workers - 1)
-        return waiting * pace.batch_size * (inputs + outputs) + others + SOURCE_BYTES
+        views = [k for k, item in enumerate(self.setup.inputs) if item.view is not None]
+        source = SOURCE_CACHE_BYTES if self.blocks.keys() >= set(views) else SOURCE_BYTES
+        return waiting * pace.batch_size * (inputs + outputs) + source
 
-    def _counted(self, pace: Pace, network: "_Timing", buffer_bytes: int) -> StagePlan:
+    def _counted(self, pace: Pace, batch_s: float, buffer_bytes: int) -> StagePlan:
         setup, reference = self.setup, self.setup.reference
         batches = ceil_div(self.tiles, pace.batch_size)
         level_pixels = 0.0
@@ -269,8 +329,10 @@ class _Stage:
             covered = min(self.tiles * math.prod(setup.grid.stride), math.prod(setup.grid.shape))
             level_pixels = covered * math.prod(reference.view.ratio)
         cores = pace.workers * (pace.threads or 1)
-        read_s = level_pixels / (DECODE_PIXELS_PER_S * cores)
-        predict_s = network.seconds * batches / (1 if pace.on_device else pace.workers)
+        columns = setup.columns(pace.column, turned=pace.turned)
+        amplification, cut_bytes = self._cuts(columns)
+        read_s = level_pixels * amplification / (DECODE_PIXELS_PER_S * cores)
+        predict_s = batch_s * batches / (1 if pace.on_device else pace.workers)
         return StagePlan(
             stage=setup.spec.name,
             level=reference.view.level.index if reference.view is not None else None,
@@ -284,34 +346,39 @@ class _Stage:
             batch_size=pace.batch_size,
             batches=batches,
             pace=pace,
-            columns=len(setup.columns(pace.column)),
+            columns=len(columns),
+            amplification=amplification,
+            cut_bytes=cut_bytes,
             read_bytes=int(level_pixels * 3),
             output_shape=setup.placement.shape,
-            front_bytes=self._front_bytes(pace.column),
+            front_bytes=self._front_bytes(_Walk(pace.column, pace.turned)),
             buffer_bytes=buffer_bytes,
             seconds=max(predict_s, read_s) if pace.on_device else predict_s + read_s,
         )
 
-    def _time_batch(self, pace: Pace) -> "_Timing":
-        """Predict a batch of zeros with the threads it will have."""
+    def _time_batch(self, pace: Pace) -> float:
+        """Return the seconds of a batch of zeros, beside as many others as there will be.
+
+        The memory that these calls need stays with the network.
+        """
         if not self.tiles:
-            return _Timing(0.0, 0)
+            return 0.0
         size = pace.batch_size
         arrays = [np.zeros(item.batch_shape(size), item.dtype) for item in self.setup.inputs]
         predictor = self.predictor
         if pace.threads is not None and isinstance(predictor, Threaded):
             predictor = predictor.for_workers(pace.workers, pace.threads)
-        before = resident_memory()
         predictor(*arrays)  # the first call allocates
-        started = time.perf_counter()
-        predictor(*arrays)
-        seconds = time.perf_counter() - started
-        return _Timing(seconds, max(0, resident_memory() - before))
+        at_once = 1 if pace.on_device else pace.workers
+        with ThreadPoolExecutor(at_once) as pool:
+            started = time.perf_counter()
+            list(pool.map(lambda _: predictor(*arrays), range(at_once)))
+            return time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True)
-class _Timing:
-    """What one batch takes."""
+class _Walk:
+    """How wide a column is, and which way it is walked; see `Pace`."""
 
-    seconds: float
-    activation_bytes: int
+    width: int
+    turned: bool

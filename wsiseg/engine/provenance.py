@@ -46,7 +46,7 @@ def run_record(
     *,
     summary: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the content of `run.json`: slide, model, options, spacing, machine, times."""
+    """Return the content of `run.json`: slide, model, options, spacing, reads, machine, times."""
     return {
         "wsiseg": __version__,
         "slide": _describe_slide(slide),
@@ -54,6 +54,7 @@ def run_record(
         "options": asdict(options),
         "plan": plan.to_dict(),
         "stages": [asdict(report) for report in reports],
+        "reads": _describe_reads(slide),
         "summary": summary,
         "versions": versions(),
     }
@@ -85,6 +86,15 @@ def _describe_slide(slide: Pyramid) -> dict[str, Any]:
         "mpp_from": "file" if slide.spacing == slide.source.metadata.spacing else "user",
         "size": list(slide.shape[::-1]),
     }
+
+
+def _describe_reads(slide: Pyramid) -> dict[str, Any] | None:
+    """Return what was decoded since the slide was opened; `None` where the reader does not count.
+
+    `amplification` is how often a compressed tile was decoded on average.
+    """
+    reads = slide.reads
+    return None if reads is None else asdict(reads) | {"amplification": reads.amplification}
 
 
 def _describe_model(model: Model) -> dict[str, Any]:

@@ -5,18 +5,15 @@ once for the stages that come later, and kept in a file without a name until the
 """
 
 import math
-import os
-import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.engine.block_store import BlockStore
 from wsiseg.engine.blocks import BlockUses, block_box
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.walk import runs_of
@@ -25,7 +22,13 @@ from wsiseg.resample import area, area_span
 from wsiseg.source import Level, View
 from wsiseg.source.base import Pixels
 
-__all__ = ["SharedLevel", "SharedView", "share_levels"]
+__all__ = [
+    "SOURCE_CACHE_BYTES",
+    "SharedLevel",
+    "SharedView",
+    "share_levels",
+    "shared_blocks",
+]
 
 LEAST_SIDE = 256
 """Level pixels of a block at least, so that small tiles in the file do not make small blocks."""
@@ -44,7 +47,7 @@ class _Wish:
 
     view: View
     uses: BlockUses
-    store: "_BlockStore"
+    store: "BlockStore"
 
 
 class SharedLevel:
@@ -72,7 +75,7 @@ class SharedLevel:
 
     def add(self, view: View, uses: BlockUses) -> "SharedView":
         """Return the reader of the next stage; all are added before the first is read."""
-        self._wishes.append(_Wish(view, uses, _BlockStore(self._folder)))
+        self._wishes.append(_Wish(view, uses, BlockStore(self._folder)))
         return SharedView(self, len(self._wishes) - 1, view, self.block_of(view))
 
     def close(self) -> None:
@@ -121,18 +124,9 @@ def share_levels(
     Inputs that are missing are better read by themselves: their ratio is not whole, or no block of
     moderate size fits.
     """
-    wanted: dict[int, list[tuple[int, int, View]]] = {}
-    for s, setup in enumerate(setups):
-        for k, item in enumerate(setup.inputs):
-            if item.view is not None and _is_shared(item.view):
-                wanted.setdefault(item.view.level.index, []).append((s, k, item.view))
     shared: dict[tuple[int, int], SharedView] = {}
     with ExitStack() as stack:
-        for readers in wanted.values():
-            level = readers[0][2].level
-            side = _common_side(level, [view for _, _, view in readers])
-            if side is None:
-                continue
+        for level, side, readers in _shared_levels(setups):
             blocks = stack.enter_context(closing(SharedLevel(level, side, folder)))
             for s, k, view in readers:
                 boxes = _wanted(setups[s], k, selected[s])
@@ -144,6 +138,30 @@ def share_levels(
                 view.level.limit_cache(SOURCE_CACHE_BYTES)
                 stack.callback(view.level.limit_cache, None)
         yield shared
+
+
+def shared_blocks(setups: Sequence[StageSetup]) -> dict[tuple[int, int], tuple[int, ...]]:
+    """Return the pixels of a block of each shared input, by (stage, input)."""
+    return {
+        (s, k): tuple(n // int(r) for n, r in zip(side, view.ratio, strict=True))
+        for _, side, readers in _shared_levels(setups)
+        for s, k, view in readers
+    }
+
+
+def _shared_levels(
+    setups: Sequence[StageSetup],
+) -> Iterator[tuple[Level, tuple[int, ...], list[tuple[int, int, View]]]]:
+    """Yield each level read in whole blocks, the side of a block, and who reads it."""
+    wanted: dict[int, list[tuple[int, int, View]]] = {}
+    for (s, k), view in _slide_inputs(setups).items():
+        if _is_shared(view):
+            wanted.setdefault(view.level.index, []).append((s, k, view))
+    for readers in wanted.values():
+        level = readers[0][2].level
+        side = _common_side(level, [view for _, _, view in readers])
+        if side is not None:
+            yield level, side, readers
 
 
 def _slide_inputs(setups: Sequence[StageSetup]) -> dict[tuple[int, int], View]:
@@ -196,46 +214,3 @@ def _reduce(view: View, pixels: Pixels | None, whole: Box, box: Box) -> Pixels:
         reduced = area(part, span, inside, view.ratio, view.level.shape)
         out[inside.relative_to(box).slices()] = reduced
     return out
-
-
-class _BlockStore:
-    """Blocks in a temporary file, by index. Memory stays free; the system's file cache helps."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.Lock()
-        self._slots: dict[tuple[int, ...], int] = {}
-        self._shape: tuple[int, ...] = ()
-        self._file: IO[bytes] | None = None
-        self._full = False
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def holds(self, index: tuple[int, ...]) -> bool:
-        return index in self._slots
-
-    def put(self, index: tuple[int, ...], pixels: Pixels) -> None:
-        """Keep one block; without room on the disk it is forgotten, and decoded again later."""
-        with self._lock:
-            if self._full:
-                return
-            try:
-                if self._file is None:
-                    self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-                    self._shape = pixels.shape
-                slot = len(self._slots)
-                os.pwrite(self._file.fileno(), pixels.tobytes(), slot * pixels.nbytes)
-            except OSError:
-                self._full = True
-                return
-            self._slots[index] = slot
-
-    def get(self, index: tuple[int, ...]) -> Pixels | None:
-        slot = self._slots.get(index)
-        if slot is None or self._file is None:
-            return None
-        nbytes = math.prod(self._shape)
-        data = os.pread(self._file.fileno(), nbytes, slot * nbytes)
-        return np.frombuffer(data, np.uint8).reshape(self._shape)

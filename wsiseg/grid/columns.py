@@ -1,10 +1,17 @@
-"""A grid cut along its last axis into columns, each walked on its own from top to bottom."""
+"""A grid cut along its last axis into columns, each walked on its own from top to bottom.
+
+What a walk keeps in memory is as wide as a column. So an image wider than high is turned where
+that makes it narrower: the same tiles, walked from left to right.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsiseg.errors import GridError
-from wsiseg.geometry import ceil_div
+from wsiseg.geometry import Box, ceil_div
 from wsiseg.grid.grid import Grid, Tile
 
 __all__ = ["Column", "cut_columns"]
@@ -16,6 +23,8 @@ class Column:
 
     Caches, stitcher and writer are as wide as a column, so that memory does not grow with the
     width of the image. Where tiles overlap, those at a cut are predicted for both sides.
+
+    All is in the frame of the walk: the image's, or with its axes swapped where it is `turned`.
     """
 
     grid: Grid
@@ -27,13 +36,27 @@ class Column:
     decided: range
     """Tiles whose start lies in this column; the others are there for their overlap."""
 
+    turned: bool = False
+    """The image's axes are swapped: the last one here is its first."""
+
     @property
     def offset(self) -> int:
         """First pixel of `grid` along the last axis of the image."""
         return self.tiles.start * self.grid.stride[-1]
 
+    def on_image(self, box: Box) -> Box:
+        """Return a box of `grid` in the pixels of the image."""
+        box = box.shift((*(0 for _ in box.start[1:]), self.offset))
+        return Box(box.start[::-1], box.stop[::-1]) if self.turned else box
+
+    def part_of(self, selected: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which tiles of `grid` are selected, of those of the image's grid."""
+        if self.turned:
+            selected = selected.T
+        return selected[..., self.tiles.start : self.tiles.stop]
+
     def place(self, tile: Tile) -> Tile:
-        """Return a tile of `grid` as a tile of the whole grid; `write` ends with the column."""
+        """Return a tile of `grid` as one of the whole walk; `write` ends with the column."""
         *_, stride = self.grid.stride
         shift = (*(0 for _ in tile.index[1:]), self.tiles.start)
         pixels = tuple(n * stride for n in shift)
@@ -41,8 +64,10 @@ class Column:
         return Tile(index, tile.write.shift(pixels), tile.read.shift(pixels))
 
 
-def cut_columns(grid: Grid, width: int, *, cells: bool = False) -> Iterator[Column]:
-    """Yield the columns of a grid from left to right.
+def cut_columns(
+    grid: Grid, width: int, *, cells: bool = False, turned: bool = False
+) -> Iterator[Column]:
+    """Yield the columns of a grid from left to right; of a turned one from top to bottom.
 
     Parameters
     ----------
@@ -52,6 +77,8 @@ def cut_columns(grid: Grid, width: int, *, cells: bool = False) -> Iterator[Colu
         Pixels a column decides along the last axis, about: columns are whole strides, and alike.
     cells
         Each tile decides its own cell, so none is needed on both sides of a cut.
+    turned
+        Swap the axes first: `width` counts along the image's first axis.
 
     Raises
     ------
@@ -60,6 +87,7 @@ def cut_columns(grid: Grid, width: int, *, cells: bool = False) -> Iterator[Colu
     """
     if width < 1:
         raise GridError(f"a column needs a width of at least 1 pixel, got {width}")
+    grid = grid.turned if turned else grid
     *_, stride = grid.stride
     *_, overlap = grid.overlap
     *_, size = grid.shape
@@ -71,4 +99,4 @@ def cut_columns(grid: Grid, width: int, *, cells: bool = False) -> Iterator[Colu
         tiles = range(max(0, first - before), decided.stop)
         stop = size if decided.stop == count else decided.stop * stride + overlap
         shape = (*grid.shape[:-1], stop - tiles.start * stride)
-        yield Column(replace(grid, shape=shape), tiles, decided)
+        yield Column(replace(grid, shape=shape), tiles, decided, turned)

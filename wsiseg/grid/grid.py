@@ -117,6 +117,11 @@ class Grid:
         for index in itertools.product(*(range(n) for n in self.counts)):
             yield self.tile(index)
 
+    @property
+    def turned(self) -> "Grid":
+        """The same tiles with the axes in reverse order, so that rows become columns."""
+        return Grid(self.shape[::-1], self.stride[::-1], self.halo[::-1], self.overlap[::-1])
+
     def tile(self, index: tuple[int, ...]) -> Tile:
         """Return the tile at `index`.
 

@@ -5,10 +5,8 @@ the defaults that OpenSlide uses, so pixels are equal bit for bit. Every codec i
 that are damaged or end early raise `CodecError` instead of giving grey or white.
 """
 
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import imagecodecs
 import numpy as np
@@ -16,39 +14,11 @@ import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from wsiseg.geometry import ceil_div
+from wsiseg.source._codec import BlockDecoder, CodecError, check_size, with_samples
+from wsiseg.source._jpeg2000 import Jpeg2000
 from wsiseg.source.base import Pixels
 
-__all__ = [
-    "APERIO_J2K_YCBCR",
-    "JPEG_MCU",
-    "JPEG_SCALES",
-    "MAX_BLOCK_BYTES",
-    "BlockDecoder",
-    "CodecError",
-    "Jpeg",
-    "decoder_for",
-]
-
-
-class BlockDecoder(Protocol):
-    """From a block's bytes to its samples."""
-
-    def __call__(
-        self, data: bytes, shape: tuple[int, int], buffer: Pixels | None = None, /
-    ) -> Pixels:
-        """Return `(y, x, sample)` uint8.
-
-        Parameters
-        ----------
-        data
-            Compressed bytes.
-        shape
-            The block's nominal rows and columns.
-        buffer
-            Flat memory the result may take: memory used before costs no page faults, which here
-            are a quarter of the time of a JPEG tile.
-        """
-        ...
+__all__ = ["APERIO_J2K_YCBCR", "Jpeg", "decoder_for"]
 
 
 JPEG_SCALES = (2, 4, 8)
@@ -60,23 +30,11 @@ JPEG_MCU = 16
 
 JPEG = 7
 APERIO_J2K_YCBCR = 33003
+JPEG2000 = (33005, 34712)
 PHOTOMETRIC_YCBCR = 6
-
-MAX_BLOCK_BYTES = 1 << 29
-"""Largest block decoded in one piece; a compressed strip beyond it cannot be read in parts."""
 
 _APP14 = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 """Adobe's JPEG marker up to its last byte, the colour transform: 0 RGB, 1 YCbCr."""
-
-
-class CodecError(ValueError):
-    """A block's bytes cannot be decoded; the caller knows the file, level and tile to name."""
-
-
-def _check_size(height: int, width: int) -> None:
-    """Refuse a stream that declares a gigantic image, before memory is set aside for it."""
-    if height * width * 3 > MAX_BLOCK_BYTES:
-        raise CodecError(f"it declares {width} x {height} pixels, too many for one block")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +51,15 @@ class Jpeg:
     ) -> Pixels:
         return self.scaled(data, 1, buffer)
 
+    def scales(self, _data: bytes, block: Sequence[int], ratio: Sequence[int]) -> tuple[int, ...]:
+        """Return those of `JPEG_SCALES` that divide the ratio, for blocks of whole units."""
+        whole = self.keeps_out(block, block)
+        return tuple(s for s in JPEG_SCALES if whole and not any(r % s for r in ratio))
+
+    def keeps_out(self, part: Sequence[int], _block: Sequence[int]) -> bool:
+        """Return whether the part consists of whole units, each transformed for itself."""
+        return not any(n % JPEG_MCU for n in part)
+
     def scaled(self, data: bytes, scale: int, buffer: Pixels | None = None) -> Pixels:
         """Return the block reduced by 1 or one of `JPEG_SCALES`, sides rounded up."""
         if data[:2] != b"\xff\xd8":
@@ -100,7 +67,7 @@ class Jpeg:
         stream = b"".join((self.prefix, memoryview(data)[2:]))
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(stream)
-            _check_size(height, width)
+            check_size(height, width)
             height, width = ceil_div(height, scale), ceil_div(width, scale)
             nbytes = height * width * self.samples
             if buffer is None or buffer.size < nbytes:
@@ -160,7 +127,7 @@ class _Bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """Codecs that give back an image: JPEG 2000, JPEG XL, JPEG XR, WebP, PNG."""
+    """Codecs that give back an image: JPEG XL, JPEG XR, WebP, PNG."""
 
     expand: Callable[[bytes], NDArray[np.generic]]
     samples: int
@@ -169,24 +136,9 @@ class _Image:
         self, data: bytes, _shape: tuple[int, int], _buffer: Pixels | None = None, /
     ) -> Pixels:
         try:
-            block = self.expand(data)
+            return with_samples(self.expand(data), self.samples)
         except (ValueError, RuntimeError) as error:
             raise CodecError(str(error)) from error
-        if block.ndim == 2:
-            block = block[..., np.newaxis]
-        if block.dtype != np.uint8 or block.shape[2] != self.samples:
-            raise CodecError(
-                f"needed {self.samples} samples of uint8, found {block.dtype} {block.shape}"
-            )
-        return block.view(np.uint8)
-
-
-def _jpeg2000(data: bytes) -> Pixels:
-    """Decode JPEG 2000; the size of a bare codestream is looked at first (ITU-T T.800, A.5.1)."""
-    if data.startswith(b"\xff\x4f\xff\x51") and len(data) >= 16:
-        width, height = struct.unpack_from(">II", data, 8)
-        _check_size(height, width)
-    return imagecodecs.jpeg2k_decode(data)
 
 
 _BYTE_CODECS: dict[int, Callable[[bytes, int], bytes | bytearray]] = {
@@ -201,8 +153,6 @@ _BYTE_CODECS: dict[int, Callable[[bytes, int], bytes | bytearray]] = {
 }
 
 _IMAGE_CODECS: dict[int, Callable[[bytes], NDArray[np.generic]]] = {
-    33005: _jpeg2000,
-    34712: _jpeg2000,
     22610: imagecodecs.jpegxr_decode,
     34934: imagecodecs.jpegxr_decode,
     34927: imagecodecs.webp_decode,
@@ -210,23 +160,6 @@ _IMAGE_CODECS: dict[int, Callable[[bytes], NDArray[np.generic]]] = {
     34933: imagecodecs.png_decode,
     50002: imagecodecs.jpegxl_decode,
 }
-
-
-def _aperio_ycbcr(data: bytes) -> NDArray[np.generic]:
-    """Decode Aperio's JPEG 2000 of YCbCr components, which the codestream does not declare."""
-    return _rgb_from_ycbcr(_jpeg2000(data))
-
-
-def _rgb_from_ycbcr(block: Pixels) -> Pixels:
-    """Convert full-range YCbCr to RGB (ITU-T T.871, section 7) in libjpeg's 16-bit fixed point."""
-    y, cb, cr = np.moveaxis(block.astype(np.int32), -1, 0)
-    cb -= 128
-    cr -= 128
-    half = 1 << 15
-    red = y + ((91881 * cr + half) >> 16)
-    green = y + ((-22554 * cb - 46802 * cr + half) >> 16)
-    blue = y + ((116130 * cb + half) >> 16)
-    return np.stack((red, green, blue), axis=-1).clip(0, 255).astype(np.uint8)
 
 
 def decoder_for(
@@ -246,7 +179,9 @@ def decoder_for(
     if compression == JPEG and samples in {1, 3} and predictor == 1:
         return _jpeg(tables, photometric, samples)
     if compression == APERIO_J2K_YCBCR and samples == 3:
-        return _Image(_aperio_ycbcr, samples)
+        return Jpeg2000(samples, ycbcr=True)
+    if compression in JPEG2000:
+        return Jpeg2000(samples)
     if compression in _IMAGE_CODECS:
         return _Image(_IMAGE_CODECS[compression], samples)
     # other codecs store YCbCr with its chroma subsampled, which nobody writes for slides

@@ -10,7 +10,8 @@ from tifffile import TiffFile, TiffPage
 
 from wsiseg.errors import DamagedFileError, UnsupportedFormatError
 from wsiseg.geometry import Box, Spacing, ceil_div
-from wsiseg.source._codecs import APERIO_J2K_YCBCR, MAX_BLOCK_BYTES, BlockDecoder, decoder_for
+from wsiseg.source._codec import MAX_BLOCK_BYTES, BlockDecoder
+from wsiseg.source._codecs import APERIO_J2K_YCBCR, decoder_for
 from wsiseg.source._ome import ome_images
 from wsiseg.source._spacing import declared_spacing, positive, tag_spacing
 

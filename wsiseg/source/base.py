@@ -142,8 +142,16 @@ class CompressedTileSource(PyramidSource, Protocol):
 class ReducingSource(PyramidSource, Protocol):
     """A source that reduces block by block, so that full resolution is never put together."""
 
-    def codec_scales(self, level: int) -> tuple[int, ...]:
-        """Return by what factors the codec of a level can reduce while it decodes, rising."""
+    def codec_scales(self, level: int, ratio: tuple[int, int]) -> tuple[int, ...]:
+        """Return by what factors the codec of a level reduces well while it decodes, rising.
+
+        Parameters
+        ----------
+        level
+            Index of the level.
+        ratio
+            Level pixels per reduced pixel (y, x) in the end; the factors divide it.
+        """
         ...
 
     def read_reduced(
@@ -160,7 +168,7 @@ class ReducingSource(PyramidSource, Protocol):
         ratio
             Level pixels per reduced pixel (y, x), divisors of the level's chunk.
         scale
-            Of `codec_scales`, a divisor of `ratio`: how much of the reduction the codec does. With
+            Of `codec_scales`: how much of the reduction the codec does. With
             1 the pixels are those of `read` and `wsiseg.resample.area`, bit for bit; otherwise the
             codec's filter takes the place of the mean.
         """

@@ -20,7 +20,7 @@ from wsiseg.resample import area
 from wsiseg.source._blocks import level_at
 from wsiseg.source._bytes import ByteReader, FileLike, open_bytes
 from wsiseg.source._cache import BlockCache
-from wsiseg.source._codecs import JPEG_MCU, JPEG_SCALES, CodecError, Jpeg
+from wsiseg.source._codec import CodecError, ReducingDecoder
 from wsiseg.source._properties import technical
 from wsiseg.source._reads import ReadCounter
 from wsiseg.source._tiff_layout import NeedsOpenSlideError, TiffImage, TiffLayout, read_layout
@@ -91,6 +91,7 @@ class TiffSource:
         )
         self._background = np.array(self._metadata.background, dtype=np.uint8)
         self._counter = ReadCounter()
+        self._scales: dict[tuple[int, tuple[int, int]], tuple[int, ...]] = {}
         self._thread = threading.local()
         self._probe()
 
@@ -131,21 +132,24 @@ class TiffSource:
             box, image.shape, image.block, lambda index: self._block(level, image, index)
         )
 
-    def codec_scales(self, level: int) -> tuple[int, ...]:
-        """Return by what factors the codec of a level can reduce while it decodes: JPEG's."""
+    def codec_scales(self, level: int, ratio: tuple[int, int]) -> tuple[int, ...]:
+        """Return by what factors JPEG or JPEG 2000 can reduce while it is decoded."""
         image = self._image(level)
-        whole_units = all(side % JPEG_MCU == 0 for side in image.block)
-        return JPEG_SCALES if isinstance(image.decode, Jpeg) and whole_units else ()
+        if not isinstance(image.decode, ReducingDecoder):
+            return ()
+        if (level, ratio) not in self._scales:
+            first = next((i for i, nbytes in enumerate(image.nbytes) if nbytes), None)
+            data = b"" if first is None else self._fetch(image, first)
+            self._scales[level, ratio] = image.decode.scales(data, image.block, ratio)
+        return self._scales[level, ratio]
 
     def read_reduced(
         self, level: int, box: Box, ratio: tuple[int, int], *, scale: int = 1
     ) -> Pixels:
         """Return the pixels of `box` of a level reduced by area; see `ReducingSource`."""
         image = self._image(level)
-        if (
-            any(n % r for n, r in zip(image.block, ratio, strict=True))
-            or any(r % scale for r in ratio)
-            or scale not in (1, *self.codec_scales(level))
+        if any(n % r for n, r in zip(image.block, ratio, strict=True)) or (
+            scale != 1 and scale not in self.codec_scales(level, ratio)
         ):
             raise SourceError(
                 f"{self._name}: level {level} has blocks of {image.block} pixels, which cannot be "
@@ -279,7 +283,8 @@ class TiffSource:
             return self._decode_counted(level, image, index)
         box = image.inside(index)
         (top, left), (bottom, right) = box.start, box.stop
-        if bottom % JPEG_MCU or right % JPEG_MCU:
+        decoder = image.decode
+        if not (isinstance(decoder, ReducingDecoder) and decoder.keeps_out(box.shape, image.block)):
             scale = 1  # what lies outside the image would reach into its last pixels
         if scale == 1:
             buffer = self._scratch(image)
@@ -342,7 +347,7 @@ class TiffSource:
         try:
             planes = [
                 decode.scaled(data, scale, buffer)
-                if isinstance(decode, Jpeg)
+                if scale > 1 and isinstance(decode, ReducingDecoder)
                 else decode(data, shape, buffer)
                 for data in (
                     self._fetch(image, index + plane * count) for plane in range(image.planes)

@@ -80,8 +80,9 @@ class View:
     exact
         Keep the spacing as asked even where a whole-number ratio is within 2 %.
     scaled
-        Let the codec reduce while it decodes, where it can (JPEG by 2, 4 or 8) and the ratio is a
-        multiple of that: faster, but another filter than the mean, so pixels differ by a little.
+        Let the codec reduce while it decodes, where it can (JPEG by 2, 4 or 8, JPEG 2000 by 2 or 4)
+        and the ratio is a multiple of that: faster, but another filter than the mean, so pixels
+        differ by a little.
 
     Attributes
     ----------
@@ -183,12 +184,11 @@ class View:
         return (source, whole) if divides else None
 
     def _codec_scale(self) -> int:
-        """Return the strongest reduction of the codec that divides the ratio; 1: there is none."""
+        """Return the strongest reduction of the codec; 1: there is none."""
         if self._blockwise is None:
             return 1
         source, ratio = self._blockwise
-        scales = source.codec_scales(self.level.index)
-        return max((s for s in scales if not any(r % s for r in ratio)), default=1)
+        return max(source.codec_scales(self.level.index, ratio), default=1)
 
     def _source_bytes(self, box: Box) -> float:
         return math.prod(box.shape) * math.prod(self.ratio) * 3

@@ -70,6 +70,7 @@ class HeatmapStore:
         colors: Mapping[str, Color] | None = None,
         attributes: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        turned: bool = False,
     ) -> "PyramidWriter[HeatmapStore]":
         """Begin a heatmap.
 
@@ -87,6 +88,8 @@ class HeatmapStore:
             Anything JSON can hold, kept with the heatmap.
         overwrite
             Replace a heatmap that is there, once the new one is finished.
+        turned
+            What is written comes with its axes swapped; see `PyramidWriter`.
 
         Raises
         ------
@@ -110,6 +113,7 @@ class HeatmapStore:
             },
             opened=HeatmapStore,
             overwrite=overwrite,
+            turned=turned,
         )
 
     def read(self, box: Box) -> Values:

@@ -65,6 +65,7 @@ class LabelStore:
         classes: Sequence[LabelClass],
         attributes: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        turned: bool = False,
     ) -> "PyramidWriter[LabelStore]":
         """Begin a label image.
 
@@ -80,6 +81,8 @@ class LabelStore:
             Anything JSON can hold, kept with the labels.
         overwrite
             Replace what is there, once the new one is finished.
+        turned
+            What is written comes with its axes swapped; see `PyramidWriter`.
 
         Raises
         ------
@@ -104,6 +107,7 @@ class LabelStore:
             },
             opened=LabelStore,
             overwrite=overwrite,
+            turned=turned,
         )
 
     def read(self, box: Box) -> Codes:

@@ -42,7 +42,9 @@ Method = Literal["mean", "mode"]
 Store = TypeVar("Store")
 
 
-def writer_bytes(placement: Placement, channels: int, *, width: int | None = None) -> int:
+def writer_bytes(
+    placement: Placement, channels: int, *, width: int | None = None, turned: bool = False
+) -> int:
     """Return the most memory a `PyramidWriter` needs: a row of chunks.
 
     Parameters
@@ -53,13 +55,15 @@ def writer_bytes(placement: Placement, channels: int, *, width: int | None = Non
         Planes per pixel.
     width
         Pixels of the widest column along the last axis; default: the whole width.
+    turned
+        What is written comes with its axes swapped.
 
     Notes
     -----
     Compression and halving take some chunks more; coarser levels are made from those on disk.
     """
     edge = CHUNK[len(placement.shape)]
-    height, *rest, whole = placement.shape
+    height, *rest, whole = placement.shape[::-1] if turned else placement.shape
     row = min(edge, height) * math.prod(rest) * (width or whole) * channels
     return row + 16 * math.prod(edge for _ in placement.shape)
 
@@ -95,6 +99,9 @@ class PyramidWriter(Generic[Store]):
         Opens the finished store.
     overwrite
         Replace a store that is there, once the new one is finished.
+    turned
+        What is written comes with its axes swapped, as of a walk from left to right: rows are the
+        image's columns. On disk the image is as ever.
 
     Raises
     ------
@@ -114,6 +121,7 @@ class PyramidWriter(Generic[Store]):
         attributes: Mapping[str, Any],
         opened: Callable[[Path], Store],
         overwrite: bool,
+        turned: bool = False,
     ) -> None:
         if path.exists() and not overwrite:
             raise HeatmapExistsError(f"{path}: there already; pass overwrite=True to replace it")
@@ -122,6 +130,8 @@ class PyramidWriter(Generic[Store]):
         self._attributes = dict(attributes)
         self._opened = opened
         self._overwrite = overwrite
+        self._turned = turned
+        self._shape = placement.shape[::-1] if turned else placement.shape
         self._channels = () if channels is None else (channels,)
         self._halve = _halve_mean if method == "mean" else _halve_mode
         self._written = 0  # pixels of the last axis whose columns are complete
@@ -152,7 +162,7 @@ class PyramidWriter(Generic[Store]):
         planes = np.moveaxis(codes, -1, 0) if self._channels else codes[np.newaxis]
         with self._disk():
             if self._column is None:
-                self._column = _Column(self._levels[0], box, self._channels)
+                self._column = _Column(self._levels[0], box, self._channels, turned=self._turned)
             self._column.append(planes)
             if self._column.is_complete:
                 self._written = self._column.right
@@ -168,11 +178,11 @@ class PyramidWriter(Generic[Store]):
         HeatmapExistsError
             If another store has taken the name meanwhile.
         """
-        *_, width = self.placement.shape
+        *_, width = self._shape
         if self._column is not None or self._written != width:
             row = self._column.next_row if self._column is not None else 0
             raise HeatmapError(
-                f"{self.path}: cannot finish: needed {self.placement.shape[0]} rows of "
+                f"{self.path}: cannot finish: needed {self._shape[0]} rows of "
                 f"{width} pixels, found them up to row {row} of the column from {self._written} on"
             )
         with self._disk():
@@ -189,7 +199,7 @@ class PyramidWriter(Generic[Store]):
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def _check(self, box: Box, codes: Codes) -> None:
-        height, *middle, width = self.placement.shape
+        height, *middle, width = self._shape
         row, left = 0, self._written
         right = box.stop[-1] if left < box.stop[-1] <= width else width
         if self._column is not None:
@@ -247,10 +257,13 @@ class PyramidWriter(Generic[Store]):
 class _Column:
     """Rows of one column of the finest level, collected until a row of chunks is whole."""
 
-    def __init__(self, array: zarr.Array[Any], first: Box, channels: tuple[int, ...]) -> None:
+    def __init__(
+        self, array: zarr.Array[Any], first: Box, channels: tuple[int, ...], *, turned: bool
+    ) -> None:
         self._array = array
+        self._turned = turned
         self._lead = len(channels)
-        self._height = array.shape[self._lead]
+        self._height = array.shape[-1 if turned else self._lead]
         self._left, self.right = first.start[-1], first.stop[-1]
         depth = min(self._height, CHUNK[len(first.shape)])
         self._band = np.zeros((*(channels or (1,)), depth, *first.shape[1:]), dtype=np.uint8)
@@ -281,15 +294,17 @@ class _Column:
         band = self._band[:, : self._filled]
         start, self._written, self._filled = self._written, self.next_row, 0
         if band.any():  # blank chunks are left out: Zarr reads them as fill value 0
+            rows, across = (-1, -2) if self._turned else (self._lead - self._array.ndim, -1)
             index = [slice(0, n) for n in self._array.shape]
-            index[self._lead] = slice(start, self._written)
+            index[rows] = slice(start, self._written)
             planes = band if self._lead else band[0]
             # Zarr copies what it is given: a few chunks at a time, not the whole row.
-            step = CHUNKS_AT_ONCE * self._array.chunks[-1]
+            step = CHUNKS_AT_ONCE * self._array.chunks[across]
             for low in range(self._left - self._left % step, self.right, step):
                 left, right = max(low, self._left), min(low + step, self.right)
-                index[-1] = slice(left, right)
-                self._array[tuple(index)] = planes[..., left - self._left : right - self._left]
+                index[across] = slice(left, right)
+                part = planes[..., left - self._left : right - self._left]
+                self._array[tuple(index)] = part.swapaxes(-1, -2) if self._turned else part
 
 
 def _fill_level(

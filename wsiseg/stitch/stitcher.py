@@ -15,6 +15,9 @@ from wsiseg.stitch.slab import BLOCK_VALUES, Slab, Values, row_blocks
 
 __all__ = ["CellStitcher", "Stitcher", "projected_bytes", "stitch_tiles"]
 
+SLAB_VALUES = 1 << 18
+"""float32 values of a slab: 1 MiB."""
+
 
 class Stitcher:
     """Put dense network outputs together, in any number of dimensions.
@@ -39,7 +42,8 @@ class Stitcher:
     Blending keeps the running weighted mean, mean += (value - mean) * weight / sum of weights
     (West 1979), instead of a sum to be divided later: tiles that agree leave the mean as it is,
     so an identity network comes back bit for bit, and the rounding of early steps fades.
-    The slabs partition the image in order of axis 0; each is at most one stride deep.
+    The slabs partition the image in order of axis 0; each is at most one stride deep, and holds
+    `SLAB_VALUES` values or a single row, so that beside the front nothing as large as it is kept.
 
     References
     ----------
@@ -147,27 +151,32 @@ class Stitcher:
         mean += step
 
     def _release(self, stop: int) -> Iterator[Slab]:
-        """Yield the rows above `stop`, a stride at a time, and move the front down."""
+        """Yield the rows above `stop`, and move the front down, a stride at a time."""
         while self._top < stop:
-            # Nothing is named here: a suspended generator would keep it in memory.
-            yield self._cut(min(self.grid.stride[0], stop - self._top))
+            rows = min(self.grid.stride[0], stop - self._top)
+            depth = _slab_depth(self.grid, self.channels)
+            for start in range(0, rows, depth):
+                # No slab is named here: a suspended generator would keep it in memory.
+                yield self._cut(start, min(start + depth, rows))
+            self._drop(rows)
 
-    def _cut(self, rows: int) -> Slab:
-        """Return the first rows of the front; the others move up, blank ones follow."""
+    def _cut(self, start: int, stop: int) -> Slab:
+        """Return a copy of some rows of the front."""
         rest = self.shape[1:]
-        box = Box((self._top, *(0 for _ in rest)), (self._top + rows, *rest))
-        mean, weight_sum = self._mean, self._weight_sum
+        top = (self._top + start, *(0 for _ in rest))
+        box = Box(top, (self._top + stop, *rest))
         if self._top >= self._bottom:  # no tile has written here
-            mean = np.zeros((self.channels, *box.shape), dtype=np.float32)
-            weight_sum = np.zeros(box.shape, dtype=np.bool_)
-        elif rows == len(weight_sum):  # nothing to move: give the front away
-            self._mean, self._weight_sum = np.zeros_like(mean), np.zeros_like(weight_sum)
-        else:
-            mean, weight_sum = mean[:, :rows].copy(), weight_sum[:rows] != 0
+            blank = np.zeros((*box.shape, self.channels), dtype=np.float32)
+            return Slab(box, blank, np.zeros(box.shape, dtype=np.bool_))
+        values = np.moveaxis(self._mean[:, start:stop].copy(), 0, -1)
+        return Slab(box, values, self._weight_sum[start:stop] != 0)
+
+    def _drop(self, rows: int) -> None:
+        """Forget the first rows of the front; the others move up, blank ones follow."""
+        if self._top < self._bottom:
             for plane in (*self._mean, self._weight_sum):
                 _move_up(plane, rows)
         self._top += rows
-        return Slab(box, np.moveaxis(mean, 0, -1), weight_sum.astype(np.bool_, copy=False))
 
 
 class CellStitcher:
@@ -257,11 +266,17 @@ def projected_bytes(grid: Grid, channels: int, blend: Blend) -> int:
     row = math.prod(grid.shape[1:])
     window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
     front = min(window[0], grid.shape[0]) * row
-    slab = min(grid.stride[0], grid.shape[0]) * row * (4 * channels + 1)
+    slab = min(_slab_depth(grid, channels), grid.shape[0]) * row * (4 * channels + 1)
     if blend == "crop":
         return front * (4 * channels + 1) + 2 * slab
     block = 3 * 4 * min(BLOCK_VALUES, math.prod(window) * channels)
     return front * (4 * channels + 4) + 2 * slab + 4 * math.prod(window) + block
+
+
+def _slab_depth(grid: Grid, channels: int) -> int:
+    """Return the rows of a slab."""
+    row = math.prod(grid.shape[1:]) * channels
+    return max(1, min(grid.stride[0], SLAB_VALUES // row))
 
 
 def _move_up(front: NDArray[np.float32] | NDArray[np.bool_], rows: int) -> None:

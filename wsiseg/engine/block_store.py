@@ -1,0 +1,68 @@
+"""Blocks of pixels that wait in a file without a name."""
+
+import math
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from wsiseg.source.base import Pixels
+
+__all__ = ["BlockStore"]
+
+
+class BlockStore:
+    """Blocks of one shape in a temporary file, by index; safe from many threads.
+
+    Memory stays free; the system's file cache helps.
+
+    Parameters
+    ----------
+    folder
+        Where the file is; it vanishes with the process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._slots: dict[tuple[int, ...], int] = {}
+        self._shape: tuple[int, ...] = ()
+        self._file: IO[bytes] | None = None
+        self._full = False
+
+    def close(self) -> None:
+        """Free the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def holds(self, index: tuple[int, ...]) -> bool:
+        """Return whether there is such a block."""
+        return index in self._slots
+
+    def put(self, index: tuple[int, ...], pixels: Pixels) -> None:
+        """Keep one block; without room on the disk it is forgotten, and decoded again later."""
+        with self._lock:
+            if self._full:
+                return
+            try:
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+                    self._shape = pixels.shape
+                slot = len(self._slots)
+                os.pwrite(self._file.fileno(), pixels.tobytes(), slot * pixels.nbytes)
+            except OSError:
+                self._full = True
+                return
+            self._slots[index] = slot
+
+    def get(self, index: tuple[int, ...]) -> Pixels | None:
+        """Return a block, uint8; `None` where there is none."""
+        slot = self._slots.get(index)
+        if slot is None or self._file is None:
+            return None
+        nbytes = math.prod(self._shape)
+        data = os.pread(self._file.fileno(), nbytes, slot * nbytes)
+        return np.frombuffer(data, np.uint8).reshape(self._shape)
