@@ -6,12 +6,14 @@ The sampler draws slide -> class -> place on a slide whose tissue is annotated (
 the tissue mask, in a temporary folder) and reads 256 px patches of 0.5 µm with their labels, in
 batches of 32. OpenSlide then reads the very same patches, `read_region` of the level below and
 `cv2.resize` with INTER_AREA, without labels, in as many threads. Both take turns every few batches,
-so that whatever else the machine does slows both alike; each round opens the slide anew.
+so that whatever else the machine does slows both alike; each round opens the slide anew. Training
+keeps decoded blocks in an eighth of the machine's memory; OpenSlide keeps what it does by default,
+or `--peer-cache` MB.
 
 It prints the median ratio of the CPU times of both (all threads; other programs disturb it less
-than the wall clock) and of the wall times, where the sampler's time goes (CPU of one thread), how
-near the pixels are, and which files were written meanwhile (watched by an audit hook), and saves
-`results/sampler-<slide>.json`.
+than the wall clock), also of the first and the last quarter of the patches, and of the wall times;
+where the sampler's time goes (CPU of one thread), how near the pixels are, and which files were
+written meanwhile (watched by an audit hook); and saves `results/sampler-<slide>.json`.
 """
 
 import argparse
@@ -134,8 +136,10 @@ def lesson(slides: Sequence[LabelledSlide], threads: int) -> StageLesson:
 class Peer:
     """The same patches with OpenSlide."""
 
-    def __init__(self, path: Path, drawn: StageLesson, threads: int) -> None:
+    def __init__(self, path: Path, drawn: StageLesson, threads: int, cache_mb: int) -> None:
         self._slide = openslide.OpenSlide(path)
+        if cache_mb:
+            self._slide.set_cache(openslide.OpenSlideCache(cache_mb << 20))
         view = drawn.slides[0].setup.reference.view
         self._level, self._ratio = view.level, round(view.ratio[0])
         self._downsample = view.downsample
@@ -175,29 +179,39 @@ class Clock:
 
 @dataclass(frozen=True)
 class Round:
-    ours: Clock
-    theirs: Clock
+    turns: list[tuple[Clock, Clock]]
+    """Of the sampler and of OpenSlide."""
+
     difference: float
     """Mean absolute difference of the pixels in grey values."""
 
+    def seconds(self, who: int, kind: str, part: slice = slice(None)) -> float:
+        return sum(getattr(turn[who], kind) for turn in self.turns[part])
 
-def one_round(path: Path, slides: Sequence[LabelledSlide], patches: int, threads: int) -> Round:
+    def ratio(self, kind: str, part: slice = slice(None)) -> float:
+        return self.seconds(1, kind, part) / self.seconds(0, kind, part)
+
+
+def one_round(
+    path: Path, slides: Sequence[LabelledSlide], patches: int, threads: int, cache_mb: int
+) -> Round:
     """Time both in turns; nothing is read ahead, which would go on in the other's turn."""
     drawn = lesson(slides, threads)
-    peer = Peer(path, drawn, threads)
-    ours, theirs = Clock(), Clock()
-    differences = []
+    peer = Peer(path, drawn, threads, cache_mb)
+    turns, differences = [], []
     for _ in range(patches // BATCH // TURN):
+        ours, theirs = Clock(), Clock()
         with ours:
             batches = list(drawn.batches(TURN))
         with theirs:
             read = [peer.batch(batch.places) for batch in batches]
+        turns.append((ours, theirs))
         differences += [
             np.abs(pixels.astype(int) - batch.inputs[0]).mean()
             for pixels, batch in zip(read, batches, strict=True)
         ]
     peer.close()
-    return Round(ours, theirs, float(np.mean(differences)))
+    return Round(turns, float(np.mean(differences)))
 
 
 def parts(slides: Sequence[LabelledSlide], patches: int) -> dict[str, float]:
@@ -225,6 +239,9 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--peer-cache", type=int, default=0, metavar="MB", help="of OpenSlide; 0: its default"
+    )
     args = parser.parse_args()
     cv2.setNumThreads(1)
     before, written = measure.machine()["load"], Written()
@@ -236,27 +253,25 @@ def main() -> None:
         for _ in range(args.rounds):
             slides = open_slides(data, data.slides, TissueOptions(detector="none"))
             written.watching = True
-            rounds.append(one_round(args.slide, slides, args.patches, args.threads))
+            rounds.append(
+                one_round(args.slide, slides, args.patches, args.threads, args.peer_cache)
+            )
             written.watching = False
         spent = parts(open_slides(data, data.slides, TissueOptions(detector="none")), args.patches)
     count = args.patches // BATCH // TURN * BATCH * TURN
-    ratios = {
-        kind: [getattr(r.theirs, kind) / getattr(r.ours, kind) for r in rounds]
-        for kind in ("cpu", "wall")
-    }
+    quarter = max(1, len(rounds[0].turns) // 4)
+    ratios = {kind: [r.ratio(kind) for r in rounds] for kind in ("cpu", "wall")}
+    ratios["cpu, first quarter"] = [r.ratio("cpu", slice(quarter)) for r in rounds]
+    ratios["cpu, last quarter"] = [r.ratio("cpu", slice(-quarter, None)) for r in rounds]
+    middle = {kind: round(statistics.median(values), 2) for kind, values in ratios.items()}
     rates = {
-        name: count / statistics.median(clock.wall for clock in clocks)
-        for name, clocks in (
-            ("wsiseg", [r.ours for r in rounds]),
-            ("openslide", [r.theirs for r in rounds]),
-        )
+        name: round(count / statistics.median(r.seconds(who, "wall") for r in rounds))
+        for who, name in enumerate(("wsiseg", "openslide"))
     }
-    middle = {kind: statistics.median(values) for kind, values in ratios.items()}
     print(
-        f"{count} patches, {args.threads} threads: wsiseg {rates['wsiseg']:.0f} (with labels), "
-        f"OpenSlide {rates['openslide']:.0f} patches/s; ratio {middle['cpu']:.2f} (CPU) "
-        f"{middle['wall']:.2f} (wall); pixels differ by {rounds[-1].difference:.2f} of 255; "
-        f"ms of CPU per patch: {spent}; files written: {written.paths or 'none'}"
+        f"{count} patches, {args.threads} threads; patches/s: {rates} (wsiseg with labels); ratio: "
+        f"{middle}; pixels differ by {rounds[-1].difference:.2f} of 255; ms of CPU per patch read "
+        f"for the first time: {spent}; files written: {written.paths or 'none'}"
     )
     path = measure.save(
         f"sampler-{args.slide.stem}",
@@ -264,9 +279,10 @@ def main() -> None:
             "load_before": before,
             "patches": count,
             "threads": args.threads,
-            "ratio": {kind: round(value, 2) for kind, value in middle.items()},
+            "peer_cache_mb": args.peer_cache,
+            "ratio": middle,
             "ratios": {kind: [round(r, 2) for r in values] for kind, values in ratios.items()},
-            "patches_per_s": {name: round(value) for name, value in rates.items()},
+            "patches_per_s": rates,
             "mean_difference": round(rounds[-1].difference, 3),
             "cpu_ms_per_patch": spent,
             "files_written": written.paths,

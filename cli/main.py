@@ -1,5 +1,6 @@
 """`wsiseg`: declares the commands, prints errors as one line."""
 
+import gc
 import logging
 import signal
 import sys
@@ -93,6 +94,8 @@ def main() -> None:
         text = f"unexpected {type(error).__name__}: {error}; run with --debug and report it"
         log().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
+    finally:
+        gc.freeze()  # nothing is left to be found: searching for it at exit takes 0.3 s
 
 
 def _interrupt_on_sigterm() -> list[int]:

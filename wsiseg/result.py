@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OVERVIEW_PIXELS", "Result"]
 
-OVERVIEW_PIXELS = 1600
+OVERVIEW_PIXELS = 1280
 """Longest side of `overview.png`."""
 
 PICTURE_TOLERANCE = 0.25

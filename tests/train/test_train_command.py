@@ -146,6 +146,18 @@ def test_inputs_on_different_grids_are_refused(folder):
     refused(run(folder), TrainingError, "needed heatmaps with the spacing and patch of the first")
 
 
+@pytest.mark.parametrize(
+    ("stage", "name", "options", "match"),
+    [
+        (STAGES, "patches", "tversky = 1", "needed no options of the loss"),
+        (SEGMENTER, "mask", "class_weights = [1, 2, 3]", "3 class_weights; needed 2"),
+    ],
+)
+def test_losses_that_do_not_fit_are_refused(folder, stage, name, options, match):
+    write_config(folder, stage, fit_of(name), f"[stages.{name}.loss]\n{options}\n")
+    refused(run(folder), TrainingError, match)
+
+
 def test_patches_that_are_no_squares_are_refused(folder):
     write_config(folder, SEGMENTER.replace("patch=[32,32]", "patch=[32,48]"), QUICK)
     refused(run(folder), TrainingError, "in square patches")

@@ -122,6 +122,17 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, recipe, stop_at):
         assert max(Counter(p.cell for p in lesson.seen).values()) > 2
 
 
+def test_a_rate_that_was_halved_stays_halved(tmp_path):
+    options = FitOptions(rounds=9, steps=1, batch=2, schedule="plateau", learning_rate=0.1)
+    scores = [1.0, *[2.0] * 8]
+    whole, history, _ = run(tmp_path / "whole", options, scores=list(scores))
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", options, scores=list(scores), stop_at=7)
+    resumed, again, _ = run(tmp_path / "cut", options, scores=scores[6:])
+    assert rows(again) == rows(history)
+    assert same(whole, resumed)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     options = FitOptions(rounds=2, steps=2, batch=2)
     first, _, _ = run(tmp_path, options)

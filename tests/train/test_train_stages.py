@@ -166,7 +166,7 @@ def test_no_heatmap_comes_from_a_network_that_saw_its_patient(tmp_path, monkeypa
     write_dataset(
         tmp_path,
         slide_entry("one/s", "train", patient="p"),
-        slide_entry("two/s", "train", patient="q"),
+        slide_entry("two/s", "train", patient="p"),
         slide_entry("three", "train", patient="q"),
         slide_entry("four", "train", patient="r"),
         slide_entry("v", "val", patient="t"),

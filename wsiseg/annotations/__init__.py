@@ -1,19 +1,36 @@
 """What people see and what they draw: polygons with a class, as files and as pixels.
 
-Written so that QuPath opens them in the right place; read from any usual program.
+Written so that QuPath opens them in the right place; read from any usual program. What reads files
+is loaded on first use: a segmentation only writes.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from wsiseg.annotations.base import AnnotationClass, Annotations, ImageRef
-from wsiseg.annotations.class_map import ClassMap
-from wsiseg.annotations.drawing import Areas, Points
 from wsiseg.annotations.frames import QuPathFrame, qupath_frame, to_frame
 from wsiseg.annotations.geojson import WriteReport, write_annotations, write_geojson
-from wsiseg.annotations.geoparquet import to_geopandas, write_geoparquet
-from wsiseg.annotations.labels import IGNORE, Labels, LabelView, open_labels
 from wsiseg.annotations.polygons import Polygons
-from wsiseg.annotations.read_drawing import read_areas, read_points
-from wsiseg.annotations.readback import read_geojson
-from wsiseg.annotations.verify import Finding, LoadedObjects, VerifyReport, verify_geojson
+
+if TYPE_CHECKING:
+    from wsiseg.annotations.class_map import ClassMap
+    from wsiseg.annotations.drawing import Areas, Points
+    from wsiseg.annotations.geoparquet import to_geopandas, write_geoparquet
+    from wsiseg.annotations.labels import IGNORE, Labels, LabelView, open_labels
+    from wsiseg.annotations.read_drawing import read_areas, read_points
+    from wsiseg.annotations.readback import read_geojson
+    from wsiseg.annotations.verify import Finding, LoadedObjects, VerifyReport, verify_geojson
+
+_LATER = {
+    "class_map": ("ClassMap",),
+    "drawing": ("Areas", "Points"),
+    "geoparquet": ("to_geopandas", "write_geoparquet"),
+    "labels": ("IGNORE", "Labels", "LabelView", "open_labels"),
+    "read_drawing": ("read_areas", "read_points"),
+    "readback": ("read_geojson",),
+    "verify": ("Finding", "LoadedObjects", "VerifyReport", "verify_geojson"),
+}
+_HOMES = {name: module for module, names in _LATER.items() for name in names}
 
 __all__ = [
     "IGNORE",
@@ -43,3 +60,11 @@ __all__ = [
     "write_geojson",
     "write_geoparquet",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wsiseg.annotations' has no attribute {name!r}")
+    value = getattr(import_module(f"wsiseg.annotations.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

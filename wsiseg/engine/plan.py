@@ -22,7 +22,7 @@ from wsiseg.geometry import ceil_div
 from wsiseg.grid import Column
 from wsiseg.machine import machine_memory, resident_memory, usable_cores
 from wsiseg.model import Model, Predictor
-from wsiseg.model.tuning import default_batch
+from wsiseg.model.tuning import StageTuning, default_batch
 from wsiseg.options import RunOptions, TissueOptions
 from wsiseg.stitch import projected_bytes as stitch_bytes
 from wsiseg.stitch import writer_bytes
@@ -151,7 +151,7 @@ def make_plan(
     blocks = shared_blocks(setups)
     for k, (setup, chosen) in enumerate(zip(setups, selected, strict=True)):
         measured = model.tuning.stages if model.tuning is not None else ()
-        tuned = next((t.batch_size for t in measured if t.stage == setup.spec.name), None)
+        tuned = next((t for t in measured if t.stage == setup.spec.name), None)
         mine = {i: block for (s, i), block in blocks.items() if s == k}
         predictor, device = model.predictors[k], model.device
         counted = _Stage(setup, setups[:k], chosen, predictor, device, mine, tuned)
@@ -190,8 +190,8 @@ class _Stage:
     blocks: Mapping[int, tuple[int, ...]]
     """Pixels of a block of the inputs that are read in whole compressed tiles."""
 
-    tuned_batch: int | None = None
-    """The batch size measured to be the fastest on this CPU."""
+    tuned: StageTuning | None = None
+    """What was measured to be the fastest on this CPU."""
 
     @property
     def tiles(self) -> int:
@@ -228,7 +228,7 @@ class _Stage:
         pixels = math.prod(self.setup.grid.patch)
         if self.device != "cpu":
             return max(1, min(256, GPU_BATCH_PIXELS // pixels, self.tiles))
-        wanted = self.tuned_batch or default_batch(self.setup.grid.patch)
+        wanted = self.tuned.batch_size if self.tuned else default_batch(self.setup.grid.patch)
         return max(1, min(wanted, self.tiles // cores))
 
     def _pace(self, batch: int, cores: int, walk: "_Walk") -> Pace:
@@ -359,7 +359,8 @@ class _Stage:
     def _time_batch(self, pace: Pace) -> float:
         """Return the seconds of a batch of zeros, beside as many others as there will be.
 
-        The memory that these calls need stays with the network.
+        The memory that these calls need stays with the network. What was measured before is not
+        measured again.
         """
         if not self.tiles:
             return 0.0
@@ -368,12 +369,19 @@ class _Stage:
         predictor = self.predictor
         if pace.threads is not None and isinstance(predictor, Threaded):
             predictor = predictor.for_workers(pace.workers, pace.threads)
-        predictor(*arrays)  # the first call allocates
         at_once = 1 if pace.on_device else pace.workers
         with ThreadPoolExecutor(at_once) as pool:
-            started = time.perf_counter()
-            list(pool.map(lambda _: predictor(*arrays), range(at_once)))
-            return time.perf_counter() - started
+
+            def call_all() -> float:
+                started = time.perf_counter()
+                list(pool.map(lambda _: predictor(*arrays), range(at_once)))
+                return time.perf_counter() - started
+
+            call_all()  # the first calls allocate
+            tuned = self.tuned
+            if tuned and (tuned.batch_size, tuned.workers) == (size, at_once):
+                return tuned.seconds_per_patch * size * at_once
+            return call_all()
 
 
 @dataclass(frozen=True, slots=True)

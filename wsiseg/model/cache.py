@@ -17,7 +17,14 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["cache_key", "cached_file", "code_fingerprint", "user_models", "write_atomically"]
+__all__ = [
+    "cache_key",
+    "cached_file",
+    "code_fingerprint",
+    "compiled_folder",
+    "user_models",
+    "write_atomically",
+]
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +67,16 @@ def cached_file(kind: str, key: str, suffix: str, make: Callable[[], bytes]) -> 
     private = Path(tempfile.mkdtemp(prefix="wsiseg-"))  # mode 0700: nobody else plants a file here
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     return write_atomically(private / path.name, content)
+
+
+def compiled_folder() -> Path | None:
+    """Return the folder where a library may keep compiled networks; `None`: nothing can be kept."""
+    folder = _cache_folder() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 @cache

@@ -20,7 +20,14 @@ from wsiseg.machine import peak_memory, usable_cores
 from wsiseg.model import networks
 from wsiseg.model.card import StageSpec
 from wsiseg.train.config import TrainConfig, read_config
-from wsiseg.train.lesson import LabelledSlide, Resources, StageLesson, open_slides, stage_lesson
+from wsiseg.train.lesson import (
+    LabelledSlide,
+    Resources,
+    StageLesson,
+    open_slides,
+    share_cache,
+    stage_lesson,
+)
 from wsiseg.train.train import choose_device
 
 __all__ = ["StageEstimate", "TrainingPlan", "plan_training"]
@@ -60,7 +67,7 @@ class TrainingPlan:
     stages: tuple[StageEstimate, ...]
     seconds: float
     peak_memory_bytes: int
-    """Of this process after a few steps of every stage."""
+    """Of this process after a few steps of every stage, and with all blocks it may keep."""
 
     def __str__(self) -> str:
         """Return the plan as text, a paragraph per stage."""
@@ -103,7 +110,7 @@ def plan_training(
         str(resources.device),
         stages,
         round(sum(stage.seconds for stage in stages), 1),
-        peak_memory(),
+        peak_memory() + share_cache(slides),
     )
 
 

@@ -1,5 +1,6 @@
 """What one stage learns: its slides, the places on them, and the measure of its answers."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from wsiseg.annotations.labels import Labels, open_labels
 from wsiseg.engine.graph import StageSetup, lay_out
 from wsiseg.engine.inputs import Input
 from wsiseg.errors import TrainingError
+from wsiseg.machine import machine_memory
 from wsiseg.model.card import SLIDE, ModelCard, StageSpec
 from wsiseg.model.preprocessed import PreprocessedNetwork
 from wsiseg.options import TissueOptions
@@ -23,7 +25,7 @@ from wsiseg.source import Pyramid
 from wsiseg.tissue import TissueMask, find_tissue
 from wsiseg.train.config import StageRecipe
 from wsiseg.train.dataset import Dataset, SlideEntry
-from wsiseg.train.losses import IGNORE, central_share, make_loss, patch_loss
+from wsiseg.train.losses import IGNORE, LossOptions, central_share, make_loss, patch_loss
 from wsiseg.train.patches import Patches
 from wsiseg.train.places import Leaf, Place, PlaceSampler
 from wsiseg.train.reading import Batch, SlidePatches, read_batches
@@ -36,11 +38,15 @@ __all__ = [
     "StageLesson",
     "find_leaves",
     "open_slides",
+    "share_cache",
     "stage_lesson",
 ]
 
 CELL = 8
 """Pixels of a dense stage that one cell of the map of places stands for."""
+
+CACHE_SHARE = 8
+"""An eighth of the machine's memory keeps decoded blocks: training comes back to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,7 @@ def stage_lesson(
     TrainingError
         If the stage cannot be trained: a class has no sample, or its inputs differ in spacing.
     """
-    _require_trainable(stage)
+    _require_trainable(stage, recipe.loss, len(card.classes))
     number = card.stages.index(stage)
 
     def patches(slide: LabelledSlide, margin: float) -> SlidePatches:
@@ -200,6 +206,7 @@ def stage_lesson(
         labels = slide.labels.at(setup.reference)
         return SlidePatches(setup, connect(slide, setup), labels, margin)
 
+    share_cache((*slides, *tests))
     sampling, seed = recipe.sampling, recipe.fit.seed
     seen = [patches(slide, sampling.margin) for slide in slides]
     leaves = find_leaves(slides, [p.setup for p in seen], sampling.levels, allowed=allowed)
@@ -227,6 +234,14 @@ def stage_lesson(
     )
 
 
+def share_cache(slides: Sequence[LabelledSlide]) -> int:
+    """Let slides keep decoded blocks, and return the bytes that come to at most."""
+    each = machine_memory() // CACHE_SHARE // len(slides)
+    for slide in slides:
+        slide.pyramid.levels[0].limit_cache(each)
+    return sum(min(each, 3 * math.prod(slide.pyramid.shape)) for slide in slides)
+
+
 def _require_all_classes(
     leaves: Sequence[Leaf], slides: Sequence[LabelledSlide], where: str
 ) -> None:
@@ -240,8 +255,18 @@ def _require_all_classes(
             )
 
 
-def _require_trainable(stage: StageSpec) -> None:
+def _require_trainable(stage: StageSpec, loss: LossOptions, classes: int) -> None:
     first, *others = stage.inputs
+    if stage.kind == "classifier" and loss != LossOptions():
+        raise TrainingError(
+            f"stage {stage.name!r}: a patch classifier learns by the cross-entropy of its cell; "
+            "needed no options of the loss"
+        )
+    if len(loss.class_weights) not in (0, classes):
+        raise TrainingError(
+            f"stage {stage.name!r}: {len(loss.class_weights)} class_weights; needed {classes}, one "
+            "per class, background first"
+        )
     if first.source != SLIDE or len(set(first.patch)) != 1:
         raise TrainingError(
             f"stage {stage.name!r}: first input from {first.source!r} of {first.patch} px cannot "

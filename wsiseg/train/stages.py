@@ -258,7 +258,7 @@ def _heatmap(
 def _hash_of(run: Training, nets: Mapping[str, nn.Module]) -> str:
     """Return what decides a heatmap of a slide, as a hash."""
     stages = [item.model_dump(mode="json") for item in run.card.stages if item.name in nets]
-    said = [stages, asdict(run.config.tissue), run.config.content["classes"]]
+    said = [run.digest, stages, asdict(run.config.tissue)]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for network in nets.values():
         for tensor in network.state_dict().values():
