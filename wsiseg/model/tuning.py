@@ -37,8 +37,9 @@ BATCH_PIXELS = 1 << 18
 MAX_BATCH_PIXELS = 2 * BATCH_PIXELS
 MAX_BATCH = 64
 
-HYSTERESIS = 0.05
-"""Share of the time by which another choice must be faster than the default."""
+HYSTERESIS = 0.15
+"""Share of the time by which another choice must be faster than the default: OpenVINO takes 0.4 s
+longer to start and to leave, which a small slide never gains back."""
 
 SECONDS = 1.0
 """After this no further batch size or layout of threads is tried; backends always are."""
