@@ -104,7 +104,7 @@ def release_memory() -> None:
 
     Otherwise each step's buffers stay resident behind the next one's, and the peak is their sum.
     """
-    gc.collect(1)  # what has lived long, such as imported modules, holds no buffers
+    gc.collect()
     _trim()
 
 

@@ -26,7 +26,7 @@ from wsiseg_cli.main import app
 from wsiseg.errors import AnnotationError, SpacingUnavailableError, TrainingError
 
 QUICK = fit_of("mask", rounds=1, steps=1)
-LONG = fit_of("mask", rounds=20, steps=2, ema=0.9, hard=0.4, schedule="plateau", accumulate=2)
+LONG = fit_of("mask", rounds=10, steps=2, ema=0.9, hard=0.4, schedule="plateau", accumulate=2)
 
 
 @pytest.fixture(autouse=True)
