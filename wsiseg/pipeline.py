@@ -1,5 +1,6 @@
 """THE FLOW: source -> grid -> tissue -> model -> engine -> stitch -> annotations -> files."""
 
+import math
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -30,6 +31,10 @@ from wsiseg.tissue import TissueMask, find_tissue
 __all__ = ["plan", "segment"]
 
 DEFAULTS = SegmentOptions()
+
+PREPARED_PIXELS = 1_000_000_000
+"""Of smaller slides the networks are compiled beside the tissue step. Of larger ones tenths of a
+second do not count, and the memory of the two would add up."""
 
 
 def plan(
@@ -123,7 +128,8 @@ def segment(
         bound_allocator()
     lay_out(model.card, slide)  # what does not fit is an error before anything is read
     cores = options.run.threads or usable_cores()
-    with beside(partial(model.prepare, cores)) if cores > 1 else nullcontext():
+    small = math.prod(slide.shape) < PREPARED_PIXELS
+    with beside(partial(model.prepare, cores)) if cores > 1 and small else nullcontext():
         tissue = find_tissue(slide, options.tissue)
     slide.forget()  # at its resolution nobody comes back
     counted = plan(slide, model, options=options, tissue=tissue)
