@@ -9,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import measure
+
+import wsiseg
+
 CODE = """
 import json, sys, tempfile, time
 import wsiseg
@@ -28,7 +32,7 @@ print(json.dumps({
 """
 
 
-def measure(slide: Path, model: str) -> dict[str, float]:
+def one_run(slide: Path, model: str) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(slide), model], capture_output=True, text=True, check=True
     )
@@ -45,14 +49,28 @@ def main() -> None:
         check=True,
     )
     first = None
+    rows: list[dict[str, object]] = []
     for slide in args.slides:
-        found = measure(slide, args.model)
+        found = one_run(slide, args.model)
         first = first or found["peak_mb"]
+        with wsiseg.open(slide) as opened:
+            size = " x ".join(f"{n:,}" for n in opened.shape[::-1])
+        rows.append(
+            {
+                "slide, px": size,
+                "peak MB": round(found["peak_mb"]),
+                "of the first": round(found["peak_mb"] / first, 3),
+                "planned MB": round(found["planned_mb"]),
+                "seconds": round(found["seconds"], 1),
+                "objects": found["objects"],
+            }
+        )
         print(
             f"{slide.name}: peak {found['peak_mb']:.0f} MB ({found['peak_mb'] / first:.2f} of the "
             f"first), planned {found['planned_mb']:.0f} MB, {found['seconds']:.0f} s, "
             f"{found['objects']} objects"
         )
+    print(measure.save("memory", {"model": args.model, "rows": rows}))
 
 
 if __name__ == "__main__":

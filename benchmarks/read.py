@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import measure
 import numpy as np
 import openslide
 
@@ -127,8 +128,11 @@ def likeness(path: Path, mode: Mode, boxes: list[Box]) -> str:
     return f"PSNR {10 * np.log10(255**2 / error):.1f} dB" if error else "identical"
 
 
-def against_openslide(path: Path, modes: Iterable[Mode], tiles: int, rounds: int) -> None:
+def against_openslide(
+    path: Path, modes: Iterable[Mode], tiles: int, rounds: int
+) -> list[dict[str, object]]:
     modes = tuple(modes)
+    rows: list[dict[str, object]] = []
     with wsiseg.open(path) as slide:
         boxes = {mode.name: tissue_boxes(slide, mode, tiles) for mode in modes}
     results: dict[str, list[tuple[Seconds, Seconds, float]]] = {mode.name: [] for mode in modes}
@@ -143,10 +147,22 @@ def against_openslide(path: Path, modes: Iterable[Mode], tiles: int, rounds: int
             count / statistics.median(seconds.cpu for seconds in column)
             for column in ([ours for ours, _, _ in ran], [theirs for _, theirs, _ in ran])
         ]
+        pixels = likeness(path, mode, boxes[mode.name][:50])
         print(
             f"{mode.name:10s} {count} tiles: wsiseg {rates[0]:5.0f}, OpenSlide {rates[1]:5.0f} "
             f"tiles/s; ratio {cpu:.2f} (CPU) {wall:.2f} (wall); amplification {ran[-1][2]:.2f}; "
-            f"{likeness(path, mode, boxes[mode.name][:50])}"
+            f"{pixels}"
+        )
+        rows.append(
+            {
+                "read": mode.name,
+                "tiles": count,
+                "wsiseg tiles/s": round(rates[0]),
+                "OpenSlide tiles/s": round(rates[1]),
+                "ratio, CPU": round(cpu, 2),
+                "ratio, wall": round(wall, 2),
+                "pixels": pixels,
+            }
         )
     if {"exact", "unaligned"} <= results.keys():
         pairs = zip(results["exact"], results["unaligned"], strict=True)
@@ -155,6 +171,7 @@ def against_openslide(path: Path, modes: Iterable[Mode], tiles: int, rounds: int
             for aligned, other in pairs
         )
         print(f"unaligned runs at {kept:.2f} of the speed of exact (CPU)")
+    return rows
 
 
 def fractional(path: Path, spacing_um: float, tiles: int, rounds: int) -> None:
@@ -189,7 +206,10 @@ def main() -> None:
         fractional(args.slide, args.reduce, args.tiles, args.rounds)
         return
     chosen = [mode for mode in MODES if args.mode in {mode.name, "all"}]
-    against_openslide(args.slide, chosen, args.tiles, args.rounds)
+    rows = against_openslide(args.slide, chosen, args.tiles, args.rounds)
+    if args.mode == "all":
+        found = {"slide": args.slide.name, "rows": rows}
+        print(measure.save(f"read-{args.slide.stem.lower()}", found))
 
 
 if __name__ == "__main__":

@@ -107,6 +107,18 @@ def geojson(record: Record) -> list[str]:
     ]
 
 
+def sampler(record: Record) -> list[str]:
+    speed = record["patches_per_s"]
+    rows = [[name, ratio] for name, ratio in record["ratio"].items()]
+    return [
+        f"{record['patches']:,} patches, {record['threads']} threads: wsiseg {speed['wsiseg']} per "
+        f"second with labels, OpenSlide {speed['openslide']}; blocks that were read before are "
+        "kept in memory",
+        "",
+        *table(["time of", "OpenSlide / wsiseg"], rows),
+    ]
+
+
 def plain(record: Record) -> list[str]:
     """Return the rows as they are."""
     rows = record.get("rows", [])
@@ -119,6 +131,7 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "cascade": cascade,
     "trace": trace,
     "geojson": geojson,
+    "sampler": sampler,
 }
 
 

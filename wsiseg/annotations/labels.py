@@ -129,7 +129,8 @@ class _DrawnLabels:
             self._regions = PolygonRaster(areas.geometries[regions], [0] * len(regions), shape)
 
     def read(self, raster: Raster, box: Box) -> NDArray[np.uint8]:
-        labels = self._values[self._raster.read(raster, box)]
+        layers = self._raster.read(raster, box)
+        labels: NDArray[np.uint8] = np.take(self._values, layers, mode="clip")  # none is outside
         if self._regions is not None:
             labels[self._regions.read(raster, box) == 0] = IGNORE
         return labels

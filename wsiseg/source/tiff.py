@@ -284,7 +284,9 @@ class TiffSource:
         box = image.inside(index)
         (top, left), (bottom, right) = box.start, box.stop
         decoder = image.decode
-        if not (isinstance(decoder, ReducingDecoder) and decoder.keeps_out(box.shape, image.block)):
+        if scale > 1 and not (
+            isinstance(decoder, ReducingDecoder) and decoder.keeps_out(box.shape, image.block)
+        ):
             scale = 1  # what lies outside the image would reach into its last pixels
         if scale == 1:
             buffer = self._scratch(image)
