@@ -65,7 +65,7 @@ class MadeLesson:
         noise = torch.rand(inputs.shape, generator=torch.Generator().manual_seed(seed))
         return (inputs + 0.1 * noise,), labels.long()
 
-    def loss(self, outputs, labels):
+    def loss(self, outputs, labels, inputs):
         return functional.cross_entropy(outputs, labels)
 
     def hardness(self, logits, labels):

@@ -18,6 +18,8 @@ rounds = 20
 [stages.patches.augment]                    # AugmentOptions
 [stages.patches.sampling]                   # SamplingOptions
 levels = ["grade", "slide", "class"]
+[stages.patches.groups]                     # GroupOptions
+package = "models/earlier"
 """
 
 import copy
@@ -35,7 +37,7 @@ from wsiseg.train.dataset import Dataset, read_dataset
 from wsiseg.train.loop import FitOptions
 from wsiseg.train.losses import LossOptions
 
-__all__ = ["SamplingOptions", "StageRecipe", "TrainConfig", "read_config"]
+__all__ = ["GroupOptions", "SamplingOptions", "StageRecipe", "TrainConfig", "read_config"]
 
 UNKNOWN_HASH = "0" * 64
 """Stands in the card until there are weights."""
@@ -43,7 +45,13 @@ UNKNOWN_HASH = "0" * 64
 TOP = {"dataset", "labels", "folds", "folds_by", "seed", "card", "tissue", "stages"}
 
 Options = TypeVar(
-    "Options", FitOptions, LossOptions, AugmentOptions, TissueOptions, "SamplingOptions"
+    "Options",
+    FitOptions,
+    LossOptions,
+    AugmentOptions,
+    TissueOptions,
+    "SamplingOptions",
+    "GroupOptions",
 )
 
 
@@ -76,6 +84,32 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupOptions:
+    """Kinds of tissue that count alike in the loss of a patch classifier (`wsiseg.train.clusters`).
+
+    Raises
+    ------
+    TrainingError
+        If a number makes no sense.
+    """
+
+    package: str = ""
+    """Model whose first stage, which is not trained any more, says what looks alike; a path counts
+    from the configuration's folder. Empty: patches are not grouped."""
+
+    count: int = 10
+    patches: int = 1024
+    """Patches that the groups are made of."""
+
+    def __post_init__(self) -> None:
+        if self.count < 2 or self.patches < self.count:
+            raise TrainingError(
+                f"groups: needed a count of 2 or more, and as many patches, found {self}; correct "
+                "the options"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecipe:
     """How one stage is trained."""
 
@@ -83,6 +117,7 @@ class StageRecipe:
     loss: LossOptions = field(default_factory=LossOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    groups: GroupOptions = field(default_factory=GroupOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +252,9 @@ def _recipe(path: Path, name: str, content: Mapping[str, Any], seed: int) -> Sta
         for key, kind in kinds.items()
     }
     recipe = StageRecipe(**made)
+    if recipe.groups.package:
+        package = str(path.parent / recipe.groups.package)
+        recipe = replace(recipe, groups=replace(recipe.groups, package=package))
     if "seed" not in content.get("fit", {}):
         recipe = replace(recipe, fit=replace(recipe.fit, seed=seed))
     return recipe

@@ -157,7 +157,7 @@ def _time_step(lesson: StageLesson, network: nn.Module) -> float:
             _wait_for(device)
             started = time.perf_counter()
         inputs, labels = lesson.tensors(batch, number)
-        torch.autograd.backward(lesson.loss(network(*inputs), labels))
+        torch.autograd.backward(lesson.loss(network(*inputs), labels, inputs))
     _wait_for(device)
     return (time.perf_counter() - started) / TIMED_STEPS
 

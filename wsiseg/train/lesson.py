@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from wsiseg.model.preprocessed import PreprocessedNetwork
 from wsiseg.options import TissueOptions
 from wsiseg.source import Pyramid
 from wsiseg.tissue import TissueMask, find_tissue
+from wsiseg.train.clusters import cluster_loss
 from wsiseg.train.config import StageRecipe
 from wsiseg.train.dataset import Dataset, SlideEntry
+from wsiseg.train.grouping import Groups, fit_groups
 from wsiseg.train.losses import IGNORE, LossOptions, central_share, make_loss, patch_loss
 from wsiseg.train.patches import Patches
 from wsiseg.train.places import Leaf, Place, PlaceSampler
@@ -223,7 +225,7 @@ def stage_lesson(
             raise TrainingError(f"nothing known in the tissue of {names}; label some to test on")
         count = len(tests) if stage.extent == "whole" else sampling.validation
         test_places = tuple(islice(PlaceSampler(found, seed=seed), count))
-    return StageLesson(
+    lesson = StageLesson(
         stage=stage,
         recipe=recipe,
         sampler=PlaceSampler(leaves, seed=seed, hard=recipe.fit.hard),
@@ -231,6 +233,23 @@ def stage_lesson(
         tests=tuple(test_patches),
         test_places=test_places,
         resources=resources,
+    )
+    return replace(lesson, groups=_groups(lesson)) if recipe.groups.package else lesson
+
+
+def _groups(lesson: "StageLesson") -> Groups:
+    """Return what groups the patches of a lesson, made of some of them."""
+    options, size = lesson.recipe.groups, lesson.recipe.fit.batch
+    sampler = PlaceSampler(lesson.sampler.leaves, seed=lesson.recipe.fit.seed)
+    slides = [replace(slide, margin=1.0) for slide in lesson.slides]
+    places = islice(sampler, options.patches)
+    batches = read_batches(slides, places, size=size, workers=lesson.resources.workers)
+    return fit_groups(
+        Path(options.package),
+        (lesson.prepared(batch)[0] for batch in batches),
+        device=lesson.resources.device,
+        count=options.count,
+        seed=lesson.recipe.fit.seed,
     )
 
 
@@ -292,6 +311,9 @@ class StageLesson:
     tests: tuple[SlidePatches, ...]
     test_places: tuple[Place, ...]
     resources: Resources
+    groups: Groups | None = None
+    """Given, groups of patches that look alike count alike."""
+
     preprocess: nn.ModuleList = field(init=False)
 
     def __post_init__(self) -> None:
@@ -335,15 +357,20 @@ class StageLesson:
         return inputs, patches.labels.long()
 
     def loss(
-        self, outputs: torch.Tensor | Sequence[torch.Tensor], labels: torch.Tensor
+        self,
+        outputs: torch.Tensor | Sequence[torch.Tensor],
+        labels: torch.Tensor,
+        inputs: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
         """Return the recipe's loss; of a patch classifier, the cross-entropy of its cell."""
-        return self._measure()(outputs, labels)
-
-    def _measure(self) -> Callable[..., torch.Tensor]:
-        if self.stage.kind == "classifier":
-            return partial(patch_loss, cell=self.cell)
-        return make_loss(self.recipe.loss)
+        if self.stage.kind != "classifier":
+            return make_loss(self.recipe.loss)(outputs, labels)
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+        if self.groups is None:
+            return patch_loss(logits, labels, cell=self.cell)
+        share = central_share(labels, logits.shape[1], self.cell)
+        likeliest = torch.where(share.sum(dim=1) > 0, share.argmax(dim=1), IGNORE)
+        return cluster_loss(logits, likeliest, self.groups(*inputs))
 
     @property
     def cell(self) -> int:
@@ -368,9 +395,8 @@ class StageLesson:
         if not self.test_places:
             return None
         total, counts = 0.0, np.zeros(3)
-        answers = self.answers(network)
-        for batch, logits, labels in answers:
-            total += self.loss(logits, labels).item() * len(batch.places)
+        for batch, logits, labels, inputs in self._answers(network):
+            total += self.loss(logits, labels, inputs).item() * len(batch.places)
             counts += self._overlap(logits, labels)
         hit, found, wanted = counts
         return {
@@ -378,15 +404,19 @@ class StageLesson:
             "dice": float(2 * hit / (found + wanted)) if found + wanted else 1.0,
         }
 
-    @torch.inference_mode()
     def answers(self, network: nn.Module) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
         """Yield test batches, with what the network makes of them, and the labels."""
-        size = self.recipe.fit.batch
-        for batch in read_batches(
-            self.tests, self.test_places, size=size, workers=self.resources.workers
-        ):
+        for batch, logits, labels, _ in self._answers(network):
+            yield batch, logits, labels
+
+    @torch.inference_mode()
+    def _answers(
+        self, network: nn.Module
+    ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]]:
+        size, workers = self.recipe.fit.batch, self.resources.workers
+        for batch in read_batches(self.tests, self.test_places, size=size, workers=workers):
             inputs, labels = self.prepared(batch)
-            yield batch, network(*inputs), labels
+            yield batch, network(*inputs), labels, inputs
 
     def _overlap(self, logits: torch.Tensor, labels: torch.Tensor) -> NDArray[np.float64]:
         """Return hits, foreground found and foreground wanted: pixels, or shares of cells."""

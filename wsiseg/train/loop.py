@@ -110,9 +110,12 @@ class Lesson(Protocol):
         ...
 
     def loss(
-        self, outputs: torch.Tensor | Sequence[torch.Tensor], labels: torch.Tensor
+        self,
+        outputs: torch.Tensor | Sequence[torch.Tensor],
+        labels: torch.Tensor,
+        inputs: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
-        """Return a scalar."""
+        """Return a scalar, from what the network made of its inputs."""
         ...
 
     def hardness(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -321,7 +324,7 @@ def _round(state: _State, lesson: Lesson, options: FitOptions, number: int) -> R
             inputs, labels = lesson.tensors(batch, _mixed(options.seed, step, part))
             with torch.autocast(device.type, torch.bfloat16, enabled=options.amp):
                 outputs = network(*inputs)
-            value = lesson.loss(outputs, labels) / options.accumulate
+            value = lesson.loss(outputs, labels, inputs) / options.accumulate
             if not math.isfinite(amount := value.item()):
                 raise _diverged(f"the loss became {amount} at step {step + 1}", number, options)
             torch.autograd.backward(value)
