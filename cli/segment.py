@@ -137,7 +137,9 @@ def _walk_text(stage: dict[str, Any]) -> str:
     """Say in how many columns a stage is walked, which way, and what that costs."""
     count, turned = stage["columns"], stage["pace"]["turned"]
     text = f"{count} column{'s' * (count > 1)}{' from left to right' * turned}"
-    return f"{text} of {stage['front_bytes'] / 1e6:.0f} MB, decoded {stage['amplification']:.2f} x"
+    often = stage["amplification"]
+    decoded = f"decoded {often:.2f} x" if often is not None else "decoded as the cache allows"
+    return f"{text} of {stage['front_bytes'] / 1e6:.0f} MB, {decoded}"
 
 
 def _plan_text(record: dict[str, Any]) -> str:

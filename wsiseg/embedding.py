@@ -28,6 +28,7 @@ from wsiseg.engine import (
     make_plan,
     run_record,
     run_stage,
+    share_levels,
     summary_head,
     temporary_folder,
 )
@@ -220,21 +221,25 @@ def _run(
     """Write the vectors of the tiles planned."""
     (selected,), (stage,), (predictor,) = plan.selected, plan.stages, model.predictors
     coordinates = _coordinates(setup, selected)
-    with VectorWriter(
-        path,
-        selected,
-        len(setup.channels),
-        coordinates=coordinates,
-        tissue=tissue.fraction(coordinates),
-        attributes=_attributes(setup, model, slide),
-    ) as writer:
+    with (
+        VectorWriter(
+            path,
+            selected,
+            len(setup.channels),
+            coordinates=coordinates,
+            tissue=tissue.fraction(coordinates),
+            attributes=_attributes(setup, model, slide),
+        ) as writer,
+        share_levels(plan.setups, plan.selected, path.parent) as shared,
+    ):
         return run_stage(
             setup,
-            connect(setup, {}),
+            connect(setup, {}, {k: view for (_, k), view in shared.items()}),
             selected,
             predictor,
             writer,
             pace=stage.pace,
+            folder=path.parent if stage.cut_bytes else None,
             slide=slide.name,
             listen=listen,
         )

@@ -24,13 +24,20 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Names of glibc's malloc.h."""
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Of the container this process is in."""
 
 
 def usable_cores() -> int:
     """Return the cores this process may use."""
+    here = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        here = len(os.sched_getaffinity(0))
+    try:
+        quota, period = CGROUP_QUOTA.read_text().split()
+        return max(1, min(here, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return here
 
 
 def machine_memory() -> int:

@@ -35,7 +35,7 @@ from wsiseg.tissue import TissueMask
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["OVERVIEW_PIXELS", "Result"]
+__all__ = ["OVERVIEW_PIXELS", "Result", "overview_pixels"]
 
 OVERVIEW_PIXELS = 1280
 """Longest side of `overview.png`."""
@@ -97,7 +97,7 @@ class Result:
 
     def overview(self, size: int = OVERVIEW_PIXELS) -> NDArray[np.uint8]:
         """Return a picture: slide, tissue outline, classes, legend and scale bar; (y, x, 3)."""
-        pixels = self._thumbnail(size)
+        pixels = overview_pixels(self.slide, self.tissue, size)
         scale = pixels.shape[1] / self.slide.shape[1], pixels.shape[0] / self.slide.shape[0]
         areas = zip(self.annotations.classes, self._class_areas(), strict=True)
         drawn = [
@@ -118,19 +118,6 @@ class Result:
             tissue_note=f"{self.tissue.area_mm2:.3g} mm²",
             caption=f"{self.slide.name}, {self.model.card.title}",
         )
-
-    def _thumbnail(self, size: int) -> NDArray[np.uint8]:
-        """Return the slide, from what the tissue detector saw where that is at least half as large.
-
-        Else from the level that is, so that no finer one is decoded again for a few pixels more.
-        """
-        seen = self.tissue.picture
-        if seen is None or size > 2 * max(seen.shape):
-            sides = (max(level.shape) for level in self.slide.levels)
-            return self.slide.thumbnail(max((n for n in sides if n <= size <= 2 * n), default=size))
-        ratio = (max(1.0, max(seen.shape) / size),) * 2
-        whole = Box.of_shape(seen.shape[:2])
-        return area(seen, whole, Box.of_shape(target_shape(whole.shape, ratio)), ratio, whole.shape)
 
     def plot(self, size: int = OVERVIEW_PIXELS) -> "Figure":
         """Return the overview as a matplotlib figure."""
@@ -206,3 +193,20 @@ def _scaled(
         plain = shapely.simplify(exact, PICTURE_TOLERANCE, preserve_topology=False)
         drawn[chunk] = np.where(shapely.is_empty(plain), exact, plain)
     return drawn
+
+
+def overview_pixels(
+    slide: Pyramid, tissue: TissueMask, size: int = OVERVIEW_PIXELS
+) -> NDArray[np.uint8]:
+    """Return the slide for an overview, from what the tissue detector saw where that does.
+
+    It does where it is at least half as large. Else the level that is serves, so that no finer one
+    is decoded again for a few pixels more.
+    """
+    seen = tissue.picture
+    if seen is None or size > 2 * max(seen.shape):
+        sides = (max(level.shape) for level in slide.levels)
+        return slide.thumbnail(max((n for n in sides if n <= size <= 2 * n), default=size))
+    ratio = (max(1.0, max(seen.shape) / size),) * 2
+    whole = Box.of_shape(seen.shape[:2])
+    return area(seen, whole, Box.of_shape(target_shape(whole.shape, ratio)), ratio, whole.shape)

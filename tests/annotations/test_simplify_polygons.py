@@ -51,6 +51,8 @@ def test_no_gaps_open_between_neighbours(mask, tolerance):
     simple = simplify(exact, tolerance)
     whole = shapely.coverage_union_all(simple)
     assert sum(len(p.interiors) for p in shapely.get_parts(whole)) == 0
+    if len(exact) < 2:  # of which shapely's relate_pattern cannot make a table
+        return
     touching = shapely.relate_pattern(exact[:, None], exact[None], "****1****")
     still = shapely.relate_pattern(simple[:, None], simple[None], "****1****")
     np.testing.assert_array_equal(touching, still)

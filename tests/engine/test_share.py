@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,3 +152,20 @@ def test_only_whole_ratios_are_shared(tmp_path, spacing):
         with share_levels(setups, selected, tmp_path) as shared:
             pass
     assert set(shared) == ({(0, 0), (1, 0)} if spacing == 2.0 else {(0, 0)})
+
+
+def test_strips_are_decoded_once(tmp_path, monkeypatch):
+    """A strip is as wide as the slide: blocks that are narrower would decode it for each."""
+    monkeypatch.setattr("wsiseg.engine.share.SOURCE_CACHE_BYTES", 200_000)
+    pixels = picture((256, 1500))
+    path = tmp_path / "strips.tif"
+    tifffile.imwrite(path, pixels, rowsperstrip=32, compression="deflate", photometric="rgb")
+    with open_slide(path, mpp=1.0) as slide, ExitStack() as stack:
+        setup = setup_at(slide, 1.0)
+        selected = np.ones(setup.grid.counts, bool)
+        shared = stack.enter_context(share_levels([setup], [selected], tmp_path))
+        reader = shared.get((0, 0), setup.reference.view)
+        block = getattr(reader, "block", (256, 256))
+        for index in all_blocks(setup.reference.view, block):
+            reader.read(block_box(index, block))
+        assert slide.reads.amplification == 1

@@ -49,7 +49,7 @@ def test_a_picture_an_annotation_and_a_folder_say_the_same(tmp_path, monkeypatch
     def refuse(*_args, **_options):
         raise refusal(code, ".hidden")
 
-    monkeypatch.setattr(canvas.Image.Image, "save", refuse)
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
     with pytest.raises(DiskFullError) as caught:
         canvas.save_png(tmp_path / "a", canvas.np.zeros((2, 2, 3), "uint8"))
     said.append(str(caught.value))

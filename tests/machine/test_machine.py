@@ -23,6 +23,15 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path):
     assert machine.machine_memory() == 123456789
 
 
+def test_a_containers_share_of_cores_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(machine, "CGROUP_QUOTA", quota)
+    for text, cores in (("250000 100000", 3), ("50000 100000", 1), ("max 100000", 64)):
+        quota.write_text(text)
+        assert machine.usable_cores() == cores
+
+
 def test_resident_memory_follows_what_is_held():
     before = machine.resident_memory()
     held = np.ones(50_000_000, np.uint8)

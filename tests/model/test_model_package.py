@@ -36,7 +36,7 @@ def bless(folder: Path, path: Path) -> None:
 def test_a_package_holds_what_the_card_names(package: Path) -> None:
     names = {"model.json", "README.md", "check.npz", "patches.safetensors", "refine.safetensors"}
     assert {path.name for path in package.iterdir()} == names
-    assert "Apache-2.0" in (package / "README.md").read_text()
+    assert "Apache-2.0" in (package / "README.md").read_text(encoding="utf-8")
     weights = safetensors.numpy.load_file(package / "patches.safetensors")
     assert set(weights) == {"head.weight", "head.bias"}
 

@@ -11,6 +11,7 @@ from wsiseg.engine.inputs import connect
 from wsiseg.engine.output import finished_folder
 from wsiseg.engine.plan import Plan, StagePlan, make_plan
 from wsiseg.engine.provenance import fingerprint, run_record, summary_head, versions
+from wsiseg.engine.share import share_levels
 
 __all__ = [
     "EXACT",
@@ -39,6 +40,7 @@ __all__ = [
     "run_record",
     "run_stage",
     "select_tiles",
+    "share_levels",
     "summary_head",
     "temporary_folder",
     "versions",

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 from wsiseg.source.base import Pixels
 
 __all__ = ["BlockStore"]
+
+ROOM_BYTES, ROOM_EVERY = 1 << 30, 64
+"""Free bytes on the disk below which nothing more is kept, looked at once in so many blocks."""
 
 
 class BlockStore:
@@ -43,20 +47,30 @@ class BlockStore:
         return index in self._slots
 
     def put(self, index: tuple[int, ...], pixels: Pixels) -> None:
-        """Keep one block; without room on the disk it is forgotten, and decoded again later."""
+        """Keep one block, the first of its index.
+
+        Without room on the disk it is forgotten, and decoded again later; results, which have to
+        be written, come first.
+        """
         with self._lock:
-            if self._full:
+            if self._full or index in self._slots:
                 return
             try:
                 if self._file is None:
                     self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
                     self._shape = pixels.shape
                 slot = len(self._slots)
-                os.pwrite(self._file.fileno(), pixels.tobytes(), slot * pixels.nbytes)
+                if slot % ROOM_EVERY == 0 and shutil.disk_usage(self._folder).free < ROOM_BYTES:
+                    self._full = True
+                    return
+                written = os.pwrite(self._file.fileno(), pixels.tobytes(), slot * pixels.nbytes)
             except OSError:
                 self._full = True
                 return
-            self._slots[index] = slot
+            if written == pixels.nbytes:
+                self._slots[index] = slot
+            else:
+                self._full = True
 
     def get(self, index: tuple[int, ...]) -> Pixels | None:
         """Return a block, uint8; `None` where there is none."""
@@ -65,4 +79,4 @@ class BlockStore:
             return None
         nbytes = math.prod(self._shape)
         data = os.pread(self._file.fileno(), nbytes, slot * nbytes)
-        return np.frombuffer(data, np.uint8).reshape(self._shape)
+        return np.frombuffer(data, np.uint8).reshape(self._shape) if len(data) == nbytes else None

@@ -20,7 +20,7 @@ from wsiseg.engine.share import SOURCE_CACHE_BYTES, shared_blocks
 from wsiseg.errors import MemoryBudgetError
 from wsiseg.geometry import ceil_div
 from wsiseg.grid import Column
-from wsiseg.machine import machine_memory, resident_memory, usable_cores
+from wsiseg.machine import machine_memory, release_memory, resident_memory, usable_cores
 from wsiseg.model import Model, Predictor
 from wsiseg.model.tuning import StageTuning, default_batch
 from wsiseg.options import RunOptions, TissueOptions
@@ -69,9 +69,10 @@ class StagePlan:
     columns: int
     """1: the slide is walked once at its full width, and nothing is read twice."""
 
-    amplification: float
+    amplification: float | None
     """How often a block of the slide is expected to be made, on average over those needed. 1 also
-    in columns, as blocks at the cuts wait in a file for the next column: `cut_bytes`."""
+    in columns, as blocks at the cuts wait in a file for the next column: `cut_bytes`. `None` where
+    the slide is not read in whole tiles (fractional ratios, large tiles): the cache decides."""
 
     cut_bytes: int
 
@@ -212,6 +213,7 @@ class _Stage:
             needed = front + self._batch_bytes(pace)
             if resident_memory() + needed <= budget:
                 break
+            self._rest()
             narrower = self._fewest_columns(front // 2)
             if self._front_bytes(narrower) < front:
                 walk = narrower
@@ -222,6 +224,12 @@ class _Stage:
             else:
                 break
         return self._counted(pace, seconds, needed)
+
+    def _rest(self) -> None:
+        """Free the activations of a batch that was too large."""
+        if isinstance(self.predictor, Threaded):
+            self.predictor.rest()
+        release_memory()
 
     def _default_batch(self, cores: int) -> int:
         """Return a batch that gives each core some work, and whose activations stay small."""
@@ -294,8 +302,11 @@ class _Stage:
             patch, block = patch[::-1], block[::-1]
         return row_bytes(width, patch, block, values)
 
-    def _cuts(self, columns: Sequence[Column]) -> tuple[float, int]:
-        """Return how often a block of the slide is made, and the bytes that wait in between."""
+    def _cuts(self, columns: Sequence[Column]) -> tuple[float | None, int]:
+        """Return how often a tile is decoded, if that is known, and the bytes that wait for it."""
+        views = {k for k, item in enumerate(self.setup.inputs) if item.view is not None}
+        if not views <= self.blocks.keys():
+            return None, 0
         needed = distinct = waiting = 0
         for k, item in enumerate(self.setup.inputs):
             if item.view is None or len(columns) == 1 or not self.tiles:
@@ -331,7 +342,7 @@ class _Stage:
         cores = pace.workers * (pace.threads or 1)
         columns = setup.columns(pace.column, turned=pace.turned)
         amplification, cut_bytes = self._cuts(columns)
-        read_s = level_pixels * amplification / (DECODE_PIXELS_PER_S * cores)
+        read_s = level_pixels * (amplification or 1.0) / (DECODE_PIXELS_PER_S * cores)
         predict_s = batch_s * batches / (1 if pace.on_device else pace.workers)
         return StagePlan(
             stage=setup.spec.name,

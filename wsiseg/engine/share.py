@@ -193,7 +193,8 @@ def _common_side(level: Level, views: Sequence[View]) -> tuple[int, ...] | None:
     sides = []
     for axis, (chunk, size) in enumerate(zip(level.chunk, level.shape, strict=True)):
         ratios = [int(view.ratio[axis]) for view in views]
-        tile = chunk if chunk < size else 1  # a strip, or a level of one tile, may be cut anywhere
+        # A level of one tile may be cut anywhere, but a strip is decoded for each of its blocks.
+        tile = 1 if level.chunk == level.shape else min(chunk, size)
         unit = math.lcm(tile, *ratios)
         side = unit * max(1, math.ceil(LEAST_SIDE / unit))
         if side > MOST_SIDE:

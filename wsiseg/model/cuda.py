@@ -95,6 +95,8 @@ class CudaDevice:
         try:
             return self._capture(forward, inputs, lane)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise  # a smaller batch may be captured
             reason = str(error).splitlines()[0]
             log.warning("%s: no CUDA graph, each layer is launched alone: %s", self.device, reason)
         self.synchronize()

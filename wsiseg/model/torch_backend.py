@@ -83,6 +83,7 @@ class TorchNetwork:
         for parameter in self._module.parameters():
             if parameter.dim() == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self._threads: int | None = None
         self._gpu: Device[Any] | None = None
         if self.device.type == "cuda":
             self._gpu = CudaDevice(self.device)
@@ -93,6 +94,19 @@ class TorchNetwork:
     def __repr__(self) -> str:
         return f"TorchNetwork(device={str(self.device)!r}, precision={self.precision!r})"
 
+    def for_workers(self, workers: int, threads: int) -> "TorchNetwork":
+        """Return this network, each call of which takes `threads` cores of a CPU from now on."""
+        if self.device.type == "cpu":
+            self._threads = threads
+        return self
+
+    def rest(self) -> None:
+        """Free buffers and cached memory of a GPU, until the next call."""
+        if self._gpu is not None:
+            with self._lock:
+                self._idle.clear()
+            release_cached(self.device)
+
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return the output of the network for one batch.
 
@@ -101,6 +115,8 @@ class TorchNetwork:
         DeviceMemoryError
             If not even a batch of one patch fits into memory.
         """
+        if self._threads is not None and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)  # of the thread that calls
         (output,) = self._halving([inputs], self._one_by_one, join_arrays)
         return output
 

@@ -207,9 +207,11 @@ def _request(
 
 
 def _layouts(cores: int) -> list[tuple[int, int]]:
-    """Return workers and threads of each to try: a worker per core first, as runs usually do."""
-    halves = [(cores // 2, 1)] if cores >= 4 else []  # two threads per core do not always pay
-    return [(cores, 1), *([(1, cores)] if cores > 1 else []), *halves]
+    """Return workers and threads of each to try: a worker per core, as runs have.
+
+    More threads per call would make the last bits depend on the machine.
+    """
+    return [(cores, 1)]
 
 
 def _shapes(stage: StageSpec) -> dict[str, Any]:

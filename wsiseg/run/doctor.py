@@ -21,7 +21,7 @@ from wsiseg.model import Model, Tuning, load_for_run, load_model, tune
 from wsiseg.model.gpus import count_gpus
 from wsiseg.options import RunOptions, SegmentOptions
 from wsiseg.pipeline import plan
-from wsiseg.result import OVERVIEW_PIXELS
+from wsiseg.result import overview_pixels
 from wsiseg.run.checkup import Checkup, Machine, Rates, StageWork, Work
 from wsiseg.run.demo import TUMOUR
 from wsiseg.run.devices import on_first_device
@@ -300,9 +300,7 @@ def _output_mpx(setup: StageSetup, chosen: NDArray[np.bool_]) -> float:
 def _picture(slide: Pyramid, tissue: TissueMask, options: SegmentOptions) -> tuple[float, int]:
     """Draw and pack the overview and write the tissue outline; return seconds and bytes."""
     started = time.perf_counter()
-    pixels = tissue.picture
-    if pixels is None or max(pixels.shape) < OVERVIEW_PIXELS:
-        pixels = slide.thumbnail(OVERVIEW_PIXELS)
+    pixels = overview_pixels(slide, tissue)
     um = slide.spacing.um[1] * slide.shape[1] / pixels.shape[1]
     pieces = annotate_tissue(tissue, ImageRef.of(slide), options.export)
     with tempfile.TemporaryDirectory(prefix="wsiseg-doctor-") as name:

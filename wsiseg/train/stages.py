@@ -146,6 +146,7 @@ def _train_stage(
     allowed: Allowed | None = None,
 ) -> TrainedStage:
     recipe = run.config.recipes[stage.name]
+    torch.set_num_threads(run.resources.workers)  # making heatmaps takes other numbers
     torch.manual_seed(recipe.fit.seed)
     network = networks.build(
         stage.weights.architecture,
