@@ -58,7 +58,9 @@ def agree(found, expected):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize(("width", "columns"), [(10_000, 1), (300, 2)])
+@pytest.mark.parametrize(
+    ("width", "columns"), [pytest.param(10_000, 1, marks=pytest.mark.slow), (300, 2)]
+)
 def test_stitching_on_the_device_gives_the_same(
     model, stitchers, monkeypatch, width, columns, turned
 ):

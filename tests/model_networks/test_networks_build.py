@@ -135,7 +135,7 @@ def test_installed_packages_add_architectures(monkeypatch):
     assert "lab.tiny" in architectures()
 
 
-@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("batch", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "channels", "arguments", "size"),
     [

@@ -209,6 +209,7 @@ def trained_twice(tmp_path, *parts, kills, longest):
     return weights(tmp_path / "whole"), weights(tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_weights(tmp_path):
     whole, killed = trained_twice(tmp_path, SEGMENTER, LONG, kills=1, longest=0.5)
     assert whole == killed
