@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["detect", "detector_named", "find_tissue"]
 
-MAX_PIXELS = 12_000_000
+MAX_PIXELS = 16_000_000
 """32 x 32 mm at 8 µm; more than this is looked at coarser."""
 
 STRIP_ROWS = 256
@@ -45,7 +45,7 @@ def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> Tis
     ----------
     pyramid
         The slide. Read at `options.spacing_um`, or at its own spacing where that is coarser; a
-        picture above 12 million pixels at a coarser spacing.
+        picture above 16 million pixels at a coarser spacing.
     options
         What counts as tissue; default `TissueOptions()`.
 
