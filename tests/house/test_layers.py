@@ -23,7 +23,7 @@ LAYERS = (
     ("tissue", "stitch", "annotations"),
     ("source", "grid", "model"),
     ("draw", "resample"),
-    ("options", "machine"),
+    ("options", "machine", "files"),
     ("geometry",),
     ("errors",),
 )

@@ -70,7 +70,7 @@ def test_other_questions_are_measured_anew(
     tune(package)
     tune(package, threads=1)
     tune(package, backends=("onnxruntime",))
-    assert [request["layouts"] for request in measured][1] == [[1, 1]]
+    assert [request["workers"] for request in measured][1] == 1
     assert measured[2]["backends"] == ["onnxruntime"]
     write(content() | {"version": "2"}, overwrite=True)
     tune(package)
@@ -80,7 +80,7 @@ def test_other_questions_are_measured_anew(
 def test_a_request_is_what_the_card_says(package: Path, measured: list[dict[str, Any]]) -> None:
     tune(package, threads=4)
     (request,) = measured
-    assert request["layouts"] == [[4, 1]]
+    assert request["workers"] == 4
     patches, refine = request["stages"]
     assert patches["inputs"] == [{"shape": [6, 4, 3], "dtype": "uint8"}]
     assert [spec["dtype"] for spec in refine["inputs"]] == ["uint8", "float32"]
@@ -160,7 +160,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, FakeNetwork | M
 REQUEST: dict[str, Any] = {
     "folder": "",
     "backends": ["onnxruntime", "openvino"],
-    "layouts": [[1, 1]],
+    "workers": 1,
     "stages": [
         {
             "graph": "graph",

@@ -1,7 +1,5 @@
 """Text on pixels, and pixels into a file."""
 
-import os
-from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from wsiseg.draw.palette import Color
-from wsiseg.errors import AnnotationError, RunError, unwritable
+from wsiseg.errors import AnnotationError, RunError
+from wsiseg.files import write_whole
 
 __all__ = ["Pixels", "checked", "line_height", "save_png", "shortened", "text_width", "write_text"]
 
@@ -97,17 +96,8 @@ def save_png(path: str | Path, pixels: Pixels) -> None:
     RunError
         If the file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     _, encoded = cv2.imencode(".png", checked(pixels)[..., ::-1], PNG_SETTINGS)
-    try:
-        part.write_bytes(encoded.tobytes())
-        part.replace(path)
-    except OSError as error:
-        raise unwritable(error, path) from error
-    finally:
-        with suppress(OSError):  # the first error is the one to tell
-            part.unlink(missing_ok=True)
+    write_whole(Path(path), encoded.tobytes())
 
 
 @cache

@@ -3,9 +3,7 @@
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from wsiseg.errors import unwritable
 from wsiseg.evaluate.evaluation import Evaluation
 from wsiseg.evaluate.page import page
 from wsiseg.evaluate.slide import SlideScores
+from wsiseg.files import write_whole
 
 __all__ = ["to_json", "write_evaluation"]
 
@@ -39,7 +38,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     except OSError as error:
         raise unwritable(error, folder) from error
     for name, content in files.items():
-        _write_whole(folder / name, content)
+        write_whole(folder / name, content)
     return folder
 
 
@@ -92,15 +91,3 @@ def _cell(value: object) -> object:
     if isinstance(value, str) and value.startswith(FORMULA):
         return f"'{value}"
     return value
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise unwritable(error, path) from error
-    finally:
-        with suppress(OSError):  # the first error is the one to tell
-            part.unlink(missing_ok=True)

@@ -16,7 +16,14 @@ from wsiseg.errors import ModelError
 from wsiseg.model.backends import build_network, graph_network
 from wsiseg.model.package import Package
 from wsiseg.model.predictor import Network
-from wsiseg.model.tuning import HYSTERESIS, SECONDS, StageTuning, Tuning, tuning_bytes
+from wsiseg.model.tuning import (
+    BACKEND_HYSTERESIS,
+    HYSTERESIS,
+    SECONDS,
+    StageTuning,
+    Tuning,
+    tuning_bytes,
+)
 
 __all__ = ["measure_job"]
 
@@ -85,10 +92,10 @@ def measure_job(request: dict[str, Any]) -> bytes:
     seconds = _race_backends(request, starts)
     usual, *others = request["backends"]
     backend = min((b for b in others if b in seconds), key=seconds.__getitem__, default=usual)
-    if seconds[backend] > seconds[usual] * (1 - HYSTERESIS):
+    if seconds[backend] > seconds[usual] * (1 - BACKEND_HYSTERESIS):
         backend = usual
     stages = tuple(
-        _tune_stage(stage, start, backend, request["layouts"], deadline)
+        _tune_stage(stage, start, backend, request["workers"], deadline)
         for stage, start in zip(request["stages"], starts, strict=True)
     )
     return tuning_bytes(Tuning(backend, stages, seconds))
@@ -130,7 +137,7 @@ def _race_backends(request: dict[str, Any], starts: Sequence[Start]) -> dict[str
     usual, *others = request["backends"]
     seconds = dict.fromkeys(request["backends"], 0.0)
     for stage, start in zip(request["stages"], starts, strict=True):
-        usually = (stage["batches"][0], *request["layouts"][0])
+        usually = (stage["batches"][0], request["workers"], 1)
         runners = {usual: start(Choice(usual, *usually))}
         for backend in others:
             try:
@@ -157,20 +164,16 @@ def _tune_stage(
     stage: dict[str, Any],
     start: Start,
     backend: str,
-    layouts: list[tuple[int, int]],
+    workers: int,
     deadline: float,
 ) -> StageTuning:
-    """Try the other batch sizes, then the other layouts, while there is time."""
-    best = Choice(backend, stage["batches"][0], *layouts[0])
+    """Try the other batch sizes while there is time."""
+    best = Choice(backend, stage["batches"][0], workers, 1)
     runner = start(best)
     _race((runner,))
     for n in stage["batches"][1:]:
         if time.perf_counter() < deadline:
             best, runner = _faster(best, runner, replace(best, batch_size=n), start)
-    for workers, threads in layouts[1:]:
-        if time.perf_counter() < deadline:
-            other = replace(best, workers=workers, threads=threads)
-            best, runner = _faster(best, runner, other, start)
     return StageTuning(stage["name"], best.batch_size, best.workers, best.threads, runner.best)
 
 

@@ -3,7 +3,7 @@
 Which library wins differs between networks and CPUs by a factor of up to two, and nothing short
 of trying tells. Candidates take turns for a fraction of a second each, on the model's own input
 shapes; the result is kept in the cache for this package, these versions and this CPU. The default
-stays unless another wins by more than `HYSTERESIS`, so that noise does not flip the choice.
+stays unless another wins clearly (`BACKEND_HYSTERESIS`), so that noise does not flip the choice.
 
 torch is a candidate only where the caller names it: its import alone takes seconds, and on a calm
 CPU it ran MobileNetV2 and ResNet18 at a third to two thirds of ONNX Runtime's speed.
@@ -37,12 +37,15 @@ BATCH_PIXELS = 1 << 18
 MAX_BATCH_PIXELS = 2 * BATCH_PIXELS
 MAX_BATCH = 64
 
-HYSTERESIS = 0.15
-"""Share of the time by which another choice must be faster than the default: OpenVINO takes 0.4 s
-longer to start and to leave, which a small slide never gains back."""
+HYSTERESIS = 0.05
+"""Share of the time by which another batch size must be faster than the default."""
+
+BACKEND_HYSTERESIS = 0.15
+"""The same for another backend: OpenVINO takes 0.4 s longer to start and to leave, which a small
+slide never gains back."""
 
 SECONDS = 1.0
-"""After this no further batch size or layout of threads is tried; backends always are."""
+"""After this no further batch size is tried; backends always are."""
 
 LIBRARIES = ("onnxruntime", "openvino", "torch")
 CPUINFO = Path("/proc/cpuinfo")
@@ -193,7 +196,9 @@ def _request(
     return {
         "folder": str(package.folder.resolve()),
         "backends": backends,
-        "layouts": _layouts(threads or usable_cores()),
+        # A worker per core, as runs have: more threads per call would make the last bits depend on
+        # the machine.
+        "workers": threads or usable_cores(),
         "stages": [
             {
                 "graph": str(
@@ -204,14 +209,6 @@ def _request(
             for stage in package.card.stages
         ],
     }
-
-
-def _layouts(cores: int) -> list[tuple[int, int]]:
-    """Return workers and threads of each to try: a worker per core, as runs have.
-
-    More threads per call would make the last bits depend on the machine.
-    """
-    return [(cores, 1)]
 
 
 def _shapes(stage: StageSpec) -> dict[str, Any]:

@@ -395,7 +395,7 @@ def _cut_rate(
     fullest = max(range(len(parts)), key=lambda i: int(parts[i].sum()))
     size, workers = plan.batch_size, plan.pace.workers
     batches = list(batches_of(parts[fullest], size))
-    count = min(len(batches), max(workers, 16 * workers))
+    count = min(len(batches), 16 * workers)
     first = (len(batches) - count) // 2
     sample = batches[first : first + count]
     reader = TileReader(setup, tuple(_inputs(setup, earlier)), columns[fullest], sample)

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from wsiseg.annotations.labels import Labels, open_labels
 from wsiseg.engine import fingerprint
 from wsiseg.errors import TrainingError
 from wsiseg.source import Pyramid
@@ -106,6 +107,24 @@ class Dataset:
                 if not path.exists():
                     raise TrainingError(f"{self.path}: {path} is not there; correct the path")
         self._refuse_leakage()
+
+    def open_labels(self, entry: SlideEntry, slide: Pyramid) -> Labels:
+        """Open the labels of one of the slides, by the rules of the data set.
+
+        Raises
+        ------
+        AnnotationError
+            If they cannot be read, or belong to another slide.
+        """
+        rules = self.rules
+        return open_labels(
+            entry.labels,
+            slide,
+            self.classes,
+            mapping=rules.mapping,
+            ignore=rules.ignore,
+            within=rules.within,
+        )
 
     def of(self, *splits: Split) -> tuple[SlideEntry, ...]:
         """Return the slides of some splits."""

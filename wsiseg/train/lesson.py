@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from wsiseg.annotations.class_map import ClassMap
-from wsiseg.annotations.labels import Labels, open_labels
+from wsiseg.annotations.labels import Labels
 from wsiseg.engine.graph import StageSetup, lay_out
 from wsiseg.engine.inputs import Input
 from wsiseg.errors import TrainingError
@@ -87,14 +87,7 @@ def open_slides(
     opened = []
     for entry in entries:
         pyramid = entry.open()
-        labels = open_labels(
-            entry.labels,
-            pyramid,
-            dataset.classes,
-            mapping=dataset.rules.mapping,
-            ignore=dataset.rules.ignore,
-            within=dataset.rules.within,
-        )
+        labels = dataset.open_labels(entry, pyramid)
         opened.append(LabelledSlide(entry, pyramid, labels, find_tissue(pyramid, tissue)))
     return tuple(opened)
 

@@ -83,16 +83,8 @@ def find_prediction(folder: Path, entry: SlideEntry) -> Path:
 def _case(dataset: Dataset, entry: SlideEntry, prediction: Path, spacing_um: float) -> Case:
     slide = entry.open()
     view = slide.at(spacing_um)
-    rules = dataset.rules
-    reference = open_labels(
-        entry.labels,
-        slide,
-        dataset.classes,
-        mapping=rules.mapping,
-        ignore=rules.ignore,
-        within=rules.within,
-    )
-    predicted = open_labels(prediction, slide, dataset.classes, mapping=rules.mapping)
+    reference = dataset.open_labels(entry, slide)
+    predicted = open_labels(prediction, slide, dataset.classes, mapping=dataset.rules.mapping)
     return slide_case(
         slide,
         view,
