@@ -250,7 +250,8 @@ def _coordinates(setup: StageSetup, selected: NDArray[np.bool_]) -> NDArray[np.i
     downsample = np.asarray(setup.reference.downsample)
     start = np.rint(np.argwhere(selected) * setup.grid.stride * downsample)
     size = np.rint(setup.grid.patch * downsample)
-    return np.concatenate([start, start + size], axis=1).astype(np.int64)
+    boxes: NDArray[np.int64] = np.concatenate([start, start + size], axis=1).astype(np.int64)
+    return boxes
 
 
 def _attributes(setup: StageSetup, model: Model, slide: Pyramid) -> Mapping[str, Any]:

@@ -72,7 +72,7 @@ def _folds_back(polygons: Polygons, steps: Points) -> Flags:
     coming[polygons.rings[:-1]] = leaving[last - 1]
     with np.errstate(invalid="ignore", over="ignore"):
         dot = coming[:, 0] * leaving[:, 0] + coming[:, 1] * leaving[:, 1]
-        near = both(leaving == 0) | ~np.isfinite(dot)
+        near: Flags = both(leaving == 0) | ~np.isfinite(dot)
         sharp = np.flatnonzero(dot < 0)
         to, back = leaving[sharp], -coming[sharp]
         near[sharp] |= _is_within_reach(to, back) | _is_within_reach(back, to)

@@ -144,7 +144,7 @@ class Preparation:
 @np.errstate(all="ignore")  # NaN and coordinates that overflow
 def _easy(outlines: Shapes) -> tuple[NDArray[np.int64], Polygons]:
     """Return the rows of outlines that only need rounding, and these outlines rounded."""
-    rows = np.arange(len(outlines))
+    rows: NDArray[np.int64] = np.arange(len(outlines))
     if not isinstance(outlines, Polygons):
         rows = np.flatnonzero(are_single_rings(outlines))
         outlines = Polygons.of(outlines[rows])

@@ -81,9 +81,9 @@ def outlines(corners: Corners) -> Outlines:
     by_column = _column_order(corners, group, meeting)
     vertical = _other_ends(by_column)
 
-    tail = np.arange(0, len(corners), 2, dtype=np.int32)
+    tail: NDArray[np.int32] = np.arange(0, len(corners), 2, dtype=np.int32)
     tail += ~corners.starts_edge[::2]
-    twin = np.arange(len(corners), dtype=np.int32)
+    twin: NDArray[np.int32] = np.arange(len(corners), dtype=np.int32)
     successor = _successors(vertical, tail, twin)
     ring = _cycles(successor)
     pinched = meeting[ring[meeting >> 1] == ring[(meeting + 1) >> 1]]

@@ -136,8 +136,8 @@ class PolygonRaster:
         height, width = map(int, box.shape)
         for_column, for_row = width.bit_length(), height.bit_length()
         line = (owner << for_row) | (row - top)
-        key = np.sort((line << for_column) | column).reshape(-1, 2)
-        key = key[key[:, 0] < key[:, 1]]
+        crossings = np.sort((line << for_column) | column).reshape(-1, 2)
+        key = crossings[crossings[:, 0] < crossings[:, 1]]
         start, stop = (key & ((1 << for_column) - 1)).T
         line = key[:, 0] >> for_column
         before = (line & ((1 << for_row) - 1)) * width

@@ -15,7 +15,8 @@ def activate(
     if activation == "none":
         return raw
     if activation == "sigmoid":
-        return np.exp(-np.logaddexp(np.float32(0), -raw), dtype=np.float32)
+        chances: NDArray[np.float32] = np.exp(-np.logaddexp(np.float32(0), -raw), dtype=np.float32)
+        return chances
     powers = np.exp(raw - raw.max(axis=-1, keepdims=True), dtype=np.float32)
     shares: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
     return shares

@@ -35,8 +35,8 @@ class Affine:
 
 def affine(spec: InputSpec) -> Affine:
     """Return the steps of an input, combined in float64 and rounded once."""
-    scale = np.ones(len(spec.channels))
-    offset = np.zeros(len(spec.channels))
+    scale: NDArray[np.float64] = np.ones(len(spec.channels))
+    offset: NDArray[np.float64] = np.zeros(len(spec.channels))
     for step in spec.steps:
         if isinstance(step, ScaleStep):
             scale, offset = scale / step.divide_by, offset / step.divide_by

@@ -119,7 +119,7 @@ class _Bytes:
             raise CodecError(str(error)) from error
         if flat.size < nbytes:
             raise CodecError(f"needed {nbytes} bytes of pixels, found {flat.size}")
-        block = flat[:nbytes].reshape(*shape, self.samples)
+        block: Pixels = flat[:nbytes].reshape(*shape, self.samples)
         if self.differences:
             block = imagecodecs.delta_decode(block, axis=1)
         return block

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ class Stitcher:
         # Channels first: adding a channel-last tile would make inner loops of length `channels`.
         front = (min(window[0], grid.shape[0]), *grid.shape[1:])
         self._mean = np.zeros((channels, *front), dtype=np.float32)
-        self._weight_sum: Values | NDArray[np.bool_] = np.zeros(
+        self._weight_sum: NDArray[Any] = np.zeros(
             front, dtype=np.bool_ if blend == "crop" else np.float32
         )
         self._top = 0  # image row of the first row of the front

@@ -102,7 +102,8 @@ def embedding_of(patches: NDArray[Any]) -> NDArray[np.float32]:
     """Return mean, least and largest red, green and blue of uint8 (n, y, x, 3), float32 (n, 9)."""
     values = patches.astype(np.float64) / 255
     parts = (values.mean(axis=(1, 2)), values.min(axis=(1, 2)), values.max(axis=(1, 2)))
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    values_of_each: NDArray[np.float32] = np.concatenate(parts, axis=1).astype(np.float32)
+    return values_of_each
 
 
 def make_embedding_model(

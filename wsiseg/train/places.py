@@ -82,7 +82,7 @@ class PlaceSampler:
         self.leaves = tuple(leaves)
         self._tree = BalancedTree([leaf.path for leaf in leaves], seed=seed)
         self._seed, self._hard = seed, hard
-        self._drawn = np.zeros(len(leaves), np.int64)
+        self._drawn: NDArray[np.int64] = np.zeros(len(leaves), np.int64)
         self._hardest: list[dict[int, float]] = [{} for _ in leaves]
 
     def __iter__(self) -> Iterator[Place]:

@@ -42,7 +42,7 @@ class BalancedTree:
         self._children: list[list[int]] = []
         """Per node: its children, as nodes, or as -1 - leaf."""
         self._grow(list(enumerate(paths)), 0)
-        self._visits = np.zeros(len(self._children), np.int64)
+        self._visits: NDArray[np.int64] = np.zeros(len(self._children), np.int64)
         self._order: dict[int, NDArray[np.int64]] = {}
 
     def _grow(self, leaves: Sequence[tuple[int, tuple[Hashable, ...]]], depth: int) -> int:
