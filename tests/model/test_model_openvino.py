@@ -107,3 +107,31 @@ def test_telemetry_of_another_user_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, openvino_backend.TELEMETRY, theirs)
     openvino_backend._import_openvino()
     assert sys.modules[openvino_backend.TELEMETRY] is theirs
+
+
+def test_threads_that_use_openvino_first_do_not_wait_for_each_other_forever() -> None:
+    require_openvino()
+    code = """
+import sys, threading
+from wsiseg.model.openvino_backend import _import_openvino
+openvino = _import_openvino()
+sys.setswitchinterval(1e-6)
+ready = threading.Barrier(4)
+def convert():
+    ready.wait()
+    openvino.Type.f32.to_dtype()  # part of every call of a network
+threads = [threading.Thread(target=convert) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(wsiseg.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["done"], done.stderr

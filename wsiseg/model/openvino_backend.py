@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,9 @@ TELEMETRY = "openvino_telemetry"
 
 BATCH_SIZES = 2
 """Compiled networks kept, one per batch size: a run uses one, its check another."""
+
+
+_FIRST_USE = Lock()
 
 
 class OpenvinoNetwork:
@@ -173,6 +177,8 @@ def _import_openvino() -> ModuleType:
         if hidden:
             del sys.modules[TELEMETRY]
     module: ModuleType = openvino
+    with _FIRST_USE:  # two threads that convert their first type at once would wait forever
+        module.Type.f32.to_dtype()
     return module
 
 
