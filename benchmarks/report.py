@@ -119,6 +119,14 @@ def sampler(record: Record) -> list[str]:
     ]
 
 
+def ablation(record: Record) -> list[str]:
+    rows = record["means"]
+    header = ["design", "recall", "precision", "dice", "dice_sd", "seeds"]
+    return table(
+        header, [[row[key] if row[key] is not None else "" for key in header] for row in rows]
+    )
+
+
 def plain(record: Record) -> list[str]:
     """Return the rows as they are."""
     rows = record.get("rows", [])
@@ -132,6 +140,7 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "trace": trace,
     "geojson": geojson,
     "sampler": sampler,
+    "ablation": ablation,
 }
 
 

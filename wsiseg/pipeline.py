@@ -62,7 +62,8 @@ def plan(
     if options.run.decoding != "exact":
         scaled = lay_out(model.card, slide, scaled=True)
         selected = [select_tiles(s, tissue, options.tissue.min_fraction) for s in setups]
-        decoding = choose_decoding(setups, scaled, selected, model, options.run.decoding)
+        run = options.run
+        decoding = choose_decoding(setups, scaled, selected, model, run.decoding, run.threads)
         setups = scaled if decoding.scaled else setups
     return make_plan(
         setups,

@@ -22,7 +22,6 @@ from wsiseg.source._jpeg2000 import Jpeg2000
 from wsiseg.source.array import ArraySource
 from wsiseg.source.base import ReadCount
 from wsiseg.source.tiff import TiffSource
-from wsiseg.source.view import View
 from wsiseg.testing import hostile
 from wsiseg.testing.slides import make_svs, make_tiff_pyramid, tissue_disc
 
@@ -348,43 +347,6 @@ def test_a_small_cache_shows_in_the_count(tmp_path: Path, monkeypatch):
 
 def test_sources_that_do_not_count_say_so():
     assert wsiseg.open(PIXELS, mpp=0.25).reads is None
-
-
-@pytest.mark.parametrize(
-    ("tile", "spacing_um", "block"),
-    [
-        (256, 0.25, (256, 256)),
-        (256, 0.5, (128, 128)),
-        (240, 1.0, (60, 60)),
-        (256, 0.75, (256, 256)),
-        (240, 1.75, None),
-        (256, 0.61, None),
-        (1040, 0.25, None),
-    ],
-)
-def test_blocks_hold_whole_tiles(tmp_path: Path, tile, spacing_um, block):
-    view = Pyramid(svs(tmp_path / "a.svs", tile=tile)).at(spacing_um)
-    assert view.block == block
-    if block:
-        (side, _), (ratio, _) = block, view.ratio
-        assert side * ratio % tile == 0
-        smaller = [n for n in range(1, side) if n * ratio % tile == 0]
-        assert not smaller
-
-
-def test_blocks_of_each_axis_are_their_own(tmp_path: Path):
-    view = View(Pyramid(svs(tmp_path / "a.svs", tile=240)), Spacing((0.5, 0.75)))
-    assert view.block == (120, 80)
-
-
-def test_reading_whole_blocks_decodes_each_tile_once(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tiff_module, "CACHE_BYTES", 1)
-    slide = Pyramid(svs(tmp_path / "a.svs", tile=240))
-    view = slide.at(0.5)
-    for top in range(0, view.shape[0], view.block[0]):
-        for left in range(0, view.shape[1], view.block[1]):
-            view.read(Box.of_shape(view.block).shift((top, left)))
-    assert slide.reads.decoded == slide.reads.distinct == 12
 
 
 @pytest.mark.parametrize("mpp", ["0", "1e9", "nan"])

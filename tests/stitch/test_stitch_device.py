@@ -27,7 +27,6 @@ from wsiseg.stitch.device import (
     DeviceStitcher,
     Kept,
     device_bytes,
-    stitch_codes,
 )
 
 BLENDS = ("crop", "constant", "gaussian")
@@ -81,8 +80,13 @@ def on_device(grid, blend, tiles, raw, kept, *, batch=3, device=CPU, **options):
             part[: len(raw[start : start + batch])] = raw[start : start + batch]
             yield tiles[start : start + batch], torch.from_numpy(part).to(device)
 
+    def slabs():
+        for some, part in batches():
+            yield from stitcher.add(some, part)
+        yield from stitcher.finish()
+
     row, zeros = 0, (0,) * (len(grid.shape) - 1)
-    for slab in stitch_codes(batches(), stitcher):
+    for slab in slabs():
         assert slab.box == Box((row, *zeros), (slab.box.stop[0], *grid.shape[1:]))
         row = slab.box.stop[0]
         writer.push(slab)
@@ -108,6 +112,27 @@ def test_the_same_probabilities_give_the_same_bytes(case, kept, batch, seed):
     found = on_device(grid, blend, tiles, values, kept, batch=batch)
     np.testing.assert_array_equal(found[0], wanted[0])
     np.testing.assert_array_equal(found[1], wanted[1])
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
+def test_where_a_batch_does_not_fit_its_tiles_go_one_by_one(monkeypatch, activation):
+    grid = Grid((40, 30), (8, 8), (2, 2), (0, 0))
+    tiles, kept = list(grid), Kept((1, 2))
+    raw = raw_values(grid, tiles, 3, 1)
+    wanted = on_device(grid, "crop", tiles, raw, kept, activation=activation)
+    activate, sizes = DeviceStitcher._activate, []
+
+    def activate_little(self, values):
+        sizes.append(values.ndim)
+        if values.ndim == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return activate(self, values)
+
+    monkeypatch.setattr(DeviceStitcher, "_activate", activate_little)
+    found = on_device(grid, "crop", tiles, raw, kept, activation=activation)
+    np.testing.assert_array_equal(found[0], wanted[0])
+    np.testing.assert_array_equal(found[1], wanted[1])
+    assert sizes.count(3) == len(tiles)
 
 
 @given(case=cases(), seed=st.integers(0, 99))

@@ -2,8 +2,8 @@
 
 A JPEG decoder that leaves out high frequencies (half, a quarter or an eighth of the side) is up to
 twice as fast, one of JPEG 2000 that leaves out wavelets two to four times; but their filters are
-not the mean over pixels. So the default is exact; `auto` compares
-both on real patches of the slide at hand.
+not the mean over pixels. So the default is exact; `auto` compares both on real patches of the slide
+at hand.
 """
 
 import time
@@ -59,6 +59,7 @@ def choose_decoding(
     selected: Sequence[NDArray[np.bool_]],
     model: Model,
     asked: Decoding,
+    threads: int | None = None,
 ) -> DecodingChoice:
     """Return whether to decode at a reduced scale.
 
@@ -71,6 +72,8 @@ def choose_decoding(
     asked
         `exact` never reads a pixel here; `scaled` is taken at its word; `auto` reads and predicts
         some patches in both ways.
+    threads
+        Cores the run may use; `None`: those this process may use.
 
     Raises
     ------
@@ -86,8 +89,11 @@ def choose_decoding(
         return DecodingChoice(asked, scaled=True, reason="as asked")
     if not all(scaled[s].spec.allows_scaled_decoding for s in able):
         return DecodingChoice(asked, scaled=False, reason="the model's card does not allow it")
-    compared = [_compare(exact[s], scaled[s], selected[s], model.predictors[s]) for s in able]
-    return _judge(compared, able, exact)
+    cores = threads or usable_cores()
+    compared = [
+        _compare(exact[s], scaled[s], selected[s], model.predictors[s], cores) for s in able
+    ]
+    return _judge(compared, able, exact, cores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +105,8 @@ class _Compared:
 
 
 def _judge(
-    compared: Sequence[_Compared], able: Sequence[int], setups: Sequence[StageSetup]
+    compared: Sequence[_Compared], able: Sequence[int], setups: Sequence[StageSetup], cores: int
 ) -> DecodingChoice:
-    cores = usable_cores()
     stage, worst = max(zip(able, compared, strict=True), key=lambda pair: pair[1].mean_change)
     read_s = sum(one.read_s for one in compared) / cores
     predict_s = sum(one.predict_s for one in compared)
@@ -128,11 +133,15 @@ def _is_scaled(setup: StageSetup) -> bool:
 
 
 def _compare(
-    exact: StageSetup, scaled: StageSetup, selected: NDArray[np.bool_], predictor: Predictor
+    exact: StageSetup,
+    scaled: StageSetup,
+    selected: NDArray[np.bool_],
+    predictor: Predictor,
+    cores: int,
 ) -> _Compared:
     runs = _sample(selected)
     if isinstance(predictor, Threaded):
-        predictor = predictor.for_workers(1, usable_cores())
+        predictor = predictor.for_workers(1, cores)
     count = sum(map(len, runs))
     patches, read_s = _read(exact, runs)
     reduced, _ = _read(scaled, runs)

@@ -191,19 +191,20 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     with ExitStack() as stack:
         if folder is not None:
             inputs = stack.enter_context(keep_cuts(setup, inputs, columns, selected, folder))
-        for column in columns:
-            part = column.part_of(selected)
-            reader = TileReader(setup, inputs, column, batches_of(part, pace.batch_size))
-            batches = batches_of(part, pace.batch_size)
+
+        def run(column: Column) -> Iterator[int]:  # what a column needs is freed before the next
+            batches = list(batches_of(column.part_of(selected), pace.batch_size))
+            reader = TileReader(setup, inputs, column, batches)
             stitcher = device_output and make_stitcher(setup, column, device_output)
             if device_output and stitcher and isinstance(predictor, DevicePredictor):
-                ahead = _read_ahead(reader, batches, pace, clock)
+                ahead = _read_ahead(reader, iter(batches), pace, clock)
                 write = _code_writer(setup, column, device_output, clock)
-                steps = stitched_on_device(column, ahead, predictor, stitcher, write)
-            else:
-                results = _predicted(setup, reader, batches, predictor, pace, clock)
-                steps = _stitched(setup, column, results, reducer, clock)
-            for done in steps:
+                return stitched_on_device(column, ahead, predictor, stitcher, write)
+            results = _predicted(setup, reader, iter(batches), predictor, pace, clock)
+            return _stitched(setup, column, results, reducer, clock)
+
+        for column in columns:
+            for done in run(column):
                 listen(TilesDone(slide, setup.spec.name, done))
                 trim_heap()
     reducer.finish()

@@ -21,9 +21,6 @@ NEAREST_WHOLE = 0.02
 """Ratios this close (relative) to a whole number are taken as whole: pixel sizes in slide files are
 not more accurate than that, and whole ratios keep blocks aligned. The effective spacing says so."""
 
-BLOCK_LEVEL_PIXELS = 1024
-"""Longest side of `View.block` in level pixels: 3 MB."""
-
 STRIP_BYTES = 6_000_000
 """A read is cut into pieces whose level pixels fit in this (as floats they take ten times more)."""
 
@@ -130,21 +127,6 @@ class View:
         self._blockwise = self._whole_blocks(pyramid.source)
         self._scale = self._codec_scale() if scaled else 1
         self.scaled = self._scale > 1
-
-    @property
-    def block(self) -> tuple[int, ...] | None:
-        """View pixels (y, x) of the smallest box whose multiples hold whole compressed tiles.
-
-        `None` where the ratio is not whole, or where it covers more than `BLOCK_LEVEL_PIXELS`
-        level pixels along a side. Blocks are counted from the origin.
-        """
-        whole = _whole(self.ratio)
-        if whole is None:
-            return None
-        sides = [math.lcm(n, r) for n, r in zip(self.level.chunk, whole, strict=True)]
-        if max(sides) > BLOCK_LEVEL_PIXELS:
-            return None
-        return tuple(side // r for side, r in zip(sides, whole, strict=True))
 
     def read(self, box: Box) -> Pixels:
         """Return the pixels of `box` (view pixels), uint8 (*box.shape, 3); background outside.

@@ -6,7 +6,7 @@ of the package does, so import it where a device is used.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,6 @@ __all__ = [
     "DeviceStitcher",
     "Kept",
     "device_bytes",
-    "stitch_codes",
 ]
 
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -96,12 +95,6 @@ class CodeWriter:
         self._codes.write(slab.box, slab.codes)
         if self._labels is not None and slab.labels is not None:
             self._labels.write(slab.box, slab.labels)
-
-    def finish(self) -> None:
-        """Finish the sinks."""
-        self._codes.finish()
-        if self._labels is not None:
-            self._labels.finish()
 
 
 class DeviceFront:
@@ -288,8 +281,8 @@ class DeviceStitcher:
                 slice(h, h + s + o)
                 for h, s, o in zip(halo, self.grid.stride, self.grid.overlap, strict=True)
             )
-            values = self._activate(raw[: len(tiles), *window])
-            for tile, inner in zip(tiles, values, strict=True):
+            values = raw[: len(tiles), *window]
+            for tile, inner in zip(tiles, self._activated(values), strict=True):
                 self._last = tile.index
                 self._release(tile.write.start[0])
                 self._front.add(tile.write, inner[tuple(slice(n) for n in tile.write.shape)])
@@ -322,6 +315,16 @@ class DeviceStitcher:
                 f"needed float32 values of shape ({len(tiles)} or more, "
                 f"{', '.join(map(str, needed))}), found {found} and {raw.dtype}"
             )
+
+    def _activated(self, raw: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the probabilities of each tile; one by one where those of all do not fit."""
+        try:
+            values = self._activate(raw)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            yield from map(self._activate, raw)
+        else:
+            yield from values
 
     def _activate(self, raw: torch.Tensor) -> torch.Tensor:
         raw = raw / self._temperature
@@ -422,12 +425,3 @@ def device_bytes(grid: Grid, channels: int, blend: Blend) -> int:
     plane = 1 if blend == "crop" else 4
     # The front, one plane of it being moved, a slab cut out, its steps, codes and labels.
     return front * (4 * channels + plane + 4) + slab * (4 * channels + 8 * channels + 8)
-
-
-def stitch_codes(
-    outputs: Iterable[tuple[Sequence[Tile], torch.Tensor]], stitcher: DeviceStitcher
-) -> Iterator[CodeSlab]:
-    """Yield the slabs of a whole image from its batches, given in grid order."""
-    for tiles, raw in outputs:
-        yield from stitcher.add(tiles, raw)
-    yield from stitcher.finish()

@@ -95,6 +95,8 @@ def train(
         )
     cores = threads or usable_cores()
     torch.set_num_threads(cores)
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # known before: without denormals NumPy would warn of what it finds
     torch.set_flush_denormal(True)
     folder = package.with_name(f"{package.name}.training")
     with ExitStack() as stack:
