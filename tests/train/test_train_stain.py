@@ -8,7 +8,6 @@ import scipy.ndimage
 import torch
 
 from wsiseg.train import optics
-from wsiseg.train.augment import STAINS as TEXTBOOK
 from wsiseg.train.augment_options import AugmentOptions
 from wsiseg.train.draws import Draws
 from wsiseg.train.optics import add_noise_, compress_, defocus_
@@ -34,8 +33,9 @@ def stained(vectors, count=3, size=40, seed=0):
     return torch.from_numpy(pixels.astype(np.float32))
 
 
-def test_the_textbook_stains_are_those_of_the_numpy_augmentation():
-    np.testing.assert_array_equal(STAINS.numpy(), TEXTBOOK)
+def test_the_textbook_stains_are_the_published_ones():
+    published = [[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]
+    np.testing.assert_allclose(STAINS.numpy(), published, atol=0.01)
 
 
 @pytest.mark.parametrize("swap", [False, True])
