@@ -8,8 +8,9 @@ one region of BCSS to be tested on the other, `both` makes the bundled model.
 
 BCSS (Amgad et al. 2019, doi:10.1093/bioinformatics/btz083, CC0): outlines of tumour, complete; they
 become GeoJSON. BreCaHAD (Aksac et al. 2019, doi:10.1186/s13104-019-4121-7, CC BY 4.0): discs on
-tumour nuclei, which say little about outlines, so they are weak labels: what is at most 4 µm from a
-disc is tumour, what is 12 µm away or more is not, and nothing is said in between.
+tumour nuclei, which say little about outlines, so they are weak labels: what is at most 3 µm from a
+disc is tumour, what is 10 µm away or more is not, and nothing is said in between. Its pixel size is
+not published with the images; 0.15 µm is what makes its tumour nuclei as large as those of BCSS.
 """
 
 import argparse
@@ -25,8 +26,8 @@ from wsiseg.annotations.trace import trace_labels
 
 HERE = Path(__file__).resolve().parent
 REGIONS = ("1008", "1015")
-MPP = 0.25
-TUMOUR_UM, BACKGROUND_UM = 4.0, 12.0
+MPP = {"bcss": 0.25, "brecahad": 0.15}
+TUMOUR_UM, BACKGROUND_UM = 3.0, 10.0
 UNKNOWN = 255
 HEAD = """classes = ["background", "Tumor"]
 
@@ -53,7 +54,8 @@ def outlines(mask: NDArray[np.uint8]) -> str:
 def weak_labels(discs: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return 1 near a disc, 0 far from all, else `UNKNOWN`."""
     outside = (discs <= 127).astype(np.uint8)
-    distance_um = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * MPP
+    distance_um = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance_um *= MPP["brecahad"]
     labels = np.full(discs.shape, UNKNOWN, np.uint8)
     labels[distance_um <= TUMOUR_UM] = 1
     labels[distance_um >= BACKGROUND_UM] = 0
@@ -63,7 +65,7 @@ def weak_labels(discs: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def entry(slide: Path, labels: Path, patient: str, source: str, split: str = "train") -> str:
     return (
         f'\n[[slides]]\nslide = "{slide}"\nlabels = "{labels}"\npatient = "{patient}"\n'
-        f'split = "{split}"\nmpp = {MPP}\nsource = "{source}"\n'
+        f'split = "{split}"\nmpp = {MPP[source]}\nsource = "{source}"\n'
     )
 
 

@@ -47,6 +47,7 @@ def test_mobilenet_v2_is_the_torchvision_layout():
     ("name", "arguments"),
     [
         ("wsiseg.mobilenet_v2", {"width": 0.35}),
+        ("wsiseg.patch_cnn", {"widths": (8, 16)}),
         ("monai.densenet121", {}),
         ("monai.efficientnet-b0", {}),
         ("monai.resnet18", {}),
@@ -67,7 +68,7 @@ def test_segmenters_return_logits_per_pixel(name):
     assert out.shape == (2, 3, 16, 24)
 
 
-@pytest.mark.parametrize("name", ["wsiseg.mobilenet_v2", "monai.resnet18"])
+@pytest.mark.parametrize("name", ["wsiseg.mobilenet_v2", "wsiseg.patch_cnn", "monai.resnet18"])
 def test_several_inputs_are_concatenated(name):
     network = build(name, channels=(3, 1), classes=2).eval()
     with torch.inference_mode():

@@ -12,6 +12,7 @@ from wsiseg.errors import ModelCardError
 from wsiseg.model.networks.agu_net import AGUNet
 from wsiseg.model.networks.double_unet import DoubleUNet
 from wsiseg.model.networks.mobilenet import MobileNetV2
+from wsiseg.model.networks.patch_cnn import PatchCNN
 from wsiseg.model.networks.unet import UNet
 from wsiseg.model.networks.unet_plus_plus import UNetPlusPlus
 
@@ -135,6 +136,10 @@ def _mobilenet_v2(channels: Sequence[int], classes: int, arguments: Arguments) -
     return _joined(MobileNetV2(sum(channels), classes, **arguments), channels)
 
 
+def _patch_cnn(channels: Sequence[int], classes: int, arguments: Arguments) -> nn.Module:
+    return _joined(PatchCNN(sum(channels), classes, **arguments), channels)
+
+
 def _segmenter(network: Callable[..., nn.Module], defaults: Arguments) -> Factory:
     def factory(channels: Sequence[int], classes: int, arguments: Arguments) -> nn.Module:
         return network(channels, classes, **{**defaults, **arguments})
@@ -208,6 +213,7 @@ def _joined(network: nn.Module, channels: Sequence[int]) -> nn.Module:
 
 _FACTORIES: dict[str, Factory] = {
     "wsiseg.mobilenet_v2": _mobilenet_v2,
+    "wsiseg.patch_cnn": _patch_cnn,
     "wsiseg.h2g_unet": _segmenter(UNet, H2G_UNET),
     "wsiseg.unet": _segmenter(UNet, UNET),
     "wsiseg.unet_plus_plus": _segmenter(UNetPlusPlus, UNET),
