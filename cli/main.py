@@ -74,6 +74,7 @@ def main() -> None:
 
     130 and 143 tell that Ctrl-C or SIGTERM ended it; both clean up first.
     """
+    gc.set_threshold(100_000, 50, 50)  # imports leave no cycles: looking for them takes 5 %
     warnings.showwarning = _show_warning
     logging.getLogger("wsiseg").addHandler(_Messages())
     terminated = _interrupt_on_sigterm()

@@ -1,6 +1,8 @@
 """`wsiseg train`: annotations in, a model package out."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import AsJson, Quiet, Threads
-from .console import say
+from .console import log, say
 
 if TYPE_CHECKING:
     from wsiseg.train.loop import RoundReport
@@ -41,20 +43,11 @@ def train(
         return
     from wsiseg.train.train import train as run
 
-    def told(name: str, report: "RoundReport") -> None:
-        if quiet:
-            return
-        if as_json:
-            typer.echo(json.dumps({"training": name, **asdict(report)}))
-            return
-        scores = "".join(f"  {score} {value:.4f}" for score, value in report.scores.items())
-        say(
-            f"{name}: round {report.round + 1:3}  loss {report.loss:.4f}{scores}  "
-            f"rate {report.learning_rate:.2g}  {report.seconds:.0f} s"
-        )
-
     try:
-        report = run(config, out, device=device, threads=threads, overwrite=overwrite, told=told)
+        with _told(as_json=as_json, quiet=quiet) as told:
+            report = run(
+                config, out, device=device, threads=threads, overwrite=overwrite, told=told
+            )
     except KeyboardInterrupt:
         say("stopped; the same command goes on after the last finished round")
         raise typer.Exit(130) from None
@@ -62,3 +55,27 @@ def train(
         typer.echo(json.dumps({"package": str(report.package), "folder": str(report.folder)}))
     else:
         typer.echo(f"{report.package}\nworst patches: {report.folder / 'worst'}")
+
+
+@contextmanager
+def _told(*, as_json: bool, quiet: bool) -> Iterator["Callable[[str, RoundReport], None]"]:
+    """Give what is told of each round: a table on a terminal, else a line per round."""
+    if quiet:
+        yield lambda *_: None
+    elif as_json:
+        yield lambda name, report: typer.echo(json.dumps({"training": name, **asdict(report)}))
+    elif log().is_terminal:
+        from .drawn_rounds import draw_rounds
+
+        with draw_rounds() as told:
+            yield told
+    else:
+        yield _say_round
+
+
+def _say_round(name: str, report: "RoundReport") -> None:
+    scores = "".join(f"  validation {score} {x:.4f}" for score, x in report.scores.items())
+    say(
+        f"{name}: round {report.round + 1:3}  loss {report.loss:.4f}{scores}  "
+        f"rate {report.learning_rate:.2g}  {report.seconds:.0f} s"
+    )

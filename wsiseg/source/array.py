@@ -100,6 +100,8 @@ class ArraySource:
         if arrays is None:
             raise SourceError(f"{name}: the slide was closed; open it again")
         inside = box.clip(level_at(self._levels, level, name).shape)
+        if inside == box:
+            return np.array(arrays[level][box.slices()])
         pixels = np.full((*box.shape, 3), self._metadata.background, dtype=np.uint8)
         if inside.size:
             part = np.asarray(arrays[level][inside.slices()])
