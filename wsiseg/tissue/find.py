@@ -1,6 +1,7 @@
 """From a slide to its tissue mask."""
 
 import logging
+import math
 import sys
 import warnings
 from importlib import metadata
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["detect", "detector_named", "find_tissue"]
 
-MAX_PIXELS = 16_000_000
-"""32 x 32 mm at 8 µm; more than this is looked at coarser."""
+MAX_PIXELS = 12_000_000
+"""27 x 27 mm at 8 µm; more than this is looked at coarser."""
 
 STRIP_ROWS = 256
 
@@ -45,7 +46,7 @@ def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> Tis
     ----------
     pyramid
         The slide. Read at `options.spacing_um`, or at its own spacing where that is coarser; a
-        picture above 16 million pixels at a coarser spacing.
+        picture above 12 million pixels at a coarser spacing.
     options
         What counts as tissue; default `TissueOptions()`.
 
@@ -64,7 +65,7 @@ def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> Tis
         If a block of the slide cannot be decoded.
     """
     options = options or TissueOptions()
-    view = pyramid.at(_spacing_to_look_at(pyramid.spacing, pyramid.shape, options.spacing_um))
+    view = pyramid.at(_spacing_to_look_at(pyramid, options.spacing_um))
     pixels = _read_all(view)
     mask = detect(pixels, view.spacing, options)
     if not mask.any():
@@ -150,12 +151,16 @@ def _outside() -> int:
     return level
 
 
-def _spacing_to_look_at(own: Spacing, shape: tuple[int, ...], wanted_um: float) -> Spacing:
+def _spacing_to_look_at(pyramid: "Pyramid", wanted_um: float) -> Spacing:
     """Return the spacing wanted, per axis not finer than the slide's own, and few enough pixels."""
-    um = [max(wanted_um, finest) for finest in own.um]
-    pixels = np.prod([n * o / u for n, o, u in zip(shape, own.um, um, strict=True)])
+    own = pyramid.spacing.um
+    um = [max(wanted_um, finest) for finest in own]
+    pixels = np.prod([n * o / u for n, o, u in zip(pyramid.shape, own, um, strict=True)])
     if pixels > MAX_PIXELS:
-        um = [u * float(np.sqrt(pixels / MAX_PIXELS)) for u in um]
+        least = [u * float(np.sqrt(pixels / MAX_PIXELS)) for u in um]
+        # Whole pixels of the level that is read: averages over parts of pixels take more memory.
+        level_um = pyramid.at(Spacing(tuple(least))).level.spacing.um
+        um = [o * math.ceil(u / o) for o, u in zip(level_um, least, strict=True)]
         log.info(
             "tissue is looked for at %.3g µm: the slide is too large for %g µm", um[0], wanted_um
         )
