@@ -84,6 +84,18 @@ WRONG = {
         put("calibration", {"method": "temperature", "values": [1.0, 2.0]}),
         "exactly one value",
     ),
+    "calibration of a negative temperature": (
+        put("calibration", {"method": "temperature", "values": [-1.0]}),
+        "above 0",
+    ),
+    "calibration of one class": (
+        put("calibration", {"method": "vector", "values": [1.0, 0.0]}),
+        "a weight and a bias per class",
+    ),
+    "calibration of three classes": (
+        put("calibration", {"method": "vector", "values": [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]}),
+        "of 2 classes needs 4 values, found 6",
+    ),
     "calibration ignored": (put("calibration", {"values": [2.0]}), "ignored"),
     "calibration of probabilities": (
         lambda card: (

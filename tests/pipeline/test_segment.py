@@ -55,6 +55,18 @@ def result(slide_path, model):
     return wsiseg.segment(slide_path, model)
 
 
+@pytest.mark.parametrize(("biases", "share"), [((0.0, 60.0), 1.0), ((60.0, 0.0), 0.0)])
+def test_a_bias_per_class_decides(slide_path, home, tmp_path, biases, share):
+    package = make_colour_model(tmp_path / "biased")
+    card = json.loads((package / "model.json").read_text())
+    card["calibration"] = {"method": "vector", "values": [1.0, 1.0, *biases]}
+    (package / "model.json").write_text(json.dumps(card))
+    options = SegmentOptions(tissue=TissueOptions(detector="none"))
+    found = wsiseg.segment(slide_path, wsiseg.load_model(package), options=options)
+    area = sum(shapely.area(found.annotations.geometries))
+    assert area == pytest.approx(share * SHAPE[0] * SHAPE[1], rel=0.02)
+
+
 def test_the_tumour_is_where_it_is(result):
     (polygon,) = result.annotations.geometries
     disc = shapely.Point(CENTRE[::-1]).buffer(RADIUS, 256)

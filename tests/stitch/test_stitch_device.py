@@ -12,6 +12,7 @@ from scipy.special import expit, softmax
 from wsiseg.errors import DeviceMemoryError, GridError, HeatmapError
 from wsiseg.geometry import Box
 from wsiseg.grid import Grid
+from wsiseg.model.activation import Scaling
 from wsiseg.stitch import (
     ArgmaxLabels,
     ArraySink,
@@ -166,15 +167,20 @@ def test_the_front_is_that_of_the_host(case, seed):
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-@given(case=cases(), temperature=st.sampled_from([1.0, 0.7, 3.0]))
-def test_activations_are_made_on_the_device(activation, case, temperature):
+@given(
+    case=cases(),
+    scaling=st.sampled_from(
+        [Scaling(), Scaling((0.7,)), Scaling((3.0, 0.5, 1.2), (-1.0, 0.25, 0.75))]
+    ),
+)
+def test_activations_are_made_on_the_device(activation, case, scaling):
     grid, blend, tiles = case
     raw = raw_values(grid, tiles, 3, scale=8) - np.float32(4)
-    scaled = raw / np.float32(temperature)
+    scaled = raw * np.array(scaling.weights, "f4") + np.array(scaling.biases, "f4")
     values = softmax(scaled, axis=-1) if activation == "softmax" else expit(scaled)
     kept = Kept((0, 1, 2))
     wanted, _ = on_host(grid, blend, tiles, values.astype(np.float32), kept)
-    options = {"activation": activation, "temperature": temperature}
+    options = {"activation": activation, "scaling": scaling}
     found, _ = on_device(grid, blend, tiles, raw, kept, **options)
     assert np.abs(found.astype(int) - wanted).max(initial=0) <= 1
     np.testing.assert_array_equal(found == 0, wanted == 0)

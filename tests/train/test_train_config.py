@@ -84,6 +84,7 @@ def test_what_is_wrong_is_named(folder, parts, match):
         ("seed = 3", "seed = -1", "seed -1; needed"),
         ("seed = 3", 'seed = 3\nfolds_by = "slide"', "folds_by 'slide'"),
         ("seed = 3", 'seed = 3\nfolds_by = "patient"', "with 1 training patients; needed block"),
+        ("seed = 3", 'seed = 3\ncalibration = "matrix"', "calibration 'matrix'; needed"),
         ('dataset = "dataset.toml"', "", "dataset is missing"),
         ('dataset = "dataset.toml"', 'dataset = "x.toml"', "x.toml: cannot be read"),
         ('{name="background"}, ', "", "needed the same ones"),

@@ -248,6 +248,17 @@ def test_the_package_runs_and_its_card_says_how_it_came_about(by_blocks):
     assert result.annotations is not None
 
 
+def test_a_weight_and_a_bias_per_class_can_be_fitted(tmp_path):
+    two_slides(tmp_path)
+    path = write_config(tmp_path, SEGMENTER, fit_of("mask"))
+    path.write_text('calibration = "vector"\n' + path.read_text())
+    report = train(read_config(path), tmp_path / "out", device="cpu", threads=1)
+    assert report.card.calibration.method == "vector"
+    assert len(report.card.calibration.values) == 4
+    metrics = report.card.provenance.metrics
+    assert metrics["ECE, validation patches, calibrated"] < 1
+
+
 def test_everything_promised_lies_in_the_package(by_blocks):
     _, report = by_blocks
     names = {path.name for path in report.package.iterdir()}

@@ -176,5 +176,4 @@ def _read(
 def _probabilities(
     setup: StageSetup, predictor: Predictor, arrays: Sequence[NDArray[Any]]
 ) -> NDArray[np.float32]:
-    raw = predictor(*arrays) / np.float32(setup.temperature)
-    return activate(raw, setup.spec.output.activation)
+    return activate(setup.scaling(predictor(*arrays)), setup.spec.output.activation)

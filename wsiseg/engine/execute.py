@@ -233,7 +233,7 @@ def _predicted(
     """Yield the probabilities of each batch of tiles, in order, from threads ahead."""
 
     def finish(indices: Indices, raw: NDArray[np.float32]) -> Predicted:
-        scaled = raw[: len(indices)] / np.float32(setup.temperature)
+        scaled = setup.scaling(raw[: len(indices)])
         return indices, activate(scaled, setup.spec.output.activation)
 
     def read_and_predict(indices: Indices) -> Predicted:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import ModelError, SpacingUnavailableError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.grid import Column, Grid, cut_columns
+from wsiseg.model.activation import IDENTITY, Scaling
 from wsiseg.model.card import InputSpec, ModelCard, StageSpec
 from wsiseg.resample import target_shape
 from wsiseg.source import Pyramid, View
@@ -71,8 +72,8 @@ class StageSetup:
     channels: tuple[str, ...]
     """Names of the output's channels: the classes."""
 
-    temperature: float = 1.0
-    """Raw values are divided by it before the activation; see `Calibration`."""
+    scaling: Scaling = IDENTITY
+    """What is done to raw values before the activation; see `Calibration`."""
 
     @property
     def reference(self) -> StageInput:
@@ -120,7 +121,7 @@ def lay_out(card: ModelCard, pyramid: Pyramid, *, scaled: bool = False) -> tuple
         )
     names = tuple(spec.name for spec in card.classes)
     setups = [_lay_out_stage(stage, pyramid, names, scaled) for stage in card.stages]
-    setups[-1] = replace(setups[-1], temperature=card.calibration.values[0])
+    setups[-1] = replace(setups[-1], scaling=card.calibration.scaling)
     return tuple(setups)
 
 

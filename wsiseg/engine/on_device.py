@@ -72,7 +72,7 @@ def make_stitcher(
             output.kept,
             blend=setup.spec.output.blend,
             activation=setup.spec.output.activation,
-            temperature=setup.temperature,
+            scaling=setup.scaling,
             device=output.device,
         )
     except DeviceMemoryError as error:

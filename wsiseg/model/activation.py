@@ -1,11 +1,34 @@
 """Raw network values as probabilities."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["activate"]
+__all__ = ["IDENTITY", "Scaling", "activate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Calibration of raw values: each class's are multiplied and shifted before the activation.
+
+    One number for all classes, or one per class.
+    """
+
+    weights: tuple[float, ...] = (1.0,)
+    biases: tuple[float, ...] = (0.0,)
+
+    def __call__(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the scaled values of `(..., class)`, float32."""
+        if self == IDENTITY:
+            return raw
+        weights, biases = (np.asarray(v, np.float32) for v in (self.weights, self.biases))
+        scaled: NDArray[np.float32] = raw * weights + biases
+        return scaled
+
+
+IDENTITY = Scaling()
 
 
 def activate(

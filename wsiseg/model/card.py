@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -19,6 +20,7 @@ from pydantic import (
 
 from wsiseg.errors import ModelCardError
 from wsiseg.geometry import COARSEST_UM, FINEST_UM
+from wsiseg.model.activation import Scaling
 
 __all__ = [
     "Calibration",
@@ -241,17 +243,36 @@ class StageSpec(CardPart):
 class Calibration(CardPart):
     """How raw outputs become probabilities one can trust.
 
-    `temperature` divides the last stage's raw outputs by its one value before the activation
-    (Guo et al. 2017, https://proceedings.mlr.press/v70/guo17a.html).
+    `temperature` divides the last stage's raw outputs by its one value before the activation,
+    `vector` multiplies those of each class by its weight and adds its bias: the values are the
+    weights of all classes, then the biases (Guo et al. 2017,
+    https://proceedings.mlr.press/v70/guo17a.html).
     """
 
-    method: Literal["none", "temperature"] = "none"
-    values: tuple[PositiveFloat, ...] = (1.0,)
+    method: Literal["none", "temperature", "vector"] = "none"
+    values: tuple[FiniteFloat, ...] = (1.0,)
+
+    @property
+    def scaling(self) -> Scaling:
+        """What is done to raw values."""
+        if self.method == "vector":
+            half = len(self.values) // 2
+            return Scaling(self.values[:half], self.values[half:])
+        return Scaling((1 / self.values[0],))
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
-        if len(self.values) != 1:
-            raise ValueError(f"calibration needs exactly one value, found {len(self.values)}")
+        if self.method == "vector":
+            if len(self.values) < 4 or len(self.values) % 2:
+                raise ValueError(
+                    "calibration 'vector' needs a weight and a bias per class, found "
+                    f"{len(self.values)} values"
+                )
+            return self
+        if len(self.values) != 1 or self.values[0] <= 0:
+            raise ValueError(
+                f"calibration needs exactly one value above 0, found {list(self.values)}"
+            )
         if self.method == "none" and self.values != (1.0,):
             raise ValueError(
                 f"calibration value {self.values[0]} would be ignored by method 'none'; "
@@ -334,6 +355,13 @@ class ModelCard(CardPart):
             )
         if self.calibration.method != "none" and self.stages[-1].output.activation == "none":
             raise ValueError("calibration needs raw outputs; activation 'none' has none")
+        if self.calibration.method == "vector":
+            needed = 2 * len(self.classes)
+            if len(self.calibration.values) != needed:
+                raise ValueError(
+                    f"calibration 'vector' of {len(self.classes)} classes needs {needed} values, "
+                    f"found {len(self.calibration.values)}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,8 @@ def describe_card(card: ModelCard) -> dict[str, str]:
     if card.threshold is not None:
         said["threshold"] = f"{card.classes[1].name} at or above {card.threshold:g}"
     if card.calibration.method != "none":
-        said["calibration"] = f"{card.calibration.method} {card.calibration.values[0]:g}"
+        values = ", ".join(f"{value:g}" for value in card.calibration.values)
+        said["calibration"] = f"{card.calibration.method} {values}"
     origin = card.provenance
     said |= {f"metric {name}": str(value) for name, value in origin.metrics.items()}
     said |= {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import DeviceMemoryError, GridError, HeatmapError
 from wsiseg.geometry import Box
 from wsiseg.grid import Grid, Tile
+from wsiseg.model.activation import IDENTITY, Scaling
 from wsiseg.stitch.blend import Blend, window_weights
 from wsiseg.stitch.reduce import STEPS, TOLERANCE, Sink
 from wsiseg.stitch.slab import MAX_CLASSES, Codes
@@ -193,8 +194,8 @@ class DeviceStitcher:
         As for `Stitcher`.
     activation
         What makes probabilities of raw values; see the card.
-    temperature
-        Raw values are divided by it first.
+    scaling
+        What is done to raw values first.
     device
         Where the tensors are: `cuda`, `cuda:<n>` or `cpu`.
 
@@ -222,7 +223,7 @@ class DeviceStitcher:
         *,
         blend: Blend = "crop",
         activation: Activation = "softmax",
-        temperature: float = 1.0,
+        scaling: Scaling = IDENTITY,
         device: str | torch.device = "cuda",
     ) -> None:
         if not 1 <= channels <= MAX_CLASSES or not kept.channels:
@@ -234,12 +235,16 @@ class DeviceStitcher:
         self.channels = channels
         self._kept = kept
         self._activation = activation
-        self._temperature = np.float32(temperature).item()
+        self._scaling = scaling
         self._device = torch.device(device)
         self._last: tuple[int, ...] = ()
         self._finished = False
         self._under_way: deque[_Copy] = deque()
         try:
+            self._weights, self._biases = (
+                torch.tensor(values, dtype=torch.float32, device=self._device)
+                for values in (scaling.weights, scaling.biases)
+            )
             self._front = DeviceFront(grid, channels, blend=blend, device=self._device)
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(
@@ -327,7 +332,8 @@ class DeviceStitcher:
             yield from values
 
     def _activate(self, raw: torch.Tensor) -> torch.Tensor:
-        raw = raw / self._temperature
+        if self._scaling != IDENTITY:
+            raw = raw * self._weights + self._biases
         if self._activation == "softmax":
             shifted = (raw - raw.amax(-1, keepdim=True)).exp()
             return shifted / shifted.sum(-1, keepdim=True)

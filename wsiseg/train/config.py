@@ -3,6 +3,7 @@
 dataset = "dataset.toml"                    # beside this file
 folds = 5                                   # for the heatmaps later stages learn from
 folds_by = "patient"                        # or "block": a block of every slide
+calibration = "temperature"                 # or "vector": a weight and a bias per class
 seed = 0
 
 [labels]                                    # for a CSV, as in `dataset.toml`
@@ -42,7 +43,9 @@ __all__ = ["GroupOptions", "SamplingOptions", "StageRecipe", "TrainConfig", "rea
 UNKNOWN_HASH = "0" * 64
 """Stands in the card until there are weights."""
 
-TOP = {"dataset", "labels", "folds", "folds_by", "seed", "card", "tissue", "stages"}
+TOP = {
+    "dataset", "labels", "folds", "folds_by", "calibration", "seed", "card", "tissue", "stages",
+}  # fmt: skip
 
 Options = TypeVar(
     "Options",
@@ -142,6 +145,8 @@ class TrainConfig:
 
     seed: int = 0
     tissue: TissueOptions = field(default_factory=TissueOptions)
+    calibration: str = "temperature"
+    """What is fitted on the validation slides; see `Calibration`."""
 
 
 def read_config(path: str | Path) -> TrainConfig:
@@ -187,7 +192,18 @@ def read_config(path: str | Path) -> TrainConfig:
         _by_block(content, path, dataset),
         seed,
         _options(TissueOptions, _table(content, "tissue", path), f"{path}: tissue"),
+        _calibration(content, path),
     )
+
+
+def _calibration(content: Mapping[str, Any], path: Path) -> str:
+    method = content.get("calibration", "temperature")
+    if method not in ("temperature", "vector"):
+        raise TrainingError(
+            f"{path}: calibration {method!r}; needed 'temperature' or 'vector', a weight and a "
+            "bias per class"
+        )
+    return str(method)
 
 
 def _by_block(content: Mapping[str, Any], path: Path, dataset: Dataset) -> bool:

@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from wsiseg.errors import TrainingError
-from wsiseg.evaluate import CalibrationBins, fit_temperature
+from wsiseg.evaluate import CalibrationBins, fit_temperature, fit_vector
 from wsiseg.machine import usable_cores
 from wsiseg.model import ModelCard, write_package
+from wsiseg.model.activation import activate
+from wsiseg.model.card import Calibration
 from wsiseg.model.export import export_onnx
 from wsiseg.model.preprocessed import PreprocessedNetwork
 from wsiseg.train.config import TrainConfig, read_config
@@ -95,11 +97,9 @@ def train(
         )
     cores = threads or usable_cores()
     torch.set_num_threads(cores)
-    for kind in (np.float32, np.float64):
-        np.finfo(kind)  # known before: without denormals NumPy would warn of what it finds
-    torch.set_flush_denormal(True)
     folder = package.with_name(f"{package.name}.training")
     with ExitStack() as stack:
+        stack.enter_context(_without_denormals())
         scalars = stack.enter_context(_Scalars(folder / "scalars"))
 
         def listen(name: str, report: RoundReport) -> None:
@@ -123,6 +123,18 @@ def train(
         package, card=card, networks=networks, check_inputs=inputs, extra=extra, overwrite=overwrite
     )
     return TrainReport(package, folder, written, finals)
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Take numbers next to zero as zero meanwhile: computing with them takes much longer."""
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # known before: without denormals NumPy would warn of what it finds
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class _Scalars:
@@ -184,7 +196,7 @@ def _card(run: Training) -> dict[str, Any]:
     if run.config.folds_by_block and len(run.done) > 1:
         origin["limits"] += BY_BLOCKS
     if run.done[-1].lesson.test_places:
-        card["calibration"], found = _calibrated(run.done[-1])
+        card["calibration"], found = _calibrated(run.done[-1], run.config.calibration)
         metrics |= found
     else:
         origin["limits"] += UNTESTED
@@ -192,18 +204,21 @@ def _card(run: Training) -> dict[str, Any]:
     return card
 
 
-def _calibrated(last: TrainedStage) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the temperature for the card, and the calibration error before and after."""
+def _calibrated(last: TrainedStage, method: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the calibration for the card, and the calibration error before and after."""
     logits, labels = _sampled_answers(last.lesson, last.network)
-    temperature = round(fit_temperature(logits, labels), 4)
+    if method == "vector":
+        values = [round(float(v), 4) for part in fit_vector(logits, labels) for v in part]
+    else:
+        values = [round(fit_temperature(logits, labels), 4)]
+    content = {"method": method, "values": values}
+    scaling = Calibration.model_validate(content).scaling
     errors = {}
-    for name, divisor in (("raw", 1.0), ("calibrated", temperature)):
-        values = logits / divisor
-        values = np.exp(values - values.max(axis=1, keepdims=True))
-        bins = CalibrationBins(values.shape[1])
-        bins.add((values / values.sum(axis=1, keepdims=True)).astype(np.float32), labels)
+    for name, scaled in (("raw", logits), ("calibrated", scaling(logits.astype(np.float32)))):
+        bins = CalibrationBins(logits.shape[1])
+        bins.add(activate(scaled.astype(np.float32), "softmax"), labels)
         errors[f"ECE, validation patches, {name}"] = round(bins.scores().ece, 4)
-    return {"method": "temperature", "values": [temperature]}, errors
+    return content, errors
 
 
 def _sampled_answers(
