@@ -10,6 +10,12 @@ from .arguments import AsJson
 
 __all__ = ["evaluate"]
 
+PRINTED = (
+    *("dice", "iou", "precision", "recall", "aji", "pq", "dq", "sq", "object_f1"),
+    *("points_patherea_f1", "points_hungarian_f1", "consensus_dice"),
+)
+"""The other figures are in the report."""
+
 
 def evaluate(
     dataset: Annotated[
@@ -37,6 +43,10 @@ def evaluate(
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="µm up to which an outline counts as right.")
     ] = 10.0,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="masks (default), objects or points; may be given several times."),
+    ] = None,
     stratify: Annotated[
         list[str] | None, typer.Option(help="Column of the data set to tell results apart by.")
     ] = None,
@@ -54,8 +64,12 @@ def evaluate(
         predictions,
         splits=(split,),
         spacing_um=spacing,
+        compared=tuple(compare or ("masks",)),
         options=EvaluationOptions(
-            tolerance_um=tolerance, group_by="patient", strata=tuple(stratify or ())
+            tolerance_um=tolerance,
+            point_protocols=("patherea", "hungarian"),
+            group_by="patient",
+            strata=tuple(stratify or ()),
         ),
     )
     folder = evaluation.write(out)
@@ -63,7 +77,7 @@ def evaluate(
         typer.echo(json.dumps(to_json(evaluation)))
         return
     for row in evaluation.summary:
-        if row.figure in ("dice", "iou", "precision", "recall"):
+        if row.figure in PRINTED:
             where = f", {row.column} {row.stratum}" if row.column else ""
             mean, low, high = row.interval.value, row.interval.low, row.interval.high
             between = f" ({low:.4f} to {high:.4f})" if low == low else ""

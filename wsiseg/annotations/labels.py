@@ -1,7 +1,7 @@
 """Labels of a slide: annotations or a mask of any usual program, as class pixels of any view."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, cast, final
@@ -19,7 +19,7 @@ from wsiseg.errors import AnnotationError, LabelError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.source.pyramid import Pyramid
 
-__all__ = ["IGNORE", "LabelFormat", "LabelView", "Labels", "open_labels"]
+__all__ = ["IGNORE", "LabelFormat", "LabelView", "Labels", "class_values", "open_labels"]
 
 LabelFormat = Literal["geojson", "geojson-level0", "asap", "imagescope", "mask", "omezarr"]
 
@@ -36,6 +36,31 @@ class _Painter(Protocol):
     def read(self, raster: Raster, box: Box) -> NDArray[np.uint8]:
         """Return class values of a box on the slide."""
         ...
+
+
+def class_values(
+    path: Path | str,
+    names: Sequence[str],
+    classes: Sequence[str],
+    *,
+    mapping: Mapping[str, str] | None = None,
+    ignore: Iterable[str] = (),
+    within: Iterable[str] = (),
+) -> NDArray[np.int64]:
+    """Return the class value of each object of a file by its name, int64 (n,).
+
+    The names follow the rules of `open_labels`; `IGNORE` is what those of `ignore` and `within`
+    become.
+
+    Raises
+    ------
+    LabelError
+        If a name stands for no class.
+    """
+    naming = Naming.of(classes, mapping or {}, ignore, within, ())
+    naming.check(path, names)
+    values = [IGNORE if naming.is_region(name) else naming.value(name) for name in names]
+    return np.array(values, np.int64)
 
 
 def open_labels(

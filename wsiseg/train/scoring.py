@@ -1,23 +1,39 @@
 """What a model made of the slides of a data set, compared with their labels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
-from wsiseg.annotations.labels import open_labels
-from wsiseg.errors import UsageError
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsiseg.annotations.labels import IGNORE, class_values, open_labels
+from wsiseg.annotations.read_drawing import read_areas, read_points
+from wsiseg.errors import AnnotationError, UsageError
 from wsiseg.evaluate import Case, Evaluation, EvaluationOptions, evaluate, read_heatmap, slide_case
-from wsiseg.evaluate.case import ReadProbabilities
-from wsiseg.source import View
+from wsiseg.evaluate.case import Objects, Pair, PointSet, ReadProbabilities
+from wsiseg.source import Pyramid, View
 from wsiseg.stitch import HeatmapStore
 from wsiseg.train.dataset import Dataset, SlideEntry, Split
 
-__all__ = ["evaluate_dataset", "find_prediction"]
+__all__ = ["Compared", "evaluate_dataset", "find_prediction"]
 
-PREDICTIONS = ("mask.zarr", "annotations.geojson", "annotations.geojson.gz")
+Compared = Literal["masks", "objects", "points"]
+"""`masks`: the class of each pixel. `objects`: outlines, one by one, such as nuclei or glands.
+`points`: marks, such as cells."""
+
+DRAWINGS = ("annotations.geojson", "annotations.geojson.gz")
+PREDICTIONS = ("mask.zarr", *DRAWINGS)
 """In a folder of results, the first of these that is there."""
 
+DRAWING_SUFFIXES = (".geojson", ".geojson.gz", ".json", ".xml")
 SUFFIXES = (".geojson", ".geojson.gz", ".png", ".tif", ".tiff", ".zarr", ".ome.zarr", ".xml")
 """Beside each other, by the stem of the slide."""
+
+RATER = "rater"
+"""How columns begin that name labels of the same slide by other people."""
 
 
 def evaluate_dataset(
@@ -26,6 +42,7 @@ def evaluate_dataset(
     *,
     splits: Sequence[Split] = ("test",),
     spacing_um: float = 1.0,
+    compared: Sequence[str] = ("masks",),
     options: EvaluationOptions | None = None,
 ) -> Evaluation:
     """Compare predictions of slides with the labels of a data set.
@@ -33,14 +50,18 @@ def evaluate_dataset(
     Parameters
     ----------
     dataset
-        Slides, labels, patients and other columns.
+        Slides, labels, patients and other columns. Columns whose names begin with `rater` hold
+        labels of other people, paths beside the data set; masks are compared with these, too.
     predictions
         Folder that `segment` wrote, or any folder with a mask or annotations per slide, named
         after it.
     splits
         Which slides.
     spacing_um
-        µm per pixel at which they are compared.
+        µm per pixel at which masks are compared.
+    compared
+        Masks, objects, points, or several of these. Objects and points need annotations on both
+        sides; where there are no points, those in the middle of the areas count.
     options
         Measures, tolerances, strata.
 
@@ -51,48 +72,122 @@ def evaluate_dataset(
     SourceError, AnnotationError
         If a slide, its labels or its prediction cannot be read, or do not belong together.
     """
+    if strange := sorted(set(compared) - set(get_args(Compared))):
+        raise UsageError(
+            f"cannot compare {strange[0]!r}; needed some of {', '.join(get_args(Compared))}"
+        )
     entries = dataset.of(*splits)
     if not entries:
         raise UsageError(f"{dataset.path}: no slide of split {' or '.join(splits)}; name another")
-    found = [find_prediction(Path(predictions), entry) for entry in entries]
-    cases = (_case(dataset, e, p, spacing_um) for e, p in zip(entries, found, strict=True))
+    cases = (_case(dataset, entry, Path(predictions), spacing_um, compared) for entry in entries)
     return evaluate(cases, dataset.classes, options=options)
 
 
-def find_prediction(folder: Path, entry: SlideEntry) -> Path:
-    """Return the mask or annotations of a slide in a folder of predictions.
+def find_prediction(folder: Path, entry: SlideEntry, *, drawn: bool = False) -> Path:
+    """Return the mask or annotations of a slide in a folder of predictions; annotations if `drawn`.
 
     Raises
     ------
     UsageError
         If there is none.
     """
+    names, suffixes = (DRAWINGS, DRAWING_SUFFIXES) if drawn else (PREDICTIONS, SUFFIXES)
     stem = entry.slide.name.split(".")[0]
     stems = dict.fromkeys([entry.slide.stem, stem])
-    candidates = [folder / s / name for s in stems for name in PREDICTIONS]
-    candidates += [folder / f"{s}{suffix}" for s in stems for suffix in SUFFIXES]
+    candidates = [folder / s / name for s in stems for name in names]
+    candidates += [folder / f"{s}{suffix}" for s in stems for suffix in suffixes]
     for path in candidates:
         if path.exists():
             return path
+    others = "" if drawn else ", .png or .tiff"
     raise UsageError(
         f"{folder}: no prediction of {entry.name}: needed {candidates[0]} or {folder / stem}"
-        ".geojson, .png or .tiff; segment it first"
+        f".geojson{others}; segment it first"
     )
 
 
-def _case(dataset: Dataset, entry: SlideEntry, prediction: Path, spacing_um: float) -> Case:
+def _case(
+    dataset: Dataset,
+    entry: SlideEntry,
+    predictions: Path,
+    spacing_um: float,
+    compared: Sequence[str],
+) -> Case:
     slide = entry.open()
+    columns = {"patient": entry.patient, **entry.columns}
+    case = Case(name=slide.name, columns=columns, thumbnail=slide.thumbnail)
+    if "masks" in compared:
+        case = _mask_case(dataset, entry, slide, find_prediction(predictions, entry), spacing_um)
+        case = replace(case, columns=columns)
+    if "objects" in compared or "points" in compared:
+        drawn = find_prediction(predictions, entry, drawn=True)
+        if "objects" in compared:
+            both = (_objects(path, slide, dataset) for path in (drawn, entry.labels))
+            case = replace(case, objects=Pair(*both))
+        if "points" in compared:
+            marks = (_points(path, slide, dataset) for path in (drawn, entry.labels))
+            case = replace(case, points=Pair(*marks))
+    return case
+
+
+def _mask_case(
+    dataset: Dataset, entry: SlideEntry, slide: Pyramid, prediction: Path, spacing_um: float
+) -> Case:
     view = slide.at(spacing_um)
-    reference = dataset.open_labels(entry, slide)
     predicted = open_labels(prediction, slide, dataset.classes, mapping=dataset.rules.mapping)
+    people = [
+        replace(entry, labels=dataset.path.parent / labels)
+        for column, labels in sorted(entry.columns.items())
+        if column.startswith(RATER)
+    ]
+    if people:
+        people = [entry, *people]
     return slide_case(
         slide,
         view,
         prediction=predicted.at(view).read,
-        reference=reference.at(view).read,
+        reference=dataset.open_labels(entry, slide).at(view).read,
         probabilities=_probabilities(prediction.with_name("heatmap.zarr"), view, dataset.classes),
-        columns={"patient": entry.patient, **entry.columns},
+        raters=[dataset.open_labels(one, slide).at(view).read for one in people],
     )
+
+
+def _objects(path: Path, slide: Pyramid, dataset: Dataset) -> Objects:
+    """Return the areas of a file that have a class, in level-0 pixels."""
+    areas = read_areas(path, slide)
+    index = _class_index(path, areas.names, dataset)
+    known = index > 0
+    return Objects(areas.geometries[known], index[known])
+
+
+def _points(path: Path, slide: Pyramid, dataset: Dataset) -> PointSet:
+    """Return the points of a file that have a class; the middle of areas where it has none."""
+    try:
+        points = read_points(path, slide)
+        places, names = points.yx, points.names
+    except AnnotationError:
+        areas = read_areas(path, slide)
+        middle = shapely.point_on_surface(areas.geometries)
+        places = np.stack([shapely.get_y(middle), shapely.get_x(middle)], axis=1)
+        names = areas.names
+    index = _class_index(path, names, dataset)
+    known = index > 0
+    return PointSet(places[known] * np.array(slide.spacing.um), index[known])
+
+
+def _class_index(path: Path, names: Sequence[str], dataset: Dataset) -> NDArray[np.int64]:
+    """Return the class value of each name, 0 for what is none or not known."""
+    rules = dataset.rules
+    values = class_values(
+        path,
+        names,
+        dataset.classes,
+        mapping=rules.mapping,
+        ignore=rules.ignore,
+        within=rules.within,
+    )
+    values[values == IGNORE] = 0
+    return values
 
 
 def _probabilities(path: Path, view: View, classes: Sequence[str]) -> ReadProbabilities | None:

@@ -1,0 +1,123 @@
+"""`wsiseg evaluate` on squares whose scores can be counted."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from wsiseg_cli.main import app
+
+SIDE = 200
+DATASET = """
+classes = ["background", "Tumor"]
+[labels]
+mapping = {{"Tumour" = "Tumor", "Stroma" = "background"}}
+[[slides]]
+slide = "a.png"
+labels = "a.geojson"
+patient = "p"
+split = "test"
+mpp = 1.0
+{extra}
+"""
+
+
+def feature(geometry: dict, name: str = "Tumour") -> dict:
+    properties = {"objectType": "annotation", "classification": {"name": name}}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def square(x: int, y: int, side: int, name: str = "Tumour") -> dict:
+    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    return feature({"type": "Polygon", "coordinates": [ring]}, name)
+
+
+def point(x: float, y: float, name: str = "Tumour") -> dict:
+    return feature({"type": "Point", "coordinates": [x, y]}, name)
+
+
+def write(path: Path, *features: dict) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((SIDE, SIDE, 3), 200, np.uint8))
+    (tmp_path / "dataset.toml").write_text(DATASET.format(extra=""))
+    return tmp_path
+
+
+def run(folder: Path, *options: str) -> dict:
+    done = CliRunner().invoke(
+        app,
+        ["evaluate", str(folder / "dataset.toml"), str(folder / "predicted"), "--json", *options,
+         "--out", str(folder / "report")],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    return {row["figure"]: row["mean"] for row in json.loads(done.stdout)["summary"]}
+
+
+def test_pixels(folder: Path):
+    write(folder / "a.geojson", square(0, 0, 100), square(150, 150, 20, "Stroma"))
+    write(folder / "predicted/a.geojson", square(0, 50, 100))
+    found = run(folder)
+    assert found["dice"] == pytest.approx(0.5)
+    assert found["precision"] == pytest.approx(0.5)
+    assert (folder / "report" / "evaluation.html").is_file()
+
+
+def test_objects_are_matched_one_by_one(folder: Path):
+    truth = [square(x, 10, 10) for x in (10, 40, 70, 100)]
+    write(folder / "a.geojson", *truth)
+    write(folder / "predicted/a.geojson", *truth[:3], square(150, 150, 10))
+    found = run(folder, "--compare", "objects")
+    assert found["dq"] == pytest.approx(3 / 4)
+    assert found["sq"] == pytest.approx(1)
+    assert found["aji"] == pytest.approx(3 / 5)
+    assert "dice" not in found
+
+
+def test_points_and_the_middle_of_areas(folder: Path):
+    write(folder / "a.geojson", point(20, 20), point(60, 60), point(100, 100, "Stroma"))
+    write(folder / "predicted/a.geojson", square(16, 16, 10), square(150, 150, 10))
+    found = run(folder, "--compare", "points")
+    for protocol in ("patherea", "hungarian"):
+        assert found[f"points_{protocol}_recall"] == pytest.approx(1 / 2)
+        assert found[f"points_{protocol}_precision"] == pytest.approx(1 / 2)
+
+
+def test_several_people(folder: Path):
+    """Two people agree with the reference on half of their squares each."""
+    (folder / "dataset.toml").write_text(
+        DATASET.format(extra='rater_b = "b.geojson"\nrater_c = "c.geojson"')
+    )
+    write(folder / "a.geojson", square(0, 0, 100))
+    write(folder / "b.geojson", square(0, 0, 100))
+    write(folder / "c.geojson", square(0, 50, 100))
+    write(folder / "predicted/a.geojson", square(0, 0, 100))
+    found = run(folder)
+    assert found["dice"] == pytest.approx(1)
+    assert found["consensus_dice"] == pytest.approx(1)
+
+
+def test_a_slide_without_annotations_is_named(folder: Path):
+    write(folder / "a.geojson", square(0, 0, 100))
+    (folder / "predicted").mkdir()
+    cv2.imwrite(str(folder / "predicted" / "a.png"), np.zeros((SIDE, SIDE), np.uint8))
+    arguments = ["evaluate", str(folder / "dataset.toml"), str(folder / "predicted")]
+    done = CliRunner().invoke(app, [*arguments, "--compare", "objects"])
+    assert done.exit_code != 0
+    assert "no prediction of a" in str(done.exception)
+
+
+def test_what_cannot_be_compared_is_named(folder: Path):
+    write(folder / "a.geojson", square(0, 0, 100))
+    write(folder / "predicted/a.geojson", square(0, 0, 100))
+    arguments = ["evaluate", str(folder / "dataset.toml"), str(folder / "predicted")]
+    done = CliRunner().invoke(app, [*arguments, "--compare", "cells"])
+    assert done.exit_code != 0
+    assert "cannot compare 'cells'; needed some of masks, objects, points" in str(done.exception)
