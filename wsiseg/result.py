@@ -23,7 +23,7 @@ from wsiseg.engine import (
     summary_head,
 )
 from wsiseg.engine.annotate import AREA
-from wsiseg.geometry import Box
+from wsiseg.geometry import Box, ceil_div
 from wsiseg.machine import release_memory
 from wsiseg.model import Model
 from wsiseg.options import SegmentOptions
@@ -200,13 +200,14 @@ def overview_pixels(
 ) -> NDArray[np.uint8]:
     """Return the slide for an overview, from what the tissue detector saw where that does.
 
-    It does where it is at least half as large. Else the level that is serves, so that no finer one
-    is decoded again for a few pixels more.
+    It does where it is at least half as large. Else a level that is, or one reduced by a whole
+    number, serves: averages over parts of pixels take five times as long.
     """
     seen = tissue.picture
     if seen is None or size > 2 * max(seen.shape):
-        sides = (max(level.shape) for level in slide.levels)
-        return slide.thumbnail(max((n for n in sides if n <= size <= 2 * n), default=size))
+        sides = [max(level.shape) for level in slide.levels]
+        reduced = (ceil_div(n, ceil_div(n, size)) for n in sides)
+        return slide.thumbnail(max((n for n in reduced if 2 * n >= size), default=size))
     ratio = (max(1.0, max(seen.shape) / size),) * 2
     whole = Box.of_shape(seen.shape[:2])
     return area(seen, whole, Box.of_shape(target_shape(whole.shape, ratio)), ratio, whole.shape)

@@ -226,9 +226,11 @@ class Pyramid:
             raise LevelError(f"{self.name}: needed a thumbnail of at least 1 px, got {max_size}")
         fitting = [level for level in self.levels if max(level.shape) >= max_size]
         level = fitting[-1] if fitting else self.levels[0]
-        reduction = max(1.0, max(level.shape) / max_size)
-        if reduction > WHOLE_RATIO:
-            reduction = float(ceil_div(max(level.shape), max_size))
+        longest = max(level.shape)
+        whole = ceil_div(longest, max_size)
+        reduction = max(1.0, longest / max_size)
+        if reduction > WHOLE_RATIO or ceil_div(longest, whole) == max_size:
+            reduction = float(whole)
         ratio = (reduction, reduction)
         height, width = target_shape(level.shape, ratio)
         pixels = np.empty((height, width, 3), dtype=np.uint8)
