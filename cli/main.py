@@ -92,7 +92,7 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        text = f"unexpected {type(error).__name__}: {error}; run with --debug and report it"
+        text = f"unexpected {type(error).__name__}: {error}; run `wsiseg --debug ...` and report it"
         log().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
     finally:

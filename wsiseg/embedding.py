@@ -33,7 +33,7 @@ from wsiseg.engine import (
     temporary_folder,
 )
 from wsiseg.errors import UsageError
-from wsiseg.machine import bound_allocator, release_memory
+from wsiseg.machine import release_memory, set_allocator
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import EmbedOptions
 from wsiseg.source import Pyramid, as_pyramid
@@ -164,8 +164,7 @@ def embed(
     started = time.perf_counter()
     require_task(model, "embedding")
     slide, model = as_pyramid(slide), load_for_run(model, options.run)
-    if model.backend != "torch":  # which is slow unless it keeps its buffers
-        bound_allocator()
+    set_allocator(model.backend)
     setup = _lay_out(model, slide)
     tissue = find_tissue(slide, options.tissue)
     slide.forget()  # at its resolution nobody comes back

@@ -21,7 +21,7 @@ from wsiseg.engine import (
     select_tiles,
     temporary_folder,
 )
-from wsiseg.machine import beside, bound_allocator, release_memory, usable_cores
+from wsiseg.machine import beside, release_memory, set_allocator, usable_cores
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
@@ -125,8 +125,7 @@ def segment(
     started = time.perf_counter()
     require_task(model, "semantic")
     slide, model = as_pyramid(slide), load_for_run(model, options.run)
-    if model.backend != "torch":  # which is slow unless it keeps its buffers
-        bound_allocator()
+    set_allocator(model.backend)
     lay_out(model.card, slide)  # what does not fit is an error before anything is read
     cores = options.run.threads or usable_cores()
     small = math.prod(slide.shape) < PREPARED_PIXELS

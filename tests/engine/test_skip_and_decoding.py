@@ -79,17 +79,20 @@ def test_skipping_depends_on_no_thread(pixels, model):
 
 
 @pytest.mark.parametrize(
-    ("read_s", "predict_s", "change", "scaled", "reason"),
+    ("read_s", "predict_s", "change", "cores", "scaled", "reason"),
     [
-        (0.9, 0.1, 0.001, True, "is the bottleneck"),
-        (0.01, 0.1, 0.001, False, "not the bottleneck"),
-        (0.9, 0.1, 0.02, False, "too much"),
+        (0.9, 0.1, 0.001, 1, True, "is the bottleneck"),
+        (0.9, 0.1, 0.001, 16, False, "not the bottleneck"),
+        (0.01, 0.1, 0.001, 1, False, "not the bottleneck"),
+        (0.9, 0.1, 0.02, 1, False, "too much"),
     ],
 )
-def test_scaled_decoding_needs_a_reason(read_s, predict_s, change, scaled, reason, pixels, model):
+def test_scaled_decoding_needs_a_reason(
+    read_s, predict_s, change, cores, scaled, reason, pixels, model
+):
     with wsiseg.open(pixels, mpp=0.5) as slide:
         setups = wsiseg.plan(slide, model).setups
-    choice = _judge([_Compared(read_s, predict_s, change, 32)], [0], setups)
+    choice = _judge([_Compared(read_s, predict_s, change, 32)], [0], setups, cores)
     assert choice.scaled == scaled
     assert reason in choice.reason
 

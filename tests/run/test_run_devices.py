@@ -74,7 +74,7 @@ def test_processes_share_cores_and_memory():
         memory_bytes=4_500,
         threads=max(1, usable_cores() // 2),
     )
-    assert share_of(RunOptions(threads=7), "cpu", 2).threads == 7
+    assert share_of(RunOptions(threads=7), "cpu", 2).threads == 3
 
 
 def test_each_job_is_done_once_and_its_events_are_heard():

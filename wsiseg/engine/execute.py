@@ -1,10 +1,9 @@
 """Run one stage: read | predict | stitch and write, at once, with bounded queues between."""
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.engine.clock import Clock
 from wsiseg.engine.cuts import keep_cuts
 from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone, ignore
 from wsiseg.engine.graph import StageSetup
@@ -117,23 +117,6 @@ class StageReport:
     """What was not looked at, as asked; `None` where everything was."""
 
 
-class _Clock:
-    """Seconds per step, summed over threads."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("read", "predict", "write", "wait"), 0.0)
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def on(self, step: str) -> Iterator[None]:
-        """Count the time of the block for a step."""
-        started = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - started
-        with self._lock:
-            self.seconds[step] += seconds
-
-
 def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     setup: StageSetup,
     inputs: Sequence[Input],
@@ -185,7 +168,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     listen(StageStarted(slide, setup.spec.name, count))
     if pace.threads is not None and isinstance(predictor, Threaded):
         predictor = predictor.for_workers(pace.workers, pace.threads)
-    clock, trim_heap = _Clock(), HeapTrimmer()
+    clock, trim_heap = Clock(), HeapTrimmer()
     started = time.perf_counter()
     columns = setup.columns(pace.column, turned=pace.turned)
     with ExitStack() as stack:
@@ -199,7 +182,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
             if device_output and stitcher and isinstance(predictor, DevicePredictor):
                 ahead = _read_ahead(reader, iter(batches), pace, clock)
                 write = _code_writer(setup, column, device_output, clock)
-                return stitched_on_device(column, ahead, predictor, stitcher, write)
+                return stitched_on_device(column, ahead, predictor, stitcher, write, clock)
             results = _predicted(setup, reader, iter(batches), predictor, pace, clock)
             return _stitched(setup, column, results, reducer, clock)
 
@@ -228,7 +211,7 @@ def _predicted(
     batches: Iterator[Indices],
     predictor: Predictor,
     pace: Pace,
-    clock: _Clock,
+    clock: Clock,
 ) -> Generator[Predicted, None, None]:
     """Yield the probabilities of each batch of tiles, in order, from threads ahead."""
 
@@ -248,18 +231,21 @@ def _predicted(
         return
     waiting: deque[Indices] = deque()
 
-    def arrays() -> Iterator[tuple[NDArray[Any], ...]]:
-        for indices, patches in _read_ahead(reader, batches, pace, clock):
-            waiting.append(indices)
-            yield tuple(patches)
+    with closing(_read_ahead(reader, batches, pace, clock)) as read:
 
-    for raw in predictor.stream(arrays()):
-        yield finish(waiting.popleft(), raw)
+        def arrays() -> Iterator[tuple[NDArray[Any], ...]]:
+            for indices, patches in clock.counted("starve", read, instead_of="predict"):
+                waiting.append(indices)
+                yield tuple(patches)
+
+        with closing(predictor.stream(arrays())) as outputs:
+            for raw in clock.counted("predict", outputs):
+                yield finish(waiting.popleft(), raw)
 
 
 def _read_ahead(
-    reader: TileReader, batches: Iterator[Indices], pace: Pace, clock: _Clock
-) -> Iterator[Batch]:
+    reader: TileReader, batches: Iterator[Indices], pace: Pace, clock: Clock
+) -> Generator[Batch, None, None]:
     """Yield each batch of tiles with its patches, in order, read by threads ahead."""
 
     def read(indices: Indices) -> Batch:
@@ -274,7 +260,7 @@ def _stitched(
     column: Column,
     results: Generator[Predicted, None, None],
     reducer: Reducer,
-    clock: _Clock,
+    clock: Clock,
 ) -> Iterator[int]:
     """Stitch one column and push it into the reducer; yield the tiles of each batch."""
     add, finish = _stitcher(setup, column)
@@ -317,7 +303,7 @@ def _stitcher(
 
 
 def _code_writer(
-    setup: StageSetup, column: Column, output: DeviceOutput, clock: _Clock
+    setup: StageSetup, column: Column, output: DeviceOutput, clock: Clock
 ) -> "Callable[[CodeSlab], None]":
     def write(slab: "CodeSlab") -> None:
         with clock.on("write"):

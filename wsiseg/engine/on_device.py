@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.engine.clock import Clock
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.stream import Background
 from wsiseg.errors import DeviceMemoryError
@@ -82,10 +83,11 @@ def make_stitcher(
 
 def stitched_on_device(
     column: Column,
-    batches: Iterator[Batch],
+    batches: Generator[Batch, None, None],
     predictor: DevicePredictor,
     stitcher: "DeviceStitcher",
     write: Callable[["CodeSlab"], None],
+    clock: Clock,
 ) -> Iterator[int]:
     """Predict and stitch one column on the device; yield the tiles of each batch.
 
@@ -101,17 +103,19 @@ def stitched_on_device(
         The column's.
     write
         Gets each slab, in the pixels of the column, from a thread of its own.
+    clock
+        Gets the seconds of predicting, and of waiting for patches.
     """
     waiting: deque[Indices] = deque()
 
     def arrays() -> Iterator[tuple[NDArray[Any], ...]]:
-        for indices, patches in batches:
+        for indices, patches in clock.counted("wait", batches, instead_of="predict"):
             waiting.append(indices)
             yield tuple(patches)
 
     outputs = predictor.stream_on_device(arrays())
-    with Background(write, depth=4) as writer, closing(outputs):
-        for raw in outputs:
+    with Background(write, depth=4) as writer, closing(batches), closing(outputs):
+        for raw in clock.counted("predict", outputs):
             indices = waiting.popleft()
             tiles = [column.grid.tile(tuple(index)) for index in indices.tolist()]
             for slab in stitcher.add(tiles, raw.swapaxes(1, 2) if column.turned else raw):

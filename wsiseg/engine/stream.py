@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -19,7 +19,7 @@ POLL_S = 0.5
 
 def prefetch(
     function: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield `function(item)` in the order of `items`, computed by threads ahead of the consumer.
 
     Parameters

@@ -43,7 +43,7 @@ class Predictor(Protocol):
         """Return the raw values of a batch."""
         ...
 
-    def stream(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
+    def stream(self, batches: Iterable[Batch]) -> Generator[NDArray[np.float32], None, None]:
         """Yield the raw values of each batch, in order; the receiver owns them.
 
         Several batches may be taken before the first result is given: they are under way at
@@ -148,7 +148,7 @@ class StagePredictor(Predictor):
         self._check_values(output)
         return output.astype(np.float32, copy=False)
 
-    def stream(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
+    def stream(self, batches: Iterable[Batch]) -> Generator[NDArray[np.float32], None, None]:
         """Yield the raw values of each batch, in order.
 
         Raises
@@ -176,7 +176,7 @@ class StagePredictor(Predictor):
         network = self._network
         return str(network.device) if isinstance(network, StreamingNetwork) else None
 
-    def stream_on_device(self, batches: Iterable[Batch]) -> Iterator["torch.Tensor"]:
+    def stream_on_device(self, batches: Iterable[Batch]) -> Generator["torch.Tensor", None, None]:
         """Yield the raw values of each batch as a tensor on `device`; see `stream`.
 
         It is valid, on the stream current in this thread, until the next one is asked for. Only

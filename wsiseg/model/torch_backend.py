@@ -1,12 +1,9 @@
 """Networks run by torch: on a GPU, or on the CPU where a network cannot be exported."""
 
-import ctypes
 import logging
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from functools import cache
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsiseg.errors import DeviceMemoryError, ModelError, SmallerBatchWarning
+from wsiseg.machine import keep_big_buffers
 from wsiseg.model.batches import Batch, Unanswered, in_parts, join_arrays
 from wsiseg.model.cuda import CudaDevice, describe_memory, is_out_of_memory, release_cached
 from wsiseg.model.preprocessed import PreprocessedNetwork
@@ -29,11 +27,6 @@ Precision = Literal["float32", "bfloat16"]
 Output = TypeVar("Output")
 Join = Callable[[Iterator[Output], int], Output]
 Run = Callable[[Iterator[Batch]], Generator[Output, None, None]]
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Names of glibc's malloc.h."""
-
-KEEP_BYTES = 1 << 30
 
 
 class TorchNetwork:
@@ -271,24 +264,3 @@ def require_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise ModelError(f"device {name!r} is not supported: needed auto, cpu, cuda or cuda:<n>")
     return device
-
-
-@cache
-def keep_big_buffers() -> None:
-    """Stop glibc from giving big buffers back to the kernel after each layer.
-
-    Without this more than half of torch's time on CPU goes into page faults. Other C libraries
-    have other allocators; nothing is done there.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        log.debug("no glibc: allocator left as it is")
-        return
-    mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
-    mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
-    # Arenas of other threads are limited to 64 MB, whatever the thresholds: workers share the main
-    # one, or their big buffers go back all the same (measured: 3.1 s of system time against 0.1).
-    mallopt(M_ARENA_MAX, 1)

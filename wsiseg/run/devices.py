@@ -95,7 +95,7 @@ def on_first_device(options: RunOptions) -> RunOptions:
 def share_of(options: RunOptions, device: str, processes: int) -> RunOptions:
     """Return the options of one of several processes: its device, its cores and its memory."""
     memory = options.memory_bytes or int(machine_memory() * MEMORY_SHARE)
-    threads = options.threads or max(1, usable_cores() // processes)
+    threads = max(1, (options.threads or usable_cores()) // processes)
     return replace(options, device=device, threads=threads, memory_bytes=memory // processes)
 
 

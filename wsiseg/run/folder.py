@@ -296,7 +296,7 @@ def failure_text(error: Exception, path: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, WsisegError):
         return text if Path(path).name in text else f"{path}: {text}"
-    return f"{path}: {type(error).__name__}: {text}; run with --debug and report it"
+    return f"{path}: {type(error).__name__}: {text}; run `wsiseg --debug ...` and report it"
 
 
 def parse_bytes(text: str) -> int:

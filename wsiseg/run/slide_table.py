@@ -15,6 +15,10 @@ Mpp = float | tuple[float, float] | None
 COLUMNS = frozenset({"mpp", "mpp_x", "mpp_y"})
 
 
+MOST_ANISOTROPIC = 2
+"""No scanner has pixels more than twice as long as wide: `0,25` is a decimal comma."""
+
+
 def parse_mpp(text: str, what: str = "--mpp") -> float | tuple[float, float]:
     """Return µm per pixel as a number, or (x, y) where two stand with a comma between.
 
@@ -36,6 +40,11 @@ def parse_mpp(text: str, what: str = "--mpp") -> float | tuple[float, float]:
         raise UsageError(
             f"{what} {text!r} is not a number; write µm per pixel, as in 0.25, or x,y as in "
             "0.25,0.26"
+        )
+    if len(values) == 2 and min(values) * MOST_ANISOTROPIC < max(values):
+        raise UsageError(
+            f"{what} {text!r} would be x,y with one {MOST_ANISOTROPIC} times the other or more; "
+            f"write decimals with a point, as in {text.replace(',', '.')}"
         )
     try:
         Spacing.from_mpp(*values)

@@ -47,8 +47,13 @@ class BlockCache:
                 self._entries.move_to_end(key)
         with entry.lock:
             if entry.block is None:
-                entry.block = decode()
-                self._admit(key, entry, entry.block.nbytes)
+                try:
+                    block = decode()
+                except BaseException:
+                    self._give_up(key, entry)
+                    raise
+                self._admit(key, entry, block)
+                return block
             return entry.block
 
     def limit(self, limit_bytes: int | None) -> None:
@@ -63,16 +68,24 @@ class BlockCache:
             self._entries.clear()
             self._bytes = 0
 
-    def _admit(self, key: Hashable, entry: _Entry, nbytes: int) -> None:
-        """Count a new block, and drop the blocks used longest ago until all fit."""
+    def _admit(self, key: Hashable, entry: _Entry, block: Pixels) -> None:
+        """Keep and count a new block, and drop the blocks used longest ago until all fit."""
         with self._lock:
-            if self._entries.get(key) is not entry:
-                return  # cleared, or dropped by others, while it was being decoded
-            self._bytes += nbytes
-            self._drop_oldest()
+            entry.block = block
+            if self._entries.get(key) is entry:  # not cleared while it was being decoded
+                self._bytes += block.nbytes
+                self._drop_oldest()
+
+    def _give_up(self, key: Hashable, entry: _Entry) -> None:
+        with self._lock:
+            if self._entries.get(key) is entry:
+                del self._entries[key]
 
     def _drop_oldest(self) -> None:
-        while self._bytes > self._limit_bytes and len(self._entries) > 1:
-            _, oldest = self._entries.popitem(last=False)
-            if oldest.block is not None:
-                self._bytes -= oldest.block.nbytes
+        """Drop blocks until the rest fits; those being decoded are not counted and stay."""
+        while self._bytes > self._limit_bytes:
+            oldest = next(key for key, entry in self._entries.items() if entry.block is not None)
+            if oldest == next(reversed(self._entries)):
+                return
+            block = self._entries.pop(oldest).block
+            self._bytes -= 0 if block is None else block.nbytes

@@ -15,6 +15,7 @@ from wsiseg.errors import AnnotationError, UsageError
 from wsiseg.evaluate import Case, Evaluation, EvaluationOptions, evaluate, read_heatmap, slide_case
 from wsiseg.evaluate.case import Objects, Pair, PointSet, ReadProbabilities
 from wsiseg.source import Pyramid, View
+from wsiseg.source.naming import stem_of
 from wsiseg.stitch import HeatmapStore
 from wsiseg.train.dataset import Dataset, SlideEntry, Split
 
@@ -92,8 +93,8 @@ def find_prediction(folder: Path, entry: SlideEntry, *, drawn: bool = False) -> 
         If there is none.
     """
     names, suffixes = (DRAWINGS, DRAWING_SUFFIXES) if drawn else (PREDICTIONS, SUFFIXES)
-    stem = entry.slide.name.split(".")[0]
-    stems = dict.fromkeys([entry.slide.stem, stem])
+    stem = stem_of(entry.slide.name)
+    stems = dict.fromkeys([stem, entry.slide.stem])
     candidates = [folder / s / name for s in stems for name in names]
     candidates += [folder / f"{s}{suffix}" for s in stems for suffix in suffixes]
     for path in candidates:

@@ -249,7 +249,8 @@ def _heatmap(
         if not package.exists():
             _write_part(run, nets, package)
         device = str(run.resources.device)
-        options = SegmentOptions(tissue=run.config.tissue, run=RunOptions(device=device))
+        use = RunOptions(device=device, threads=run.resources.workers)
+        options = SegmentOptions(tissue=run.config.tissue, run=use)
         # The quickest backend is another one on another day, and its last digits are others.
         model = load_model(package, backend="torch", device=device)
         segment(slide.pyramid, model, options=options, work_dir=folder)
