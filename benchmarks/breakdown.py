@@ -13,6 +13,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 import wsiseg
 from wsiseg.engine import lay_out
 from wsiseg.engine.events import StageFinished, StageStarted
+from wsiseg.engine.execute import Threaded
 from wsiseg.machine import usable_cores
 
 BATCHES = 20
@@ -70,8 +72,11 @@ def break_down(path: Path, name: str) -> dict[str, Any]:
         patches = [reader() for reader in itertools.islice(itertools.cycle(readers), count * size)]
     batches = np.split(np.stack(patches), count)
     (predictor,) = model.predictors
-    predictor(batches[0])
-    _, run_wall, run_cpu = timed(lambda: [predictor(batch) for batch in batches])
+    if isinstance(predictor, Threaded):  # as the pipeline calls it: one thread each, all cores
+        predictor = predictor.for_workers(stage.pace.workers, stage.pace.threads or 1)
+    with ThreadPoolExecutor(stage.pace.workers) as pool:
+        list(pool.map(predictor, batches[: stage.pace.workers]))
+        _, run_wall, run_cpu = timed(lambda: list(pool.map(predictor, batches)))
     share = stage.batches / count
     ideal = (read_cpu + run_cpu * share) / usable_cores()
     return {

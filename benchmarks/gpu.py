@@ -294,7 +294,7 @@ def main() -> None:
                 print(table_row(row), flush=True)
         content = {"device": name, "slide": [width, height], "rounds": args.rounds, "rows": found}
         file = "gpu-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        print(measure.save(f"{file}-quick" if args.quick else file, content))
+        print(measure.save(f"{file}-trial" if args.quick else file, content))
     if any(row["good"] is False for row in found):
         raise SystemExit("some answers differ from the CPU's by more than they should")
 

@@ -19,7 +19,11 @@ PRINTED = (
 
 def evaluate(
     dataset: Annotated[
-        Path, typer.Argument(help="dataset.toml, or a CSV with --classes.", show_default=False)
+        Path,
+        typer.Argument(
+            help="dataset.toml, the config.toml that names one, or a CSV with --classes.",
+            show_default=False,
+        ),
     ],
     predictions: Annotated[
         Path,
@@ -55,12 +59,12 @@ def evaluate(
     """Score predictions: Dice, outlines, calibration, with intervals; CSV, JSON and a page."""
     from wsiseg.evaluate import EvaluationOptions
     from wsiseg.evaluate.write import to_json
-    from wsiseg.train.dataset import read_dataset
+    from wsiseg.train.config import read_dataset_of
     from wsiseg.train.scoring import evaluate_dataset
 
     named = [name.strip() for name in classes.split(",") if name.strip()]
     evaluation = evaluate_dataset(
-        read_dataset(dataset, classes=named),
+        read_dataset_of(dataset, classes=named),
         predictions,
         splits=(split,),
         spacing_um=spacing,

@@ -121,3 +121,35 @@ def test_what_cannot_be_compared_is_named(folder: Path):
     done = CliRunner().invoke(app, [*arguments, "--compare", "cells"])
     assert done.exit_code != 0
     assert "cannot compare 'cells'; needed some of masks, objects, points" in str(done.exception)
+
+
+def test_a_table_takes_its_rules_from_the_configuration(folder: Path):
+    (folder / "cases.csv").write_text(
+        "slide,labels,patient,split,mpp\na.png,a.png.png,p,test,1.0\n"
+    )
+    truth = np.zeros((SIDE, SIDE), np.uint8)
+    truth[:100, :100] = 255
+    cv2.imwrite(str(folder / "a.png.png"), truth)
+    write(folder / "predicted/a.geojson", square(0, 0, 100, "Tumor"))
+    (folder / "dataset.toml").write_text(
+        """
+dataset = "cases.csv"
+[labels]
+mapping = {"0" = "background", "255" = "Tumor"}
+[card]
+name = "a"
+version = "1"
+classes = [{name = "background"}, {name = "Tumor"}]
+[[card.stages]]
+name = "mask"
+kind = "segmenter"
+output = {name = "mask"}
+weights = {architecture = "wsiseg.unet"}
+inputs = [{from = "slide", channels = ["R", "G", "B"], spacing_um = [1, 1], patch = [64, 64]}]
+[card.provenance]
+license = "x"
+intended_use = "y"
+limits = "z"
+"""
+    )
+    assert run(folder)["dice"] == pytest.approx(1)

@@ -25,7 +25,7 @@ package = "models/earlier"
 
 import copy
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +38,14 @@ from wsiseg.train.dataset import Dataset, read_dataset
 from wsiseg.train.loop import FitOptions
 from wsiseg.train.losses import LossOptions
 
-__all__ = ["GroupOptions", "SamplingOptions", "StageRecipe", "TrainConfig", "read_config"]
+__all__ = [
+    "GroupOptions",
+    "SamplingOptions",
+    "StageRecipe",
+    "TrainConfig",
+    "read_config",
+    "read_dataset_of",
+]
 
 UNKNOWN_HASH = "0" * 64
 """Stands in the card until there are weights."""
@@ -164,7 +171,9 @@ def read_config(path: str | Path) -> TrainConfig:
     if unknown := content.keys() - TOP:
         raise TrainingError(f"{path}: unknown {min(unknown)}; needed some of {sorted(TOP)}")
     if missing := {"dataset", "card"} - content.keys():
-        raise TrainingError(f"{path}: {min(missing)} is missing; see `wsiseg train --help`")
+        raise TrainingError(
+            f"{path}: {min(missing)} is missing; docs/training.md shows a whole one"
+        )
     plain, seed = _table(content, "card", path), _whole(content, "seed", path, default=0, least=0)
     classes = [c.get("name", "") for c in plain.get("classes", []) if isinstance(c, dict)]
     dataset = read_dataset(
@@ -204,6 +213,20 @@ def _calibration(content: Mapping[str, Any], path: Path) -> str:
             "bias per class"
         )
     return str(method)
+
+
+def read_dataset_of(path: str | Path, *, classes: Sequence[str] = ()) -> Dataset:
+    """Read a data set, or that of a training configuration with its label rules.
+
+    Raises
+    ------
+    TrainingError
+        If it cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == ".toml" and "card" in _read_toml(path):
+        return read_config(path).dataset
+    return read_dataset(path, classes=classes)
 
 
 def _by_block(content: Mapping[str, Any], path: Path, dataset: Dataset) -> bool:
