@@ -24,8 +24,9 @@ __all__ = ["WORST", "write_worst"]
 WORST = 20
 """Patches per slide."""
 
-LOOKED_AT = 200
-"""Patches per slide that the worst are chosen from."""
+LOOKED_AT, LOOKED_AT_IN_ALL = 200, 1000
+"""Patches the worst are chosen from: at most so many per slide, and where there are many slides
+about so many of all of them, but no fewer than are written."""
 
 CLASS = AnnotationClass("Look here", (255, 140, 0))
 
@@ -61,7 +62,8 @@ def _places(lesson: StageLesson, number: int, trained: int) -> list[Place]:
     if number >= trained:
         return [place for place in lesson.test_places if place.slide == number - trained]
     leaves = [leaf for leaf in lesson.sampler.leaves if leaf.slide == number]
-    return list(islice(PlaceSampler(leaves, seed=number), LOOKED_AT)) if leaves else []
+    count = max(WORST, min(LOOKED_AT, LOOKED_AT_IN_ALL // trained))
+    return list(islice(PlaceSampler(leaves, seed=number), count)) if leaves else []
 
 
 @torch.inference_mode()
