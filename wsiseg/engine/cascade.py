@@ -101,7 +101,7 @@ def run_cascade(
                 replace(report, skipped=skipping.report(heatmap)) if skipping else report
             )
             predictor = model.predictors[s]
-            if isinstance(predictor, Threaded):
+            if isinstance(predictor, Threaded) and model.device == "cpu":
                 predictor.rest()  # its activations are not needed beside the outlines
             release_memory()
     return CascadeOutput(heatmaps, LabelStore.open(folder / MASK), tuple(reports))

@@ -83,6 +83,7 @@ class OpenvinoNetwork:
         batch = self._model.inputs[0].partial_shape[0]
         self._batch = int(batch.get_length()) if batch.is_static else None
         self._compiled = lru_cache(BATCH_SIZES)(self._compile)
+        self._compiling = Lock()
 
     def __repr__(self) -> str:
         return f"OpenvinoNetwork(threads={self._threads}, workers={self._workers})"
@@ -101,7 +102,8 @@ class OpenvinoNetwork:
 
     def prepare(self, *shapes: tuple[int, ...]) -> None:
         """Compile for inputs of these shapes, which the first call would do otherwise."""
-        self._compiled(shapes)
+        with self._compiling:
+            self._compiled(shapes)
 
     def rest(self) -> None:
         """Free the compiled networks with their activations; the next call compiles again."""
@@ -117,7 +119,8 @@ class OpenvinoNetwork:
     def _run(self, inputs: tuple[NDArray[Any], ...]) -> NDArray[Any]:
         arrays = [np.ascontiguousarray(array) for array in inputs]
         try:
-            network = self._compiled(tuple(array.shape for array in arrays))
+            with self._compiling:  # workers that begin together compile once
+                network = self._compiled(tuple(array.shape for array in arrays))
             with network.request() as request:
                 output: NDArray[Any] = request.infer(arrays, share_inputs=True)[0]
         except RuntimeError as error:
