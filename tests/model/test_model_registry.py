@@ -87,6 +87,8 @@ def test_folders_are_models_too(package: Path, tmp_path: Path) -> None:
     assert find_model(package / "model.json") == package
     with pytest.raises(ModelError, match=r"needed a model\.json in it"):
         find_model(tmp_path)
+    with pytest.raises(ModelError, match="models/tiny: no such folder"):
+        find_model("models/tiny")
 
 
 def test_a_name_cannot_climb(package: Path) -> None:

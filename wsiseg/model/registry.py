@@ -76,6 +76,10 @@ def find_model(name_or_path: str | Path) -> Path:
             f"{folder}: no model package: needed a {CARD_FILE} in it; `wsiseg models add` converts "
             "other formats"
         )
+    if not is_name:
+        raise ModelError(
+            f"{folder}: no such folder; name a model package, or one of `wsiseg models list`"
+        )
     known = [entry.name for entry in list_models()]
     close = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
