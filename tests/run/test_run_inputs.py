@@ -71,7 +71,7 @@ def test_a_table_gives_paths_and_pixel_sizes(folder):
         ("slide,mpp\nb.svs,-1\n", "line 2: mpp '-1' is not a pixel size"),
         (
             'slide,mpp\nb.svs,"0,25"\n',
-            "line 2: mpp '0,25' would be x,y.*decimals with a point, as in 0.25",
+            "line 2: mpp '0,25' would be x,y.*a point, as in 0.25",
         ),
         ("slide,mpp_x\nb.svs,1\n", "needed either mpp, or one number each in mpp_x and mpp_y"),
         ("slide,mpp,mpp_x,mpp_y\nb.svs,1,1,1\n", "needed either mpp"),
