@@ -1,10 +1,10 @@
-"""Labels, data sets and configurations of the bundled model, from the regions it is trained on.
+"""Labels, data sets and configurations of the demonstration model's next version.
 
     python benchmarks/demo_model/prepare.py DATA OUT
 
 `DATA` holds `histology/bcss` and `histology/brecahad`. Writes three folders, each with
 `dataset.toml` and `config.toml` (from `recipe.toml`, the same for all): `1008` and `1015` train on
-one region of BCSS to be tested on the other, `both` makes the bundled model.
+one region of BCSS to be tested on the other, `both` makes the model that would be bundled.
 
 BCSS (Amgad et al. 2019, doi:10.1093/bioinformatics/btz083, CC0): outlines of tumour, complete; they
 become GeoJSON. BreCaHAD (Aksac et al. 2019, doi:10.1186/s13104-019-4121-7, CC BY 4.0): discs on
