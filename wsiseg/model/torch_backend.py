@@ -1,6 +1,5 @@
 """Networks run by torch: on a GPU, or on the CPU where a network cannot be exported."""
 
-import logging
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -19,8 +18,6 @@ from wsiseg.model.preprocessed import PreprocessedNetwork
 from wsiseg.model.slots import BufferSpec, Device, SlotPipeline, specs_of
 
 __all__ = ["Precision", "TorchNetwork", "require_device"]
-
-log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -1,4 +1,4 @@
-"""What the U-Nets are made of."""
+"""What the networks are made of."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,20 @@ def conv_block(channels: int, out: int, norm: Norm = "batch") -> nn.Sequential:
 
 
 def conv_norm(
-    channels: int, out: int, norm: Norm = "batch", *, kernel: int = 3, dilation: int = 1
+    channels: int,
+    out: int,
+    norm: Norm = "batch",
+    *,
+    kernel: int = 3,
+    dilation: int = 1,
+    stride: int = 1,
 ) -> nn.Sequential:
-    """Return a convolution that keeps height and width, normalisation and ReLU."""
+    """Return a convolution that divides height and width by `stride`, normalisation and ReLU."""
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     margin = kernel // 2 * dilation
     return nn.Sequential(
-        nn.Conv2d(channels, out, kernel, padding=margin, dilation=dilation, bias=False),
+        nn.Conv2d(channels, out, kernel, stride, margin, dilation, bias=False),
         NORMS[norm](out),
         nn.ReLU(),
     )

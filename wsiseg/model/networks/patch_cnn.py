@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from wsiseg.model.networks.blocks import conv_norm
+
 __all__ = ["PatchCNN"]
 
 
@@ -52,7 +54,7 @@ class PatchCNN(nn.Module):
         sizes = [channels, *widths]
         self.features = nn.Sequential(
             *(
-                nn.Sequential(_conv(a, b, stride=2), _Residual(b))
+                nn.Sequential(conv_norm(a, b, stride=2), _Residual(b))
                 for a, b in zip(sizes, widths, strict=False)
             )
         )
@@ -73,7 +75,7 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = _conv(channels, channels)
+        self.first = conv_norm(channels, channels)
         self.second = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
         )
@@ -82,11 +84,3 @@ class _Residual(nn.Module):
         """Return a tensor of the shape of `x`."""
         y: torch.Tensor = self.second(self.first(x))
         return torch.relu(x + y)
-
-
-def _conv(channels: int, out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(),
-    )
