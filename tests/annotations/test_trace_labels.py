@@ -98,6 +98,16 @@ def test_every_block_size_gives_identical_polygons(seed, monkeypatch):
     assert same(trace_labels(mask), whole)
 
 
+@given(mask=masks())
+def test_many_edges_are_followed_by_scipy_as_few_are_by_a_loop(mask):
+    few = trace_labels(mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsiseg.annotations._rings.FEW_EDGES", 0)
+        many = trace_labels(mask)
+    check_exact(mask, many)
+    assert same(many, few)
+
+
 @given(mask=masks(), block=st.integers(1, 5), enough=st.integers(0, 20))
 def test_polygons_that_are_whole_may_be_made_before_the_end(mask, block, enough):
     probability = np.linspace(0, 1, mask.size).reshape(mask.shape)

@@ -69,36 +69,48 @@ def area(
     """
     if not target.size:
         return np.empty((*target.shape, source.shape[2]), np.uint8)
-    (bottom, right), whole = target.stop, (round(ratio[0]), round(ratio[1]))
+    whole = round(ratio[0]), round(ratio[1])
     if abs(ratio[0] - whole[0]) > SNAP or abs(ratio[1] - whole[1]) > SNAP:
         return _fractional(source, source_box, target, ratio, shape)
-    if bottom * whole[0] <= shape[0] and right * whole[1] <= shape[1]:
-        return _whole(source, source_box, target, whole)
-    inside = target.clip((shape[0] // whole[0], shape[1] // whole[1]))
+    return _whole(source, source_box, target, whole, shape)
+
+
+def _whole(
+    source: Pixels, source_box: Box, target: Box, ratio: tuple[int, int], shape: Sequence[int]
+) -> Pixels:
+    (y0, x0), (top, left) = source_box.start, target.start
     out = np.empty((*target.shape, source.shape[2]), np.uint8)
-    top, left = target.start
-    row, column = inside.stop
-    if inside.size:
-        out[inside.relative_to(target).slices()] = _whole(source, source_box, inside, whole)
-    for edge in (Box((row, left), (bottom, right)), Box((top, column), (row, right))):
-        if edge.size:
-            pixels = _fractional(source, source_box, edge, ratio, shape)
-            out[edge.relative_to(target).slices()] = pixels
+    for rows, high in _blocks(top, target.stop[0], ratio[0], shape[0]):
+        for columns, wide in _blocks(left, target.stop[1], ratio[1], shape[1]):
+            y, x = rows.start * ratio[0] - y0, columns.start * ratio[1] - x0
+            covered = source[y : y + len(rows) * high, x : x + len(columns) * wide]
+            means = _block_means(covered, (len(rows), len(columns)))
+            if means.shape == out.shape:
+                return means
+            out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
+                means
+            )
     return out
 
 
-def _whole(source: Pixels, source_box: Box, target: Box, ratio: tuple[int, int]) -> Pixels:
+def _blocks(start: int, stop: int, ratio: int, size: int) -> list[tuple[range, int]]:
+    """Return target pixels along an axis, and the source pixels each covers.
+
+    They are `ratio`, but in a last pixel that overhangs the image, which has fewer.
+    """
+    full = max(start, min(stop, size // ratio))
+    parts = (range(start, full), ratio), (range(full, stop), size % ratio)
+    return [(targets, covered) for targets, covered in parts if targets]
+
+
+def _block_means(source: Pixels, shape: tuple[int, int]) -> Pixels:
+    """Return `source` reduced to `shape`, whose multiple it is along both axes."""
     import cv2
 
-    (y0, x0), (top, left), (bottom, right) = source_box.start, target.start, target.stop
-    crop = source[
-        top * ratio[0] - y0 : bottom * ratio[0] - y0, left * ratio[1] - x0 : right * ratio[1] - x0
-    ]
-    if ratio == (1, 1):
-        return crop
-    height, width = target.shape
-    resized = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
-    return resized.reshape(height, width, -1).astype(np.uint8, copy=False)
+    if source.shape[:2] == shape:
+        return source
+    means = cv2.resize(source, shape[::-1], interpolation=cv2.INTER_AREA)
+    return means.reshape(*shape, -1).astype(np.uint8, copy=False)
 
 
 def _fractional(
