@@ -49,6 +49,9 @@ PROBABILITY_STEPS = 2
 
 LABELS_EQUAL = 0.999
 
+OF_MODEL = 0.85
+"""Share of the network's own speed that a run of patches should reach."""
+
 CHAOS = 1000.0
 """Fifty layers of random weights turn the rounding of bfloat16 into a difference as large as that
 between two patches (measured: logits differ by 1.9, their spread is 2). So the answers of random
@@ -257,6 +260,24 @@ def table_row(values: dict[str, Any]) -> str:
     return "".join(f"{values[key]!s:>{width}}" for key, width in COLUMNS.items())
 
 
+def verdicts(found: list[dict[str, Any]], *, gpu: bool) -> list[str]:
+    """Return what is not as it should be: answers, and on a GPU the best speed of each network."""
+    said = []
+    if any(row["good"] is False for row in found):
+        said.append("some answers differ from the CPU's by more than they should")
+    for name in dict.fromkeys(row["model"] for row in found if gpu and row["model"] != CASCADE):
+        best = max(
+            (row for row in found if row["model"] == name), key=lambda row: row["tiles_per_s"]
+        )
+        if best["of_model"] < OF_MODEL:
+            limit = "decoding" if best["decode_s"] > best["model_s"] else "the engine"
+            said.append(
+                f"{name}: {best['of_model']:.2f} of the network's own speed at its best batch, "
+                f"{best['batch']} in {best['precision']}, below {OF_MODEL}; the limit is {limit}"
+            )
+    return said
+
+
 def device_name(device: str) -> str:
     if device == "cpu":
         return "cpu"
@@ -295,8 +316,9 @@ def main() -> None:
         content = {"device": name, "slide": [width, height], "rounds": args.rounds, "rows": found}
         file = "gpu-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         print(measure.save(f"{file}-trial" if args.quick else file, content))
-    if any(row["good"] is False for row in found):
-        raise SystemExit("some answers differ from the CPU's by more than they should")
+    verdict = verdicts(found, gpu=args.device != "cpu")
+    if verdict:
+        raise SystemExit("; ".join(verdict))
 
 
 if __name__ == "__main__":
