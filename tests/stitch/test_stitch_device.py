@@ -275,8 +275,19 @@ def test_a_front_that_does_not_fit_says_what_it_needs(monkeypatch: pytest.Monkey
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "zeros", full)
-    with pytest.raises(DeviceMemoryError, match=r"front of the stitcher needs 0.00 GB"):
+    with pytest.raises(DeviceMemoryError, match=r"cpu: stitching needs 0.00 GB"):
         stitcher()
+
+
+def test_memory_that_runs_out_later_is_named_too(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    stitched = stitcher()
+    stitched.add([GRID.tile((0, 0))], torch.zeros((1, *GRID.patch, 1)))
+    monkeypatch.setattr(DeviceFront, "cut", full)
+    with pytest.raises(DeviceMemoryError, match="take a smaller batch"):
+        stitched.finish()
 
 
 def test_the_memory_grows_with_a_row_not_with_the_image():

@@ -7,6 +7,7 @@ of the package does, so import it where a device is used.
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -240,18 +241,13 @@ class DeviceStitcher:
         self._last: tuple[int, ...] = ()
         self._finished = False
         self._under_way: deque[_Copy] = deque()
-        try:
+        self._needs = device_bytes(grid, channels, blend)
+        with self._memory():
             self._weights, self._biases = (
                 torch.tensor(values, dtype=torch.float32, device=self._device)
                 for values in (scaling.weights, scaling.biases)
             )
             self._front = DeviceFront(grid, channels, blend=blend, device=self._device)
-        except torch.OutOfMemoryError as error:
-            raise DeviceMemoryError(
-                f"{device}: the front of the stitcher needs "
-                f"{device_bytes(grid, channels, blend) / 1e9:.2f} GB, which are not free; stitch "
-                "on the host"
-            ) from error
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -275,11 +271,13 @@ class DeviceStitcher:
         HeatmapError
             If a tile is not of this grid or out of order, `raw` has another shape or type, or a
             slab holds values that are no probabilities.
+        DeviceMemoryError
+            If the device has no memory left.
         """
         self._check(tiles, raw)
         if not tiles:
             return []
-        with torch.inference_mode():
+        with self._memory(), torch.inference_mode():
             first = tiles[0]
             halo = first.write.relative_to(first.read).start
             window = tuple(
@@ -298,9 +296,19 @@ class DeviceStitcher:
         if self._finished:
             raise HeatmapError("cannot finish: the stitcher is finished; make a new one")
         self._finished = True
-        with torch.inference_mode():
+        with self._memory(), torch.inference_mode():
             self._release(self.shape[0])
         return self._arrived(0)
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"{self._device}: stitching needs {self._needs / 1e9:.2f} GB, which are not free; "
+                "end what else uses the device, or take a smaller batch"
+            ) from error
 
     def _check(self, tiles: Sequence[Tile], raw: torch.Tensor) -> None:
         if self._finished:
