@@ -1,11 +1,18 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from wsiseg.options import Backend, Detector, Precision, RunOptions, TissueOptions
+from wsiseg.options import (
+    Backend,
+    Detector,
+    Precision,
+    RunOptions,
+    TissueOptions,
+    UncertaintyLayer,
+)
 
 __all__ = [
     "DEFAULT_TISSUE",
@@ -26,6 +33,7 @@ __all__ = [
     "Slides",
     "Threads",
     "Tissue",
+    "parse_layers",
     "parse_mpp",
     "run_options",
 ]
@@ -88,6 +96,12 @@ def parse_mpp(text: str | None) -> float | tuple[float, float] | None:
     from wsiseg.run import parse_mpp as parse
 
     return None if text is None else parse(text)
+
+
+def parse_layers(text: str) -> tuple[UncertaintyLayer, ...]:
+    """Return the names in `--uncertainty`; whether they are known is the options' business."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return cast("tuple[UncertaintyLayer, ...]", names)
 
 
 def run_options(

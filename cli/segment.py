@@ -14,6 +14,7 @@ from wsiseg.options import (
     Frame,
     SegmentOptions,
     TissueOptions,
+    UncertaintyOptions,
 )
 
 from .arguments import (
@@ -35,12 +36,15 @@ from .arguments import (
     Slides,
     Threads,
     Tissue,
+    parse_layers,
     parse_mpp,
     run_options,
 )
 from .console import failed, print_report, stoppable
 
 __all__ = ["segment"]
+
+CERTAIN = UncertaintyOptions()
 
 Option = typer.Option
 InFrame = Annotated[Frame, Option(help="Pixels of the image QuPath shows, or of level 0.")]
@@ -57,6 +61,12 @@ Decode = Annotated[
 Skip = Annotated[
     float, Option("--skip-below", min=0.0, max=1.0, help="Refine only where likelier than this.")
 ]
+Uncertainty = Annotated[
+    str, Option("--uncertainty", help="Layers to add: entropy, overlap, tta, dropout; by commas.")
+]
+Views = Annotated[int, Option("--tta-views", help="8, or 4: without quarter turns.")]
+Samples = Annotated[int, Option("--dropout-samples", min=2, help="Networks with units dropped.")]
+Seed = Annotated[int, Option("--seed", min=0, help="Of the units dropped.")]
 PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds, and stop.")]
 
 
@@ -81,6 +91,10 @@ def segment(
     precision: Numbers = "float32",
     decoding: Decode = "exact",
     skip_below: Skip = 0.0,
+    uncertainty: Uncertainty = "",
+    tta_views: Views = CERTAIN.tta_views,
+    dropout_samples: Samples = CERTAIN.dropout_samples,
+    seed: Seed = CERTAIN.seed,
     batch: Batch = None,
     memory: Memory = None,
     threads: Threads = None,
@@ -108,6 +122,12 @@ def segment(
             run_options(backend, device, precision, batch, threads, memory),
             decoding=decoding,
             skip_below=skip_below,
+        ),
+        uncertainty=UncertaintyOptions(
+            layers=parse_layers(uncertainty),
+            tta_views=tta_views,
+            dropout_samples=dropout_samples,
+            seed=seed,
         ),
     )
     jobs = list_slides(
@@ -152,6 +172,11 @@ def _walk_text(stage: dict[str, Any]) -> str:
     return f"{text} of {stage['front_bytes'] / 1e6:.0f} MB, {decoded}"
 
 
+def _passes_text(stage: dict[str, Any]) -> str:
+    """Say how often each batch is predicted, where that is more than once."""
+    return f"{stage['passes']} predictions of each batch, " if stage["passes"] > 1 else ""
+
+
 def _plan_text(record: dict[str, Any]) -> str:
     lines = [
         f"{record['output']}: {record['model']}, tissue {record['tissue_share']:.1%}, "
@@ -164,6 +189,6 @@ def _plan_text(record: dict[str, Any]) -> str:
             f"  {stage['stage']}: {stage['tiles']} of {stage['tiles_total']} tiles, "
             f"level {stage['level']}, {effective} µm (asked {requested}), batch "
             f"{stage['batch_size']}, {stage['read_bytes'] / 1e6:.0f} MB of pixels, "
-            f"{_walk_text(stage)}, about {stage['seconds']:.0f} s"
+            f"{_walk_text(stage)}, {_passes_text(stage)}about {stage['seconds']:.0f} s"
         )
     return "\n".join(lines)

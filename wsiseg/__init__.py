@@ -48,6 +48,7 @@ _HOMES = {
     "SegmentOptions": "wsiseg.options",
     "EmbedOptions": "wsiseg.options",
     "TissueOptions": "wsiseg.options",
+    "UncertaintyOptions": "wsiseg.options",
     "ExportOptions": "wsiseg.options",
     "RunOptions": "wsiseg.options",
     "WsisegError": "wsiseg.errors",
@@ -75,6 +76,7 @@ __all__ = [
     "Tile",
     "TissueMask",
     "TissueOptions",
+    "UncertaintyOptions",
     "View",
     "WsisegError",
     "WsisegWarning",
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
         RunOptions,
         SegmentOptions,
         TissueOptions,
+        UncertaintyOptions,
     )
     from wsiseg.pipeline import plan, segment
     from wsiseg.result import Result

@@ -23,6 +23,8 @@ __all__ = [
     "RunOptions",
     "SegmentOptions",
     "TissueOptions",
+    "UncertaintyLayer",
+    "UncertaintyOptions",
 ]
 
 Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
@@ -31,6 +33,10 @@ Detector = Literal["auto", "saturation", "color", "none"]
 Frame = Literal["qupath", "level0"]
 ObjectType = Literal["annotation", "detection"]
 Precision = Literal["float32", "bfloat16", "int8"]
+UncertaintyLayer = Literal["entropy", "overlap", "tta", "dropout"]
+
+VIEWS = (4, 8)
+"""How many turned and mirrored views test-time augmentation may take."""
 
 DETECTORS = "wsiseg.tissue_detectors"
 """Entry points of installed packages that add detectors to the built-in ones."""
@@ -134,17 +140,51 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UncertaintyOptions:
+    """Which layers of uncertainty come with the heatmap of the last stage; none by default.
+
+    Each becomes a store of its own, and a mean per object; `docs/uncertainty.md` says what they
+    mean and cost.
+    """
+
+    layers: tuple[UncertaintyLayer, ...] = ()
+    """`entropy` of the probabilities; `overlap`, how far patches that see the same place differ;
+    `tta`, how far turned and mirrored patches differ, whose mean then is the heatmap; `dropout`,
+    how far networks with some of their units dropped differ. In this order, however given."""
+
+    tta_views: int = 8
+    """8: all turns and mirror images of the square; 4: those without quarter turns."""
+
+    dropout_samples: int = 8
+    seed: int = 0
+    """Of the units that are dropped."""
+
+    def __post_init__(self) -> None:
+        known = get_args(UncertaintyLayer)
+        given = self.layers
+        if isinstance(given, str) or not set(given) <= set(known):
+            raise _refusal(self, "layers", f"a tuple of {', '.join(known)}")
+        object.__setattr__(self, "layers", tuple(name for name in known if name in given))
+        for name, low in (("tta_views", 4), ("dropout_samples", 2), ("seed", 0)):
+            _need_number(self, name, low, whole=True)
+        if self.tta_views not in VIEWS:
+            raise _refusal(self, "tta_views", " or ".join(map(str, VIEWS)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentOptions:
     """All options of one segmentation."""
 
     tissue: TissueOptions = field(default_factory=TissueOptions)
     export: ExportOptions = field(default_factory=ExportOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    uncertainty: UncertaintyOptions = field(default_factory=UncertaintyOptions)
 
     def __post_init__(self) -> None:
         _need_group(self, "tissue", TissueOptions)
         _need_group(self, "export", ExportOptions)
         _need_group(self, "run", RunOptions)
+        _need_group(self, "uncertainty", UncertaintyOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from wsiseg.engine import (
     lay_out,
     make_plan,
     run_cascade,
+    sampled_model,
     select_tiles,
     temporary_folder,
 )
@@ -56,18 +57,29 @@ def plan(
     """
     require_task(model, "semantic")
     slide, model = as_pyramid(slide), load_for_run(model, options.run)
-    setups = lay_out(model.card, slide)
+    return _plan(slide, model, sampled_model(model, options.uncertainty), options, tissue)
+
+
+def _plan(
+    slide: Pyramid,
+    model: Model,
+    running: Model,
+    options: SegmentOptions,
+    tissue: TissueMask | None,
+) -> Plan:
+    """Return the plan of `running`: the model, its last stage asked as often as layers need."""
+    setups = lay_out(model.card, slide, uncertainty=options.uncertainty)
     tissue = tissue or find_tissue(slide, options.tissue)
     decoding = EXACT
     if options.run.decoding != "exact":
-        scaled = lay_out(model.card, slide, scaled=True)
+        scaled = lay_out(model.card, slide, scaled=True, uncertainty=options.uncertainty)
         selected = [select_tiles(s, tissue, options.tissue.min_fraction) for s in setups]
         run = options.run
         decoding = choose_decoding(setups, scaled, selected, model, run.decoding, run.threads)
         setups = scaled if decoding.scaled else setups
     return make_plan(
         setups,
-        model,
+        running,
         tissue,
         slide=slide.name,
         tissue_options=options.tissue,
@@ -115,7 +127,7 @@ def segment(
     MemoryBudgetError
         If the run would need more memory than allowed.
     UsageError
-        If the model gives no classes; see `wsiseg.embed`.
+        If the model gives no classes (see `wsiseg.embed`), or not the uncertainty asked for.
 
     Warns
     -----
@@ -126,20 +138,23 @@ def segment(
     require_task(model, "semantic")
     slide, model = as_pyramid(slide), load_for_run(model, options.run)
     set_allocator(model.backend)
+    running = sampled_model(model, options.uncertainty)
     lay_out(model.card, slide)  # what does not fit is an error before anything is read
     cores = options.run.threads or usable_cores()
     small = math.prod(slide.shape) < PREPARED_PIXELS
     with beside(partial(model.prepare, cores)) if cores > 1 and small else nullcontext():
         tissue = find_tissue(slide, options.tissue)
     slide.forget()  # at its resolution nobody comes back
-    counted = plan(slide, model, options=options, tissue=tissue)
+    counted = _plan(slide, model, running, options, tissue)
     release_memory()
     folder = work_dir or temporary_folder()
-    output = run_cascade(model, counted, folder, skip_below=options.run.skip_below, listen=listen)
+    output = run_cascade(running, counted, folder, skip_below=options.run.skip_below, listen=listen)
     image = ImageRef.of(slide)
     *_, heatmap = output.heatmaps.values()
     pieces = annotate_tissue(tissue, image, options.export)
-    annotations = annotate_labels(output.labels, heatmap, model.card, image, options.export)
+    annotations = annotate_labels(
+        output.labels, heatmap, model.card, image, options.export, layers=output.uncertainty
+    )
     release_memory()
     return Result(
         slide=slide,
@@ -149,6 +164,7 @@ def segment(
         tissue=tissue,
         tissue_annotations=pieces,
         heatmaps=output.heatmaps,
+        uncertainty=output.uncertainty,
         labels=output.labels,
         annotations=annotations,
         reports=output.reports,

@@ -1,7 +1,7 @@
 """What a segmentation gives: arrays and annotations in memory, and the files people open."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,8 @@ class Result:
 
     reports: tuple[StageReport, ...]
     seconds: float
+    uncertainty: Mapping[str, HeatmapStore] = field(default_factory=dict)
+    """Layers asked for, by name: one channel, 0 to 1, on the grid of the heatmap."""
 
     @property
     def heatmap(self) -> HeatmapStore:
@@ -86,6 +88,8 @@ class Result:
         for known, area_mm2 in zip(self.annotations.classes, self._class_areas(), strict=True):
             name = f"{known.name}_mm2"
             row[name if name not in row else f"class {name}"] = round(area_mm2, 6)
+        for name, mean in (self.reports[-1].uncertainty or {}).items():
+            row[f"mean_{name}"] = None if mean is None else round(mean, 6)
         row["tiles"] = sum(report.tiles for report in self.reports)
         row["seconds"] = round(self.seconds, 2)
         return row
@@ -129,8 +133,8 @@ class Result:
         """Write the files of this slide to `out/<name>/` and return that folder.
 
         `annotations.geojson`, `tissue.geojson`, `heatmap.zarr`, `mask.zarr`, heatmaps of earlier
-        stages, `overview.png` and `run.json`. The folder appears when everything in it is there;
-        results of an earlier run are replaced; what else is in it stays.
+        stages, layers of uncertainty, `overview.png` and `run.json`. The folder appears when
+        everything in it is there; results of an earlier run are replaced; what else is in it stays.
 
         Raises
         ------
@@ -143,7 +147,8 @@ class Result:
             Path(out), name or self.slide.stem, slide=self.fingerprint()
         ) as folder:
             export = self.options.export
-            paths = [*(store.path for store in self.heatmaps.values()), self.labels.path]
+            heatmaps = (*self.heatmaps.values(), *self.uncertainty.values())
+            paths = [*(store.path for store in heatmaps), self.labels.path]
             for path in paths:
                 link_tree(path, folder / path.name)
             for stem, annotations in (

@@ -337,10 +337,10 @@ def test_slabs_must_fit_together():
     with pytest.raises(LabelError, match="must stay uint8, found int32"):
         tracer.add(np.ones((2, 3), np.int32))
     with pytest.raises(AnnotationError, match="for every slab"):
-        tracer.add(np.ones((2, 3), np.uint8), np.ones((2, 3)))
+        tracer.add(np.ones((2, 3), np.uint8), {"probability": np.ones((2, 3))})
     tracer = Tracer(3)
     with pytest.raises(AnnotationError, match=r"needed shape \(2, 3\), found \(1, 3\)"):
-        tracer.add(np.ones((2, 3), np.uint8), np.ones((1, 3)))
+        tracer.add(np.ones((2, 3), np.uint8), {"probability": np.ones((1, 3))})
 
 
 def test_to_level0_multiplies_and_cuts_at_the_edge():

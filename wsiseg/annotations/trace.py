@@ -1,7 +1,8 @@
 """Exact polygons of a label mask: the pixel edges themselves, read in slabs of rows."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -24,9 +25,13 @@ WAITING_CORNERS = 1 << 16
 linking them takes some 200 bytes each."""
 
 LARGEST_LABEL = int(np.iinfo(np.int64).max)
+NO_LAYERS: Mapping[str, Any] = MappingProxyType({})
 NO_LABEL = int(np.iinfo(np.int64).min)
 """Stands for outside the mask where no value is ignored."""
 
+
+OWN = "probability"
+"""Name of the probability among the images that are averaged."""
 
 Place = Callable[[NDArray[np.object_]], NDArray[np.object_]]
 
@@ -62,6 +67,9 @@ class TracedPolygons:
     """Mean probability over the pixels of each polygon (n,), NaN where none is known; `None` where
     no probability was given."""
 
+    layers: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """The same mean of each layer given, by name."""
+
     def __len__(self) -> int:
         return len(self.geometries)
 
@@ -71,6 +79,7 @@ def trace_labels(
     *,
     ignore: Sequence[int] = (0,),
     probability: RowsOfPixels | None = None,
+    layers: Mapping[str, RowsOfPixels] = NO_LAYERS,
     block: int = 1024,
     place: Place | None = None,
 ) -> TracedPolygons:
@@ -85,6 +94,8 @@ def trace_labels(
     probability
         The probability that belongs to each label, (y, x) like `labels`: floating point in 0..1
         (NaN = no data) or uint8 (0 = no data, else 1 + 254 p). Adds `TracedPolygons.probability`.
+    layers
+        What else is to be averaged over each polygon, by name, like `probability`.
     block
         Rows per read; for a Zarr array best a multiple of its chunk. Changes memory, never the
         result.
@@ -111,15 +122,16 @@ def trace_labels(
         raise AnnotationError(f"tracing needs labels (y, x), found shape {tuple(labels.shape)}")
     if block < 1:
         raise AnnotationError(f"tracing needs at least 1 row per block, found {block}")
-    if probability is not None:
-        _check_aligned(labels.shape, probability.shape)
+    averaged = {} if probability is None else {OWN: probability}
+    averaged |= layers
+    for name, image in averaged.items():
+        _check_aligned(labels.shape, image.shape, name)
     height, width = labels.shape
     tracer = Tracer(width, ignore=ignore, place=place)
     for top in range(0, height, block):
         rows = slice(top, min(top + block, height))
-        tracer.add(
-            np.asarray(labels[rows]), None if probability is None else np.asarray(probability[rows])
-        )
+        parts = {name: np.asarray(image[rows]) for name, image in averaged.items()}
+        tracer.add(np.asarray(labels[rows]), parts)
     return tracer.finish()
 
 
@@ -199,11 +211,13 @@ class Tracer:
         self._corners: list[Corners] = []
         self._sums: list[NDArray[np.int64]] = []
         self._waiting, self._enough = 0, WAITING_CORNERS
-        self._integral: ProbabilityIntegral | None = None
+        self._integrals: dict[str, ProbabilityIntegral] = {}
         self._done: list[_Traced] = []
 
-    def add(self, rows: NDArray[Any], probability: NDArray[Any] | None = None) -> None:
-        """Look at the next rows (h, width) of the mask, each slab with a probability or none.
+    def add(self, rows: NDArray[Any], averaged: Mapping[str, NDArray[Any]] = NO_LAYERS) -> None:
+        """Look at the next rows (h, width) of the mask, and of what is averaged over its polygons.
+
+        The same names with every slab; `OWN` gives `TracedPolygons.probability`.
 
         Raises
         ------
@@ -215,19 +229,19 @@ class Tracer:
         rows, self._background = _with_one_background(rows, self._ignore)
         if self._above is None:
             self._above = np.full((1, self._width + 2), self._background, rows.dtype)
-            self._integral = None if probability is None else ProbabilityIntegral(self._width)
+            self._integrals = {name: ProbabilityIntegral(self._width) for name in averaged}
         if rows.dtype != self._above.dtype:
             raise LabelError(f"labels must stay {self._above.dtype}, found {rows.dtype} further on")
-        if (probability is None) != (self._integral is None):
-            raise AnnotationError("a probability is needed for every slab of rows, or for none")
-        if probability is not None:
-            _check_aligned(rows.shape, probability.shape)
+        if averaged.keys() != self._integrals.keys():
+            raise AnnotationError(
+                f"needed {sorted(self._integrals)} for every slab of rows, found {sorted(averaged)}"
+            )
+        for name, values in averaged.items():
+            _check_aligned(rows.shape, values.shape, name)
         step = max(1, STRIP_PIXELS // max(1, self._width))
         for top in range(0, len(rows), step):
             strip = slice(top, top + step)
-            lines = None
-            if self._integral is not None and probability is not None:
-                lines = self._integral.add(probability[strip])
+            lines = [one.add(averaged[name][strip]) for name, one in self._integrals.items()]
             self._look(rows[strip], self._above, lines)
             if self._waiting >= self._enough:
                 self._link(final=False)
@@ -238,10 +252,10 @@ class Tracer:
         if self._above is not None:
             self._link(final=True)
         done, self._done = self._done, []
-        return _in_order(done, has_probability=self._integral is not None)
+        return _in_order(done, list(self._integrals))
 
     def _look(
-        self, rows: NDArray[Any], above: NDArray[Any], lines: NDArray[np.int64] | None
+        self, rows: NDArray[Any], above: NDArray[Any], lines: Sequence[NDArray[np.int64]]
     ) -> None:
         padded = np.full((len(rows) + 1, self._width + 2), self._background, rows.dtype)
         padded[0] = above
@@ -250,11 +264,12 @@ class Tracer:
         self._height += len(rows)
         self._above = padded[-1:]
 
-    def _keep(self, corners: Corners, lines: NDArray[np.int64] | None) -> None:
+    def _keep(self, corners: Corners, lines: Sequence[NDArray[np.int64]]) -> None:
         self._corners.append(corners)
         self._waiting += len(corners)
-        if lines is not None:
-            self._sums.append(lines[:, corners.y - self._height, corners.x])
+        if lines:
+            row, column = corners.y - self._height, corners.x
+            self._sums.append(np.concatenate([line[:, row, column] for line in lines]))
 
     def _link(self, *, final: bool) -> None:
         """Make polygons of the outlines that are whole; keep the corners of the others.
@@ -263,7 +278,7 @@ class Tracer:
         a polygon with corners there is still open.
         """
         known = self._waiting
-        lines = None if self._integral is None else self._integral.last_line()
+        lines = [one.last_line() for one in self._integrals.values()]
         self._keep(self._closing_corners(), lines)
         corners = Corners.concatenate(self._corners)
         sums = np.concatenate(self._sums, axis=1) if self._sums else None
@@ -291,10 +306,12 @@ class Tracer:
     def _traced(
         self, corners: Corners, sums: NDArray[np.int64] | None, found: Outlines
     ) -> "_Traced":
-        probability = None
-        if self._integral is not None and sums is not None:
-            total, known = (_sum_per_polygon(column, found) for column in sums)
-            probability = self._integral.mean(total, known)
+        means = {}
+        if sums is not None:
+            pairs = zip(sums[::2], sums[1::2], strict=True)
+            for (name, integral), pair in zip(self._integrals.items(), pairs, strict=True):
+                total, known = (_sum_per_polygon(column, found) for column in pair)
+                means[name] = integral.mean(total, known)
         starts = found.polygon_starts
         first = np.minimum(found.tail[starts], found.head[starts])
         polygons = _polygons(corners, found)
@@ -303,7 +320,7 @@ class Tracer:
             geometries=polygons if self._place is None else self._place(polygons),
             values=corners.value[first].astype(np.int64),
             pixels=_sum_per_polygon(corners.x.astype(np.int64) * corners.y, found),
-            probability=probability,
+            means=means,
         )
 
 
@@ -315,18 +332,23 @@ class _Traced:
     geometries: NDArray[np.object_]
     values: NDArray[np.int64]
     pixels: NDArray[np.int64]
-    probability: NDArray[np.float64] | None
+    means: Mapping[str, NDArray[np.float64]]
 
 
-def _in_order(parts: list[_Traced], *, has_probability: bool) -> TracedPolygons:
+def _in_order(parts: list[_Traced], averaged: Sequence[str]) -> TracedPolygons:
     none = np.empty(0, np.int64)
-    nothing = _Traced(none, np.empty(0, object), none, none, np.empty(0))
+    nothing = _Traced(none, np.empty(0, object), none, none, dict.fromkeys(averaged, np.empty(0)))
     order = np.argsort(_column(parts, nothing, "first_pixel"))
+    means = {
+        name: np.concatenate([part.means[name] for part in parts or [nothing]])[order]
+        for name in averaged
+    }
     return TracedPolygons(
         geometries=_column(parts, nothing, "geometries")[order],
         values=_column(parts, nothing, "values")[order],
         pixels=_column(parts, nothing, "pixels")[order],
-        probability=_column(parts, nothing, "probability")[order] if has_probability else None,
+        probability=means.pop(OWN, None),
+        layers=means,
     )
 
 
@@ -334,11 +356,11 @@ def _column(parts: list[_Traced], nothing: _Traced, name: str) -> NDArray[Any]:
     return np.concatenate([getattr(part, name) for part in parts or [nothing]])
 
 
-def _check_aligned(labels: tuple[int, ...], probability: tuple[int, ...]) -> None:
-    if tuple(labels) != tuple(probability):
+def _check_aligned(labels: tuple[int, ...], found: tuple[int, ...], name: str) -> None:
+    if tuple(labels) != tuple(found):
         raise AnnotationError(
-            f"probability must have one value per label: needed shape {tuple(labels)}, found "
-            f"{tuple(probability)}; pick the class's channel first"
+            f"{name} must have one value per label: needed shape {tuple(labels)}, found "
+            f"{tuple(found)}; pick one channel first"
         )
 
 

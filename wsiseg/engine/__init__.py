@@ -11,7 +11,9 @@ from wsiseg.engine.inputs import connect
 from wsiseg.engine.output import finished_folder
 from wsiseg.engine.plan import Plan, StagePlan, make_plan
 from wsiseg.engine.provenance import fingerprint, run_record, summary_head, versions
+from wsiseg.engine.sampling import sampled_model
 from wsiseg.engine.share import share_levels
+from wsiseg.engine.uncertainty import require_layers
 
 __all__ = [
     "EXACT",
@@ -36,9 +38,11 @@ __all__ = [
     "lay_out",
     "link_tree",
     "make_plan",
+    "require_layers",
     "run_cascade",
     "run_record",
     "run_stage",
+    "sampled_model",
     "select_tiles",
     "share_levels",
     "summary_head",

@@ -1,7 +1,8 @@
 """From masks to annotations: exact outlines in level-0 pixels, with measurements."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,22 @@ from wsiseg.options import ExportOptions
 from wsiseg.stitch import ChunkRows, HeatmapStore, LabelStore
 from wsiseg.tissue import TissueMask
 
-__all__ = ["AREA", "PROBABILITY", "annotate_labels", "annotate_tissue"]
+__all__ = ["AREA", "MEANS", "PROBABILITY", "annotate_labels", "annotate_tissue"]
 
 AREA = "wsiseg: Area mm^2"
 PROBABILITY = "wsiseg: Mean probability"
+MEANS: Mapping[str, str] = {
+    "entropy": "wsiseg: Mean entropy",
+    "overlap": "wsiseg: Mean overlap std",
+    "tta": "wsiseg: Mean TTA std",
+    "dropout": "wsiseg: Mean dropout std",
+}
+"""What the mean of each layer of uncertainty over an object is called."""
+
 TRACED_PIXELS = 1 << 18
 """Mask pixels traced at once: some 15 MB at work, however wide the mask is."""
+
+NO_LAYERS: Mapping[str, HeatmapStore] = MappingProxyType({})
 
 TISSUE = AnnotationClass("Tissue", (128, 128, 128))
 
@@ -31,8 +42,10 @@ def annotate_labels(
     card: ModelCard,
     image: ImageRef,
     options: ExportOptions,
+    *,
+    layers: Mapping[str, HeatmapStore] = NO_LAYERS,
 ) -> Annotations:
-    """Return the objects of a mask, each with its area and mean probability.
+    """Return the objects of a mask, each with its area, mean probability and mean uncertainty.
 
     Parameters
     ----------
@@ -42,6 +55,8 @@ def annotate_labels(
         The slide; polygons are cut at its edge, since the last mask pixel may overhang.
     options
         Small objects and holes are dropped first, then outlines are simplified, if asked for.
+    layers
+        Uncertainty on the same grid, by name, a channel each.
     """
     values = ChunkRows(labels.labels)
     probability = _OwnProbability(values, heatmap, card)
@@ -49,9 +64,16 @@ def annotate_labels(
         to_level0, downsample=labels.downsample, origin=labels.placement.origin, size=image.shape
     )
     block = _rows_at_once(labels.shape)
-    traced = trace_labels(values, probability=probability, block=block, place=place)
+    traced = trace_labels(
+        values,
+        probability=probability,
+        layers={name: _OneChannel(store) for name, store in layers.items()},
+        block=block,
+        place=place,
+    )
     classes = tuple(AnnotationClass(spec.name, spec.color) for spec in card.classes[1:])
     measured = {PROBABILITY: traced.probability} if traced.probability is not None else {}
+    measured |= {MEANS[name]: means for name, means in traced.layers.items()}
     return _annotations(traced, classes, measured, image, options)
 
 
@@ -109,3 +131,15 @@ class _OwnProbability:
         for value, channel in self._channel.items():
             np.copyto(out, codes[channel], where=labels == value)
         return out
+
+
+class _OneChannel:
+    """Codes of the only channel of a store, read in rows like the labels."""
+
+    def __init__(self, store: HeatmapStore) -> None:
+        self._codes = ChunkRows(store.codes)
+        self.shape = self._codes.shape
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        (codes,) = self._codes[rows]
+        return np.asarray(codes)

@@ -14,13 +14,16 @@ from wsiseg.engine.on_device import DeviceOutput, device_of
 from wsiseg.engine.plan import Plan
 from wsiseg.engine.share import share_levels
 from wsiseg.engine.skip import skip_unlikely
+from wsiseg.engine.uncertainty import begin_layers, layer_path, neighbour_layer
 from wsiseg.machine import release_memory
 from wsiseg.model import Model, ModelCard
 from wsiseg.stitch import (
     ArgmaxLabels,
+    ClassPlanes,
     HeatmapStore,
     LabelClass,
     LabelStore,
+    LayerMean,
     Probabilities,
     Reducer,
     Reducers,
@@ -45,6 +48,9 @@ class CascadeOutput:
 
     reports: tuple[StageReport, ...]
 
+    uncertainty: dict[str, HeatmapStore]
+    """Layers of the last stage, by name."""
+
 
 def run_cascade(
     model: Model, plan: Plan, folder: Path, *, skip_below: float = 0.0, listen: Listener
@@ -66,7 +72,7 @@ def run_cascade(
     -------
     CascadeOutput
         `heatmap.zarr` and `mask.zarr` are the last stage's; earlier heatmaps are
-        `stage-<output name>.zarr`.
+        `stage-<output name>.zarr`, layers of uncertainty `uncertainty-<name>.zarr`.
 
     Raises
     ------
@@ -97,14 +103,20 @@ def run_cascade(
                     listen=listen,
                 )
             heatmap = heatmaps[setup.spec.output.name] = HeatmapStore.open(output.path)
-            reports.append(
-                replace(report, skipped=skipping.report(heatmap)) if skipping else report
-            )
+            if skipping:
+                report = replace(report, skipped=skipping.report(heatmap))
+            means = output.means | neighbour_layer(setup, heatmap, folder)
+            if means:
+                found = {str(name): means[name].mean for name in setup.layers.names}
+                report = replace(report, uncertainty=found)
+            reports.append(report)
             predictor = model.predictors[s]
             if isinstance(predictor, Threaded) and model.device == "cpu":
                 predictor.rest()  # its activations are not needed beside the outlines
             release_memory()
-    return CascadeOutput(heatmaps, LabelStore.open(folder / MASK), tuple(reports))
+    names = plan.setups[-1].layers.names
+    layers = {str(name): HeatmapStore.open(layer_path(folder, name)) for name in names}
+    return CascadeOutput(heatmaps, LabelStore.open(folder / MASK), tuple(reports), layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,8 @@ class _Output:
     path: Path
     reducer: Reducer
     on_device: DeviceOutput | None
+    means: dict[str, LayerMean]
+    """Of the layers of uncertainty, once they are written."""
 
 
 def _begin(
@@ -145,11 +159,16 @@ def _begin(
             )
         )
         reducers.append(labeller(card, labels))
+    reducer: Reducer = Reducers(reducers)
+    if setup.layers.names:
+        layers, means = begin_layers(setup, folder, stack, turned=turned)
+        reducer = Reducers([ClassPlanes(reducer, len(setup.channels)), *layers])
+        return _Output(path, reducer, None, means)  # layers are made of slabs on the host
     device = device_of(model.predictors[s])
     on_device = None
     if setup.spec.kind == "segmenter" and device is not None and device.startswith("cuda"):
         on_device = _device_output(card, device, kept, codes, labels)
-    return _Output(path, Reducers(reducers), on_device)
+    return _Output(path, reducer, on_device, {})
 
 
 def kept_channels(card: ModelCard, setup: StageSetup) -> list[int]:

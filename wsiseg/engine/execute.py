@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from wsiseg.engine.on_device import (
     make_stitcher,
     stitched_on_device,
 )
+from wsiseg.engine.sampling import SampledPredictor
 from wsiseg.engine.skip import SkipReport
 from wsiseg.engine.stream import Background, prefetch
 from wsiseg.engine.walk import batches_of
@@ -116,6 +117,9 @@ class StageReport:
     skipped: SkipReport | None = None
     """What was not looked at, as asked; `None` where everything was."""
 
+    uncertainty: Mapping[str, float | None] | None = None
+    """Mean of each layer over the pixels that have a value; `None` where none was asked for."""
+
 
 def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     setup: StageSetup,
@@ -141,7 +145,8 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     selected
         bool of `grid.counts`; the other tiles stay `nodata`.
     predictor
-        Raw network values for a batch of patches.
+        Raw network values for a batch of patches; a `SampledPredictor` where the stage's layers
+        need one.
     reducer
         Gets every slab, in order, column after column, in the frame of the walk (`Column`), and is
         finished at the end.
@@ -216,6 +221,8 @@ def _predicted(
     """Yield the probabilities of each batch of tiles, in order, from threads ahead."""
 
     def finish(indices: Indices, raw: NDArray[np.float32]) -> Predicted:
+        if isinstance(predictor, SampledPredictor):
+            return indices, raw[: len(indices)]  # probabilities already, and variances
         scaled = setup.scaling(raw[: len(indices)])
         return indices, activate(scaled, setup.spec.output.activation)
 
@@ -288,11 +295,11 @@ def _stitcher(
     setup: StageSetup, column: Column
 ) -> tuple[Callable[[Indices, NDArray[np.float32]], Iterator[Slab]], Callable[[], Iterator[Slab]]]:
     """Return what takes a batch and gives finished slabs, and what gives the rest."""
-    channels = len(setup.channels)
+    channels, blend = len(setup.channels) + len(setup.layers.sampled), setup.spec.output.blend
     if setup.spec.kind != "segmenter":
         cells = CellStitcher(column.grid, channels)
         return cells.add, cells.finish
-    stitcher = Stitcher(column.grid, channels, blend=setup.spec.output.blend)
+    stitcher = Stitcher(column.grid, channels, blend=blend, shares=setup.layers.blended_shares)
 
     def add(indices: Indices, patches: NDArray[np.float32]) -> Iterator[Slab]:
         for index, patch in zip(indices.tolist(), patches, strict=True):

@@ -6,17 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.engine.uncertainty import StageLayers
 from wsiseg.errors import ModelError, SpacingUnavailableError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.grid import Column, Grid, cut_columns
 from wsiseg.model.activation import IDENTITY, Scaling
 from wsiseg.model.card import InputSpec, ModelCard, StageSpec
+from wsiseg.options import UncertaintyOptions
 from wsiseg.resample import target_shape
 from wsiseg.source import Pyramid, View
 from wsiseg.stitch import Placement
 from wsiseg.tissue import TissueMask
 
 __all__ = ["StageInput", "StageSetup", "lay_out", "select_tiles"]
+
+CERTAIN = UncertaintyOptions()
+PROBABILITIES_ONLY = StageLayers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,14 @@ class StageSetup:
     scaling: Scaling = IDENTITY
     """What is done to raw values before the activation; see `Calibration`."""
 
+    layers: StageLayers = PROBABILITIES_ONLY
+    """What comes beside the probabilities."""
+
+    @property
+    def planes(self) -> int:
+        """Channels that are stitched: the classes, and the variances of layers."""
+        return len(self.channels) + self.layers.extra_planes
+
     @property
     def reference(self) -> StageInput:
         """The input whose pixels the grid counts."""
@@ -92,7 +105,13 @@ class StageSetup:
         return dense if self.spec.kind == "segmenter" else dense.cells(self.grid)
 
 
-def lay_out(card: ModelCard, pyramid: Pyramid, *, scaled: bool = False) -> tuple[StageSetup, ...]:
+def lay_out(
+    card: ModelCard,
+    pyramid: Pyramid,
+    *,
+    scaled: bool = False,
+    uncertainty: UncertaintyOptions = CERTAIN,
+) -> tuple[StageSetup, ...]:
     """Return the stages of `card` laid over the slide; reads no pixels.
 
     Parameters
@@ -103,6 +122,8 @@ def lay_out(card: ModelCard, pyramid: Pyramid, *, scaled: bool = False) -> tuple
         The slide.
     scaled
         Let codecs reduce while they decode, for stages that read nothing but the slide.
+    uncertainty
+        What the last stage gives beside probabilities.
 
     Raises
     ------
@@ -113,6 +134,8 @@ def lay_out(card: ModelCard, pyramid: Pyramid, *, scaled: bool = False) -> tuple
     SpacingUnavailableError
         If a stage wants finer pixels than the slide has, or the slide's size puts a whole view
         outside the range the card allows.
+    UsageError
+        If the model cannot give such a layer of uncertainty.
     """
     if len(card.axes) != len(pyramid.shape):
         raise ModelError(
@@ -121,7 +144,8 @@ def lay_out(card: ModelCard, pyramid: Pyramid, *, scaled: bool = False) -> tuple
         )
     names = tuple(spec.name for spec in card.classes)
     setups = [_lay_out_stage(stage, pyramid, names, scaled) for stage in card.stages]
-    setups[-1] = replace(setups[-1], scaling=card.calibration.scaling)
+    layers = StageLayers.of(card, uncertainty)
+    setups[-1] = replace(setups[-1], scaling=card.calibration.scaling, layers=layers)
     return tuple(setups)
 
 

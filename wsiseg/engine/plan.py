@@ -89,6 +89,9 @@ class StagePlan:
 
     seconds: float
 
+    passes: int = 1
+    """How often each batch is predicted, for layers of uncertainty."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -273,16 +276,17 @@ class _Stage:
         setup = self.setup
         grid = setup.grid.turned if walk.turned else setup.grid
         channels = len(setup.channels)  # one is the background's, for which the labels are kept
+        layers = len(setup.layers.names)
         caches = sum(self._cache_bytes(k, walk) for k in range(len(setup.inputs)))
         cells = ceil_div(walk.width, grid.stride[-1])
         if setup.spec.kind == "embedder":  # a row of vectors being filled, one being written
             return caches + 2 * cells * 4 * channels
         width = walk.width if setup.spec.kind == "segmenter" else cells
-        writer = writer_bytes(setup.placement, channels, width=width, turned=walk.turned)
+        writer = writer_bytes(setup.placement, channels + layers, width=width, turned=walk.turned)
         if setup.spec.kind == "classifier":  # its front is a row of cells: nothing beside the rest
             return caches + writer
         part = replace(grid, shape=(*grid.shape[:-1], walk.width))
-        return caches + writer + stitch_bytes(part, channels, setup.spec.output.blend)
+        return caches + writer + stitch_bytes(part, setup.planes, setup.spec.output.blend)
 
     def _cache_bytes(self, k: int, walk: "_Walk") -> int:
         """Return the bytes of the blocks of one input that are kept at once."""
@@ -324,10 +328,12 @@ class _Stage:
     def _batch_bytes(self, pace: Pace) -> int:
         """Return the bytes of the batches under way, and of the tiles that the source keeps."""
         inputs = sum(math.prod(i.spec.patch) * i.bytes_per_pixel for i in self.setup.inputs)
-        outputs = 4 * len(self.setup.channels)
+        outputs = 4 * self.setup.planes
         if self.setup.spec.kind == "segmenter":
             outputs *= math.prod(self.setup.grid.patch)
         waiting = pace.batches_ahead + 3  # and those of the writer
+        if self.setup.layers.passes > 1:  # a turned copy, an answer, and what it adds to the mean
+            waiting += 3 * pace.workers
         views = [k for k, item in enumerate(self.setup.inputs) if item.view is not None]
         source = SOURCE_CACHE_BYTES if self.blocks.keys() >= set(views) else SOURCE_BYTES
         return waiting * pace.batch_size * (inputs + outputs) + source
@@ -365,6 +371,7 @@ class _Stage:
             front_bytes=self._front_bytes(_Walk(pace.column, pace.turned)),
             buffer_bytes=buffer_bytes,
             seconds=max(predict_s, read_s) if pace.on_device else predict_s + read_s,
+            passes=setup.layers.passes,
         )
 
     def _time_batch(self, pace: Pace) -> float:
@@ -388,7 +395,9 @@ class _Stage:
                 list(pool.map(lambda _: predictor(*arrays), range(at_once)))
                 return time.perf_counter() - started
 
-            call_all()  # the first calls allocate
+            first = call_all()  # the first calls allocate
+            if self.setup.layers.passes > 1:  # most of them do not
+                return first
             tuned = self.tuned
             if tuned and (tuned.batch_size, tuned.workers) == (size, at_once):
                 return tuned.seconds_per_patch * size * at_once

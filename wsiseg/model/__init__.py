@@ -9,6 +9,7 @@ from wsiseg.model.card import ModelCard
 from wsiseg.model.check import CheckReport, OutputChange
 from wsiseg.model.load import (
     Model,
+    card_of,
     check_model,
     load_for_run,
     load_model,
@@ -31,6 +32,7 @@ __all__ = [
     "StageTuning",
     "Tuning",
     "add_model",
+    "card_of",
     "check_model",
     "describe",
     "find_model",

@@ -25,6 +25,7 @@ __all__ = [
     "Backend",
     "Model",
     "Precision",
+    "card_of",
     "check_model",
     "load_for_run",
     "load_model",
@@ -163,7 +164,7 @@ def require_task(model: Model | str | Path, task: Task) -> None:
     ModelError
         If there is no such model.
     """
-    card = _card_of(model)
+    card = card_of(model)
     if card.task != task:
         raise UsageError(
             f"{card.name}: needed a model of task {task!r}, found {card.task!r}; run it with "
@@ -179,11 +180,12 @@ def suits_gpu(model: Model | str | Path, options: RunOptions) -> bool:
     ModelError
         If there is no such model.
     """
-    foreign = _foreign(_card_of(model).stages)
+    foreign = _foreign(card_of(model).stages)
     return _suits_gpu(options.backend, options.precision, foreign)
 
 
-def _card_of(model: Model | str | Path) -> ModelCard:
+def card_of(model: Model | str | Path) -> ModelCard:
+    """Return the card of a model; of a name or folder nothing else is read."""
     return model.card if isinstance(model, Model) else ModelCard.read(find_model(model) / CARD_FILE)
 
 

@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from wsiseg.errors import DeviceMemoryError, ModelError, SmallerBatchWarning
 from wsiseg.machine import keep_big_buffers
 from wsiseg.model.batches import Batch, Unanswered, in_parts, join_arrays
 from wsiseg.model.cuda import CudaDevice, describe_memory, is_out_of_memory, release_cached
-from wsiseg.model.preprocessed import PreprocessedNetwork
 from wsiseg.model.slots import BufferSpec, Device, SlotPipeline, specs_of
 
 __all__ = ["Precision", "TorchNetwork", "require_device"]
@@ -27,7 +27,7 @@ Run = Callable[[Iterator[Batch]], Generator[Output, None, None]]
 
 
 class TorchNetwork:
-    """A `PreprocessedNetwork` called with NumPy arrays.
+    """A network like `PreprocessedNetwork` called with NumPy arrays.
 
     On a GPU kernels are made deterministic and TF32 is switched off, so that float32 means
     float32; both are settings of the whole process. A batch that the memory cannot hold is
@@ -48,7 +48,7 @@ class TorchNetwork:
 
     def __init__(
         self,
-        module: PreprocessedNetwork,
+        module: nn.Module,
         *,
         device: str = "cpu",
         precision: Precision = "float32",

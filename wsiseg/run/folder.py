@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsiseg.engine import Listener, fingerprint, ignore
+from wsiseg.engine import Listener, fingerprint, ignore, require_layers
 from wsiseg.engine.output import may_replace, refuse_foreign
 from wsiseg.engine.working import sweep, working_folder
 from wsiseg.errors import UsageError, WsisegError, WsisegWarning, unwritable
@@ -96,6 +96,7 @@ def segment_folder(
     options = options or SegmentOptions()
     out, jobs = Path(out), as_jobs(jobs)
     require_task(model, "semantic")
+    require_layers(model, options.uncertainty)
     with _run_into(out, jobs) as tables:
         reports = _segmented(jobs, model, out, options, listen)
         return _collected(reports, tables, out, slide_done)
@@ -180,6 +181,7 @@ def plan_folder(
 ) -> Iterator[dict[str, Any]]:
     """Yield the plan of each slide as plain values; with `error` where there is none."""
     require_task(model, "semantic")
+    require_layers(model, options.uncertainty)
     loaded = load_for_run(model, on_first_device(options.run))
     for job in as_jobs(jobs):
         row: dict[str, Any] = {

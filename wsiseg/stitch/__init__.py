@@ -23,6 +23,15 @@ from wsiseg.stitch.stitcher import (
     stitch_tiles,
 )
 from wsiseg.stitch.store import ChunkRows
+from wsiseg.stitch.uncertainty import (
+    ClassPlanes,
+    LayerCodes,
+    LayerMean,
+    NeighbourSpread,
+    deviation,
+    entropy,
+    seen_by_neighbours,
+)
 from wsiseg.stitch.vectors import VectorStore, VectorWriter
 
 __all__ = [
@@ -31,10 +40,14 @@ __all__ = [
     "Blend",
     "CellStitcher",
     "ChunkRows",
+    "ClassPlanes",
     "Codes",
     "HeatmapStore",
     "LabelClass",
     "LabelStore",
+    "LayerCodes",
+    "LayerMean",
+    "NeighbourSpread",
     "Placement",
     "Probabilities",
     "PyramidWriter",
@@ -48,7 +61,10 @@ __all__ = [
     "VectorStore",
     "VectorWriter",
     "decode",
+    "deviation",
+    "entropy",
     "projected_bytes",
+    "seen_by_neighbours",
     "stitch_tiles",
     "window_weights",
     "writer_bytes",

@@ -17,6 +17,7 @@ __all__ = [
     "Reducers",
     "Sink",
     "ThresholdLabels",
+    "covered_blocks",
     "decode",
 ]
 
@@ -105,7 +106,7 @@ class Probabilities:
         if self._channels is not None:
             planes = planes[self._channels]
         codes = np.zeros(planes.shape, dtype=np.uint8)
-        for rows in _covered_blocks(slab):
+        for rows in covered_blocks(slab):
             block = planes[:, rows]
             # Written so that NaN fails: every comparison with it is false.
             if not (block.min() >= -TOLERANCE and block.max() <= 1 + TOLERANCE):
@@ -148,7 +149,7 @@ class ArgmaxLabels:
                 f"labels are uint8: at most {MAX_CLASSES} classes, found {len(planes)}"
             )
         labels = np.zeros(slab.box.shape, dtype=np.uint8)
-        for rows in _covered_blocks(slab):
+        for rows in covered_blocks(slab):
             best = planes[0, rows].copy()
             for label in range(1, len(planes)):
                 better = planes[label, rows] > best
@@ -191,7 +192,7 @@ class ThresholdLabels:
         """
         plane = slab.values[..., self._channel]
         labels = np.zeros(slab.box.shape, dtype=np.uint8)
-        for rows in _covered_blocks(slab):
+        for rows in covered_blocks(slab):
             _refuse_nan(plane[rows], slab, rows)
             labels[rows] = (plane[rows] >= self._threshold) & slab.covered[rows]
         self._sink.write(slab.box, labels)
@@ -222,7 +223,7 @@ class ArraySink:
         return self.array
 
 
-def _covered_blocks(slab: Slab) -> Iterator[slice]:
+def covered_blocks(slab: Slab) -> Iterator[slice]:
     """Yield ranges of axis 0 that hold covered pixels."""
     for rows in row_blocks(slab.box.shape, slab.values.shape[-1]):
         if slab.covered[rows].any():

@@ -1,7 +1,7 @@
 """Tiles back to one array, in a moving front: memory grows with a row of tiles, not the image."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -31,17 +31,22 @@ class Stitcher:
     blend
         `crop`: each pixel is decided by one tile and copied bit for bit; needs overlap 0.
         `constant`, `gaussian`: weighted mean of the tiles that overlap there.
+    shares
+        Given, slabs have a channel more: the weighted variance of what the tiles that overlap at a
+        pixel say of each channel, times the channel's share, summed; NaN where only one tile says
+        something.
 
     Raises
     ------
     GridError
-        If `crop` is asked of a grid whose tiles overlap.
+        If `crop` is asked of a grid whose tiles overlap, or shares are given where none do.
 
     Notes
     -----
     Blending keeps the running weighted mean, mean += (value - mean) * weight / sum of weights
     (West 1979), instead of a sum to be divided later: tiles that agree leave the mean as it is,
-    so an identity network comes back bit for bit, and the rounding of early steps fades.
+    so an identity network comes back bit for bit, and the rounding of early steps fades. The sum of
+    weighted squares behind the variance is kept in the same way; means are the same without it.
     The slabs partition the image in order of axis 0; each is at most one stride deep, and holds
     `SLAB_VALUES` values or a single row, so that beside the front nothing as large as it is kept.
 
@@ -50,9 +55,21 @@ class Stitcher:
     West 1979, Updating mean and variance estimates, doi:10.1145/359146.359153.
     """
 
-    def __init__(self, grid: Grid, channels: int, *, blend: Blend = "crop") -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        channels: int,
+        *,
+        blend: Blend = "crop",
+        shares: Sequence[float] | None = None,
+    ) -> None:
         if channels < 1:
             raise HeatmapError(f"a heatmap needs at least one channel, got {channels}")
+        if shares is not None and (len(shares) != channels or not any(grid.overlap)):
+            raise GridError(
+                f"a variance needs a share for each of {channels} channels and tiles that overlap, "
+                f"got {len(shares)} shares and overlap {grid.overlap}"
+            )
         if blend == "crop" and any(grid.overlap):
             raise GridError(
                 f"blend 'crop' needs tiles that do not overlap, got overlap {grid.overlap}; take "
@@ -64,7 +81,10 @@ class Stitcher:
         self._weights = None if blend == "crop" else window_weights(window, blend)
         # Channels first: adding a channel-last tile would make inner loops of length `channels`.
         front = (min(window[0], grid.shape[0]), *grid.shape[1:])
-        self._mean = np.zeros((channels, *front), dtype=np.float32)
+        self._shares = None if shares is None else np.asarray(shares, dtype=np.float32)
+        self._planes = channels if shares is None else channels + 1
+        self._front = np.zeros((self._planes, *front), dtype=np.float32)
+        self._mean = self._front[:channels]
         self._weight_sum: NDArray[Any] = np.zeros(
             front, dtype=np.bool_ if blend == "crop" else np.float32
         )
@@ -147,6 +167,9 @@ class Stitcher:
         weight_sum += weights
         step = np.array(values, order="C")  # channels first too, which keeps the loops long
         step -= mean
+        if self._shares is not None:
+            squares = self._front[-1][place][rows]
+            _add_squares(squares, step, weights, weight_sum, self._shares)
         step *= weights / weight_sum
         mean += step
 
@@ -154,7 +177,7 @@ class Stitcher:
         """Yield the rows above `stop`, and move the front down, a stride at a time."""
         while self._top < stop:
             rows = min(self.grid.stride[0], stop - self._top)
-            depth = _slab_depth(self.grid, self.channels)
+            depth = _slab_depth(self.grid, self._planes)
             for start in range(0, rows, depth):
                 # No slab is named here: a suspended generator would keep it in memory.
                 yield self._cut(start, min(start + depth, rows))
@@ -166,15 +189,18 @@ class Stitcher:
         top = (self._top + start, *(0 for _ in rest))
         box = Box(top, (self._top + stop, *rest))
         if self._top >= self._bottom:  # no tile has written here
-            blank = np.zeros((*box.shape, self.channels), dtype=np.float32)
+            blank = np.zeros((*box.shape, self._planes), dtype=np.float32)
             return Slab(box, blank, np.zeros(box.shape, dtype=np.bool_))
-        values = np.moveaxis(self._mean[:, start:stop].copy(), 0, -1)
-        return Slab(box, values, self._weight_sum[start:stop] != 0)
+        planes = self._front[:, start:stop].copy()
+        covered = self._weight_sum[start:stop] != 0
+        if self._shares is not None:
+            np.divide(planes[-1], self._weight_sum[start:stop], out=planes[-1], where=covered)
+        return Slab(box, np.moveaxis(planes, 0, -1), covered)
 
     def _drop(self, rows: int) -> None:
         """Forget the first rows of the front; the others move up, blank ones follow."""
         if self._top < self._bottom:
-            for plane in (*self._mean, self._weight_sum):
+            for plane in (*self._front, self._weight_sum):
                 _move_up(plane, rows)
         self._top += rows
 
@@ -271,6 +297,30 @@ def projected_bytes(grid: Grid, channels: int, blend: Blend) -> int:
         return front * (4 * channels + 1) + 2 * slab
     block = 3 * 4 * min(BLOCK_VALUES, math.prod(window) * channels)
     return front * (4 * channels + 4) + 2 * slab + 4 * math.prod(window) + block
+
+
+def _add_squares(
+    squares: Values, step: Values, weights: Values, weight_sum: Values, shares: Values
+) -> None:
+    """Add a tile to the weighted sums of squares around the mean, before the mean takes its step.
+
+    Parameters
+    ----------
+    squares
+        Sums so far, changed in place; NaN where the first tile writes, which differs from nobody.
+    step
+        Values of the tile less the mean so far, channels first.
+    weights, weight_sum
+        Of the tile, and of all tiles with this one.
+    shares
+        Of each channel.
+    """
+    before = weight_sum - weights
+    added = np.tensordot(shares, step * step, axes=1)
+    added *= weights * before / weight_sum
+    added += np.nan_to_num(squares)
+    added[before == 0] = np.nan
+    squares[...] = added
 
 
 def _slab_depth(grid: Grid, channels: int) -> int:
