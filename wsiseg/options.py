@@ -162,7 +162,7 @@ class UncertaintyOptions:
     def __post_init__(self) -> None:
         known = get_args(UncertaintyLayer)
         given = self.layers
-        if isinstance(given, str) or not set(given) <= set(known):
+        if not isinstance(given, tuple | list) or any(name not in known for name in given):
             raise _refusal(self, "layers", f"a tuple of {', '.join(known)}")
         object.__setattr__(self, "layers", tuple(name for name in known if name in given))
         for name, low in (("tta_views", 4), ("dropout_samples", 2), ("seed", 0)):

@@ -18,6 +18,7 @@ from wsiseg.options import (
     RunOptions,
     SegmentOptions,
     TissueOptions,
+    UncertaintyOptions,
 )
 
 NO_NUMBERS = (math.nan, math.inf, -math.inf, -1, True, "1", None, [1])
@@ -54,6 +55,13 @@ REFUSED = {
         "tissue": (None, ExportOptions()),
         "export": (None, {}),
         "run": (None, TissueOptions()),
+        "uncertainty": (None, ("entropy",)),
+    },
+    UncertaintyOptions: {
+        "layers": (None, "entropy", ("banana",), ("entropy", ""), 3, {"tta"}),
+        "tta_views": (*NO_COUNTS, 2, 5, 9),
+        "dropout_samples": (*NO_COUNTS, 1),
+        "seed": (-1, 1.5, True, "1", math.nan),
     },
     EmbedOptions: {"tissue": (None, 0.5), "run": (None, TissueOptions())},
 }
@@ -95,6 +103,11 @@ def test_numbers_of_numpy_become_those_of_python():
         run=RunOptions(batch_size=4, skip_below=0.5), tissue=TissueOptions(spacing_um=4.0)
     )
     json.dumps(asdict(options))  # as run.json has it
+
+
+def test_layers_come_in_one_order_and_once():
+    options = UncertaintyOptions(layers=["tta", "entropy", "tta"])
+    assert options == UncertaintyOptions(layers=("entropy", "tta"))
 
 
 def test_a_detector_may_be_installed(monkeypatch):
