@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 from wsiseg_cli.main import app
 
+from wsiseg.errors import UsageError
 from wsiseg.testing.models import make_colour_model
 from wsiseg.testing.slides import make_svs, tissue_disc
 
@@ -43,6 +44,34 @@ def test_segment_writes_and_prints_the_folder(slides, model, tmp_path):
     assert done.stdout.strip() == str(tmp_path / "disc 😐")
     assert (tmp_path / "disc 😐" / "annotations.geojson").exists()
     assert "1 of 1 slides done" in done.stderr
+
+
+def test_layers_of_uncertainty_by_commas(slides, model, tmp_path):
+    slide = slides / "disc 😐.svs"
+    asked = ("--uncertainty", "tta, entropy", "--tta-views", 4)
+    done = run("segment", slide, "-m", model, "-o", tmp_path, *asked, "--json")
+    assert done.exit_code == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert 0 <= row["mean_tta"] < row["mean_entropy"] < 1
+    names = {path.name for path in (tmp_path / "disc 😐").glob("uncertainty-*")}
+    assert names == {"uncertainty-entropy.zarr", "uncertainty-tta.zarr"}
+    planned = run("segment", slide, "-m", model, *asked, "--plan")
+    assert "4 predictions of each batch" in planned.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--uncertainty", "entropie"), "layers: needed a tuple of entropy, overlap, tta, dropout"),
+        (("--uncertainty", "tta", "--tta-views", 3), "tta_views: needed"),
+        (("--uncertainty", "overlap"), "leave 'overlap' out"),
+    ],
+)
+def test_uncertainty_that_cannot_be_is_wrong_usage(slides, model, tmp_path, asked, message):
+    done = run("segment", slides / "disc 😐.svs", "-m", model, "-o", tmp_path / "out", *asked)
+    assert isinstance(done.exception, UsageError)
+    assert message in str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_segment_goes_on_and_exits_1_when_a_slide_fails(slides, model, tmp_path):
