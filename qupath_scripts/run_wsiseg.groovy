@@ -1,0 +1,539 @@
+/*
+ * Segment the open slide with wsiseg, and import what it found. QuPath 0.5 or newer.
+ *
+ * In QuPath: open a slide, Automate > Script editor, open this file, Run. Progress is in the log of
+ * the script editor (View > Show log). "Run for project" segments the images chosen there.
+ *
+ * Without a window, for all images of a project:
+ *   QuPath script run_wsiseg.groovy -p project.qpproj -s [-a model=breast-tumour-demo]
+ *
+ * The whole slide is segmented. Results stay in `out`, with heatmaps and a picture; repeating the run
+ * replaces them, and keeps annotations you edited or locked in QuPath. "Run > Kill running script"
+ * ends wsiseg, too.
+ */
+
+// ---- Settings: an argument such as -a model=my-tumour replaces them -----------------------------
+def settings = [
+    wsiseg   : '',                    // the program; '' looks at the environment variable WSISEG, on the PATH
+                                      // and in usual places. `which wsiseg` (Windows: `where wsiseg`) in a
+                                      // terminal where wsiseg works prints what to put here
+    model    : 'breast-tumour-demo',  // name or folder of a model
+    options  : '',                    // further options as on the command line: '--min-area 100 --tissue color'
+    out      : '',                    // folder for results; '' is the folder `wsiseg` in the project's folder,
+                                      // or beside the slide
+    kinds    : 'annotations',         // what is imported: 'annotations', 'tissue', or 'annotations,tissue'
+    edited   : 'keep',                // objects you edited or locked: 'keep' them, or 'replace'
+    stale    : 'remove',              // objects that the same model no longer finds: 'remove', or 'keep'
+    lock     : 'as written',          // 'yes': new annotations cannot be moved by accident; 'no'; 'as written'
+    hierarchy: 'auto',                // nest objects in what encloses them: 'yes', 'no', or 'auto' (if quick)
+]
+// -------------------------------------------------------------------------------------------------
+
+import java.awt.geom.AffineTransform
+import java.nio.file.Paths
+import java.text.Normalizer
+import java.util.zip.GZIPInputStream
+
+import com.google.gson.Gson
+
+import qupath.lib.io.PathIO
+import qupath.lib.objects.PathObjectTools
+
+readArguments(settings, 'model', binding.hasVariable('args') ? args : null)
+if (getCurrentImageData() == null)
+    throw new IllegalStateException('no image is open; open the slide to segment')
+def data = getCurrentImageData()
+refuseTransformed(data.getServer())
+def slide = fileOf(data.getServer().getURIs())
+if (slide == null || !slide.exists())
+    throw new IllegalStateException("${nameOfImage(data)}: ${slide ? slide.toString() + ' is not there' : 'is no file of this machine'}; wsiseg reads files")
+def out = outFolder(settings.out, getProject() == null ? null : buildFilePath(PROJECT_BASE_DIR, 'wsiseg'), slide)
+def command = [programOf(settings.wsiseg), 'segment', slide.getPath(), '--out', out.getPath(), '--model', settings.model, '--json']
+command += pixelSizeOf(data.getServer())
+command += wordsOf(settings.options)
+
+println "wsiseg: ${command.collect { it.contains(' ') ? '"' + it + '"' : it }.join(' ')}"
+def started = System.currentTimeMillis()
+def row = runWsiseg(command)
+println "wsiseg: segmented in ${Math.round((System.currentTimeMillis() - started) / 1000d)} s; files are in ${row.folder}"
+(row.warnings ?: []).each { println "wsiseg: note: ${it}" }
+def told = importResult(data, resultOf(new File(row.folder), null), settings)
+println "wsiseg: ${nameOfImage(data)}: ${told}"
+
+
+/** The program: what was set, the variable WSISEG, the PATH, or where installers put it. */
+def programOf(set) {
+    def isWindows = System.getProperty('os.name').toLowerCase().contains('win')
+    def names = isWindows ? ['wsiseg.exe', 'wsiseg.bat', 'wsiseg.cmd'] : ['wsiseg']
+    def inside = { folder -> names.collect { new File(folder, it) }.find { it.isFile() && it.canExecute() } }
+    def named = set ?: System.getenv('WSISEG')
+    if (named) {
+        def file = new File(named)
+        def program = file.isFile() ? file : inside(file) ?: inside(new File(file, isWindows ? 'Scripts' : 'bin'))
+        if (program == null)
+            throw new IllegalStateException("${named}: no program wsiseg there; set wsiseg to what `${isWindows ? 'where' : 'which'} wsiseg` prints")
+        return program.getPath()
+    }
+    def home = System.getProperty('user.home')
+    def folders = (System.getenv('PATH') ?: '').split(File.pathSeparator).toList().findAll { it }
+    // Programs started from a dock or menu do not have the PATH of a terminal.
+    folders += ['.local/bin', 'miniconda3/bin', 'anaconda3/bin', 'miniforge3/bin', '.venv/bin', 'miniconda3/Scripts', 'anaconda3/Scripts',
+                'miniforge3/Scripts', '.venv/Scripts', '.local/Scripts'].collect { new File(home, it).getPath() }
+    folders += ['/usr/local/bin', '/opt/homebrew/bin', '/usr/bin']
+    def program = folders.findResult { inside(new File(it)) }
+    if (program == null)
+        throw new IllegalStateException('the program wsiseg was not found; in a terminal where it works, `' + (isWindows ? 'where' : 'which') +
+            ' wsiseg` prints where it is: set wsiseg to that')
+    return program.getPath()
+}
+
+/** Where results go: what was set, else the project, else beside the slide, else the home folder. */
+def outFolder(set, inProject, slide) {
+    if (set || inProject)
+        return new File(set ?: inProject)
+    def beside = slide.getAbsoluteFile().getParentFile()
+    return new File(beside.canWrite() ? beside : new File(System.getProperty('user.home')), 'wsiseg')
+}
+
+/** Tell wsiseg a pixel size that was set in QuPath; one of the file it reads itself. */
+def pixelSizeOf(server) {
+    def now = server.getPixelCalibration(), own = server.getOriginalMetadata().getPixelCalibration()
+    if (!now.hasPixelSizeMicrons())
+        return []
+    def sizes = [now.getPixelWidthMicrons(), now.getPixelHeightMicrons()]
+    def isOwn = own.hasPixelSizeMicrons() && sizes == [own.getPixelWidthMicrons(), own.getPixelHeightMicrons()]
+    return isOwn ? [] : ['--mpp', sizes.join(',')]
+}
+
+/** Split options as a shell does, quotes included. */
+def wordsOf(text) {
+    return (text =~ /"([^"]*)"|'([^']*)'|(\S+)/).collect { it[1] != null ? it[1] : it[2] != null ? it[2] : it[3] }
+}
+
+/** Run wsiseg, show what it says, and return its line on the slide; its message where it failed. */
+def runWsiseg(command) {
+    def builder = new ProcessBuilder(command)
+    builder.environment().putAll([WSISEG_PROGRESS: 'lines', PYTHONIOENCODING: 'utf-8', PYTHONUTF8: '1', NO_COLOR: '1'])
+    def process
+    try {
+        process = builder.start()
+    } catch (IOException error) {
+        throw new IllegalStateException("${command[0]}: cannot be started (${error.getMessage()}); set wsiseg to the program", error)
+    }
+    def said = Collections.synchronizedList([])
+    def listener = Thread.start {
+        process.getErrorStream().withReader('UTF-8') { reader -> reader.eachLine { said << it } }
+    }
+    def rows = Collections.synchronizedList([])
+    def results = Thread.start {
+        process.getInputStream().withReader('UTF-8') { reader -> reader.eachLine { if (it.startsWith('{')) rows << it else said << it } }
+    }
+    try {
+        process.getOutputStream().close()
+        def shown = 0
+        while (process.isAlive() || shown < said.size()) {
+            while (shown < said.size())
+                println "  ${said[shown++]}"
+            Thread.sleep(100) // here it is that killing the script interrupts
+        }
+        [listener, results]*.join(10000)
+        while (shown < said.size())
+            println "  ${said[shown++]}"
+    } finally {
+        if (process.isAlive())
+            process.destroy() // wsiseg then says that it was stopped, and leaves nothing half-written
+    }
+    def row = rows ? new Gson().fromJson(rows[-1], Map) : [:]
+    if (row.error)
+        throw new IllegalStateException(row.error.toString())
+    if (process.exitValue() != 0 || !row.folder) {
+        def lines = said.collect { it.replaceAll(/[\u2500-\u257f|]/, ' ').trim() }.findAll { it && !it.startsWith('progress:') }
+        def message = lines.reverse().find { it =~ /(?i)^(failed|error)/ } ?: (lines ? lines[-1] : 'no message')
+        throw new IllegalStateException("wsiseg ended with exit code ${process.exitValue()}: ${message.replaceFirst(/^failed: /, '')}")
+    }
+    return row
+}
+
+// >>> shared: image
+/** Take arguments `key=value`; one without a key is the setting `first`. */
+def readArguments(settings, first, given) {
+    (given ?: []).each { argument ->
+        def at = argument.indexOf('=')
+        def key = at < 0 ? '' : argument.substring(0, at).trim()
+        if (settings.containsKey(key))
+            settings[key] = argument.substring(at + 1).trim()
+        else if (at < 0 || argument.contains('/') || argument.contains('\\'))
+            settings[first] = argument
+        else
+            throw new IllegalArgumentException("unknown setting '${key}'; there are ${settings.keySet().join(', ')}")
+    }
+}
+
+/** The file that an image's URIs name; null if it is not a file of this machine. */
+def fileOf(uris) {
+    if (uris == null || uris.isEmpty())
+        return null
+    def uri = uris.iterator().next()
+    if (uri.getScheme() != null && uri.getScheme() != 'file')
+        return null
+    try {
+        return uri.getScheme() == null ? new File(uri.getPath())
+            : Paths.get(new URI('file', uri.getAuthority(), uri.getPath(), null, null)).toFile()
+    } catch (IllegalArgumentException error) {
+        return null
+    }
+}
+
+/** What the image is called: in the project, else by itself. */
+def nameOfImage(data) {
+    def entry = getProjectEntry()
+    return entry != null ? entry.getImageName() : data.getServer().getMetadata().getName()
+}
+
+/** Refuse an image that QuPath shows otherwise than its file has it: coordinates would be others. */
+def refuseTransformed(server) {
+    def kinds = ['RotatedImageServer', 'FlippedImageServer', 'AffineTransformImageServer', 'CroppedImageServer']
+    def told = server.getClass().getName() + ' ' + server.getPath()
+    if (kinds.any { told.contains(it) } || server.getServerType() =~ /(?i)rotat|flip|affine|crop/)
+        throw new IllegalStateException("QuPath shows this image rotated, flipped or cropped (${server.getServerType()}); " +
+            'add the slide to the project once more without that')
+}
+
+/** Name without folder and suffix; `.ome.tif` and the like count as one suffix. */
+def stemOf(name) {
+    def stem = name.lastIndexOf('.') > 0 ? name.substring(0, name.lastIndexOf('.')) : name
+    return stem.toLowerCase().endsWith('.ome') ? stem.substring(0, stem.length() - 4) : stem
+}
+
+/** A name to compare with: systems spell umlauts in two ways. */
+def plain(name) {
+    return name == null ? null : Normalizer.normalize(name, Normalizer.Form.NFC).toLowerCase(Locale.ROOT)
+}
+
+def inOneLine(error) {
+    if (error instanceof OutOfMemoryError)
+        return 'too little memory; give QuPath more (Help > Show setup options), or split the result'
+    def text = error.getMessage() ?: error.getClass().getSimpleName()
+    def known = error instanceof IllegalStateException || error instanceof IllegalArgumentException
+    return ((known ? '' : error.getClass().getSimpleName() + ': ') + text).replaceAll(/\s+/, ' ')
+}
+// <<< shared: image
+
+// >>> shared: import
+/** Where results are: what was set, else the folder `wsiseg` of the project. */
+def placeOfResults(set, projectFolder) {
+    if (!set && !projectFolder)
+        throw new IllegalStateException('say in the settings where the results are: results = \'/folder/of/results\'')
+    def place = new File(set ?: projectFolder)
+    if (!place.exists())
+        throw new IllegalStateException("${place}: no such file or folder; set results to the folder that `wsiseg segment --out` wrote")
+    return place
+}
+
+/** Files of one kind (annotations, tissue, tiles) in a folder: the index first where there is one. */
+def filesOf(folder, kind) {
+    return ["${kind}.index.json", "${kind}.geojson", "${kind}.geojson.gz"].collect { new File(folder, it.toString()) }
+        .findAll { it.isFile() }.take(1)
+}
+
+def isResult(folder) {
+    return folder.isDirectory() && ['annotations', 'tissue', 'tiles'].any { filesOf(folder, it) }
+}
+
+/** Every result in a folder, or the one that a file or folder is; pixels of heatmaps are not searched. */
+def listResults(place) {
+    def found = []
+    if (place.isFile()) {
+        found << resultOf(place.getParentFile(), place)
+    } else {
+        def waiting = [[place, 0]]
+        while (waiting) {
+            def (folder, depth) = waiting.remove(0)
+            if (isResult(folder))
+                found << resultOf(folder, null)
+            if (depth < 6)
+                (folder.listFiles() ?: []).toList().sort { it.getName() }.each {
+                    if (it.isDirectory() && !it.getName().startsWith('.') && !it.getName().toLowerCase().endsWith('.zarr'))
+                        waiting << [it, depth + 1]
+                }
+        }
+    }
+    return found
+}
+
+/** A result: its folder, the one file that was named, and the image it says it is of. */
+def resultOf(folder, file) {
+    def first = file ? [file] : ['annotations', 'tissue', 'tiles'].collectMany { filesOf(folder, it) }
+    def header = null
+    try {
+        header = headerOf(first[0])
+    } catch (Exception error) {
+        // told when it is imported
+    }
+    return [folder: folder, file: file, image: header == null ? null : header.image]
+}
+
+/** The member `wsiseg` of a result's file; null where there is none. It stands before the objects. */
+def headerOf(file) {
+    if (file.getName().endsWith('.index.json'))
+        return new Gson().fromJson(file.getText('UTF-8'), Map).wsiseg
+    def text = new StringBuilder()
+    file.withInputStream { raw ->
+        def stream = file.getName().toLowerCase().endsWith('.gz') ? new GZIPInputStream(raw) : raw
+        def reader = new InputStreamReader(stream, 'UTF-8')
+        def buffer = new char[8192]
+        while (text.indexOf('"features":[') < 0 && text.length() < 4000000) {
+            def count = reader.read(buffer)
+            if (count < 0)
+                break
+            text.append(buffer, 0, count)
+        }
+    }
+    def at = text.indexOf('"features":[')
+    def head = at < 0 ? text.toString() : text.substring(0, at) + '"features":[]}'
+    try {
+        def members = new Gson().fromJson(head, Map)
+        return members.wsiseg instanceof Map ? members.wsiseg : null
+    } catch (com.google.gson.JsonParseException error) {
+        return null // some other program's, with objects first
+    }
+}
+
+/**
+ * The result that belongs to an image: by the name of its file, else by its name in the project, else
+ * by the stem. Several are told apart by the slide's path in run.json, then by size. One that does
+ * not say what it is of was named on purpose.
+ */
+def resultFor(catalog, name, file, server, settings) {
+    def only = catalog.size() == 1 && settings.images != 'project' ? catalog[0] : null
+    if (only != null && (only.image == null || settings.renamed == 'yes'))
+        return only
+    def names = [file == null ? null : plain(file.getName()), plain(name)].findAll { it != null }
+    def chosen = []
+    names.each { own -> chosen = chosen ?: catalog.findAll { plain(it.image) == own } }
+    names.each { own ->
+        chosen = chosen ?: catalog.findAll { (it.image ? stemOf(plain(it.image)) : plain(it.folder.getName())) == stemOf(own) }
+    }
+    if (!chosen && only != null && only.image)
+        throw new IllegalStateException("${only.file ?: only.folder}: is the result of ${only.image}; if this is that slide under another name, set renamed = 'yes'")
+    if (chosen.size() > 1 && file != null)
+        chosen = chosen.findAll { samePlace(it, file) } ?: chosen
+    if (chosen.size() > 1)
+        chosen = chosen.findAll { result ->
+            try {
+                shiftFor(headerOf(firstFile(result)), server())
+                return true
+            } catch (IllegalStateException error) {
+                return false
+            }
+        } ?: chosen
+    if (chosen.size() > 1)
+        throw new IllegalStateException("${chosen.size()} results fit: ${chosen.collect { it.folder }.join(', ')}; set results to one of them")
+    return chosen ? chosen[0] : null
+}
+
+def firstFile(result) {
+    return result.file ?: ['annotations', 'tissue', 'tiles'].collectMany { filesOf(result.folder, it) }[0]
+}
+
+def samePlace(result, file) {
+    def record = new File(result.folder, 'run.json')
+    if (!record.isFile())
+        return false
+    def slide = new Gson().fromJson(record.getText('UTF-8'), Map).slide
+    return slide instanceof Map && slide.path != null && plain(new File(slide.path).getPath()) == plain(file.getPath())
+}
+
+/**
+ * What to add to a result's coordinates, [x, y], to get those of QuPath's image.
+ *
+ * Some slides declare bounds, and whether QuPath shows only these depends on vendor, version and
+ * options. Both sizes and the corner are in the header, so all cases are exact; a size that is
+ * neither belongs to another image.
+ */
+def shiftFor(header, server) {
+    refuseTransformed(server)
+    def size = [server.getWidth(), server.getHeight()]
+    if (header == null || header.image_width == null || header.image_height == null)
+        return [0, 0]
+    def offset = header.frame == 'qupath' && header.offset ? header.offset.collect { it as int } : [0, 0]
+    def bounds = header.bounds ? header.bounds.collect { it as int } : null
+    def fits = { w, h -> w != null && h != null && size == [w as int, h as int] }
+    def shown = null // corner of QuPath's image in the whole slide
+    if (fits(header.image_width, header.image_height))
+        shown = offset
+    else if (fits(header.level0_width, header.level0_height))
+        shown = [0, 0]
+    else if (bounds != null && fits(bounds[2], bounds[3]))
+        shown = bounds[0..1]
+    def cropped = server.getPath() =~ /\[x=(\d+),y=(\d+),w=\d+,h=\d+\]$/
+    if (shown == null || (cropped.find() && shown != [cropped.group(1) as int, cropped.group(2) as int]))
+        throw new IllegalStateException("the result is of ${header.image}, ${header.image_width as int} x ${header.image_height as int} pixels " +
+            "(frame ${header.frame}), and this image has ${size[0]} x ${size[1]}: it is another slide, another image of the same file, or another part " +
+            'of it; import it onto the image it is of, or segment this one')
+    return [offset[0] - shown[0], offset[1] - shown[1]]
+}
+
+/** Read all objects of one kind, or throw before anything is changed: [header, objects]. */
+def readResult(result, kind) {
+    def file = result.file ?: filesOf(result.folder, kind)[0]
+    if (file == null)
+        return null
+    if (!(file.getName().toLowerCase() ==~ /.*\.(geo)?json(\.gz)?/))
+        throw new IllegalStateException("${file}: QuPath reads .geojson and .geojson.gz; name such a file")
+    def header = headerOf(file)
+    def parts = [[file: file]]
+    if (file.getName().endsWith('.index.json'))
+        parts = new Gson().fromJson(file.getText('UTF-8'), Map).files.collect {
+            [file: new File(file.getParentFile(), it.file), bytes: it.bytes as long, objects: it.objects as int]
+        }
+    def objects = []
+    parts.each { part ->
+        if (!part.file.isFile() || (part.bytes != null && part.file.length() != part.bytes))
+            throw new IllegalStateException("${part.file}: is ${part.file.isFile() ? 'not whole' : 'missing'}; copy the folder of the result once more")
+        def read
+        try {
+            read = PathIO.readObjects(part.file)
+        } catch (Exception error) {
+            throw new IllegalStateException("${part.file}: QuPath cannot read it (${inOneLine(error)}); wsiseg verify-geojson names the object", error)
+        }
+        if (part.objects != null && read.size() < part.objects)
+            throw new IllegalStateException("${part.file}: has ${read.size()} of ${part.objects} objects; copy the folder of the result once more")
+        objects.addAll(read)
+    }
+    if (objects.isEmpty() && !(header != null && header.empty))
+        throw new IllegalStateException("${file}: no objects in it; wsiseg verify-geojson says why")
+    return [header: header, objects: objects]
+}
+
+/** Import the kinds that were set; returns what to tell. */
+def importResult(data, result, settings) {
+    def kinds = result.file ? [result.file.getName().replaceFirst(/(\.index)?\.(geo)?json(\.gz)?$/, '')]
+        : settings.kinds.split(',').collect { it.trim() }
+    def read = [:]
+    kinds.each { kind ->
+        def one = readResult(result, kind)
+        if (one == null)
+            throw new IllegalStateException("${result.folder}: has no ${kind}; segment the slide again, or set kinds")
+        def shift = shiftFor(one.header, data.getServer())
+        if (shift != [0, 0]) {
+            def transform = AffineTransform.getTranslateInstance(shift[0], shift[1])
+            one.objects = one.objects.collect { PathObjectTools.transformObject(it, transform, true) }
+        }
+        refuseOutside(one.objects, data.getServer())
+        read[kind] = one
+    }
+    def told = read.collect { kind, one -> "${kind}: " + replaceObjects(data, kind, one.header, one.objects, settings) }
+    def note = nest(data.getHierarchy(), settings.hierarchy)
+    def other = result.image != null && fileOf(data.getServer().getURIs()) != null &&
+        plain(result.image) != plain(fileOf(data.getServer().getURIs()).getName())
+    return told.join('; ') + (note ? "; ${note}" : '') + (other ? "; note that it is the result of ${result.image}" : '')
+}
+
+def refuseOutside(objects, server) {
+    def outside = objects.find {
+        def roi = it.getROI()
+        roi.getBoundsX() < -1 || roi.getBoundsY() < -1 || roi.getBoundsX() + roi.getBoundsWidth() > server.getWidth() + 1 ||
+            roi.getBoundsY() + roi.getBoundsHeight() > server.getHeight() + 1
+    }
+    if (outside != null)
+        throw new IllegalStateException("objects lie outside the image of ${server.getWidth()} x ${server.getHeight()} pixels " +
+            "(x ${outside.getROI().getBoundsX()}, y ${outside.getROI().getBoundsY()}): they are of another slide, level or frame; segment this slide with wsiseg")
+}
+
+/** What an annotation looks like, to see later whether somebody edited it. */
+def looksOf(object) {
+    def roi = object.getROI()
+    return [roi.getBoundsX(), roi.getBoundsY(), roi.getBoundsWidth(), roi.getBoundsHeight(), Math.sqrt(roi.getArea())]
+        .collect { Math.round(it * 10) }
+}
+
+def sameLooks(one, other) {
+    return (0..<one.size()).every { Math.abs(one[it] - other[it]) <= 1 }
+}
+
+def classOf(object) {
+    return object.getPathClass() == null ? '' : object.getPathClass().toString()
+}
+
+/** Put objects in the place of those of an earlier import; returns how many of what. */
+def replaceObjects(data, kind, header, objects, settings) {
+    def hierarchy = data.getHierarchy()
+    def model = header != null && header.model ? header.model.toString().replaceFirst(/\s+\S+$/, '') : ''
+    def key = "wsiseg: ${kind}${model ? ' of ' + model : ''}".toString()
+    def before = [:] // id -> what it looked like when imported; [] for detections
+    (data.getProperty(key) ?: '').toString().readLines().each { line ->
+        def cells = line.split('\t', -1)
+        before[UUID.fromString(cells[0])] = cells.size() < 4 ? [] :
+            [looks: cells[1].split(' ').collect { it as long }, locked: cells[2] == 'L', name: cells[3]]
+    }
+    def present = hierarchy.getAllObjects(false).groupBy { it.getID() }
+    def add = [], remove = [], counts = [added: 0, updated: 0, removed: 0, kept: 0, doubles: 0]
+    def lines = []
+    objects.each { fresh ->
+        def found = present[fresh.getID()]
+        def isAnnotation = fresh.isAnnotation()
+        if (isAnnotation && settings.lock != 'as written')
+            fresh.setLocked(settings.lock == 'yes')
+        lines << (isAnnotation ? [fresh.getID(), looksOf(fresh).join(' '), fresh.isLocked() ? 'L' : '', classOf(fresh)].join('\t')
+            : fresh.getID().toString())
+        if (!found) {
+            add << fresh
+            counts.added++
+            return
+        }
+        remove.addAll(found.drop(1)) // imported twice without this script
+        counts.doubles += found.size() - 1
+        def old = found[0]
+        def edited = isAnnotation && (classOf(old) != classOf(fresh) || !sameLooks(looksOf(old), looksOf(fresh)))
+        if (!edited) {
+            old.getMeasurementList().putAll(fresh.getMeasurementList())
+            counts.updated++
+        } else if (settings.edited == 'replace') {
+            remove << old
+            add << fresh
+            counts.updated++
+        } else {
+            counts.kept++
+        }
+    }
+    def now = objects.collect { it.getID() } as Set
+    if (settings.stale != 'keep')
+        before.each { id, was ->
+            if (now.contains(id) || !present[id])
+                return
+            def old = present[id][0]
+            def touched = was && (!sameLooks(looksOf(old), was.looks) || classOf(old) != was.name || (old.isLocked() && !was.locked))
+            if (touched && settings.edited != 'replace') {
+                counts.kept++
+            } else {
+                remove.addAll(present[id])
+                counts.removed++
+            }
+        }
+    if (remove)
+        hierarchy.removeObjects(remove, true)
+    if (add)
+        hierarchy.addObjects(add)
+    else
+        hierarchy.fireHierarchyChangedEvent(this)
+    data.setProperty(key, lines.join('\n'))
+    def told = ["${counts.added} added"]
+    if (counts.updated) told << "${counts.updated} were there"
+    if (counts.removed) told << "${counts.removed} of an earlier result removed"
+    if (counts.kept) told << "${counts.kept} kept as you edited or locked them"
+    if (counts.doubles) told << "${counts.doubles} doubles removed"
+    return told.join(', ')
+}
+
+/** Nest objects in the annotations around them, where that is wanted and quick. */
+def nest(hierarchy, wanted) {
+    def annotations = hierarchy.getAnnotationObjects().size(), detections = hierarchy.getDetectionObjects().size()
+    if (wanted == 'no' || annotations == 0 || annotations + detections < 2)
+        return ''
+    if (wanted == 'auto' && (annotations > 100 || detections > 1000))
+        return 'not nested, as there are many; Objects > Annotations > Resolve hierarchy does it'
+    hierarchy.resolveHierarchy()
+    return ''
+}
+// <<< shared: import

@@ -1,0 +1,88 @@
+"""A QuPath in miniature: the scripts run in a real Groovy, over hand-written fakes of its classes.
+
+Groovy is looked for in `WSISEG_GROOVY` (folders of jars, separated as in PATH), in `GROOVY_HOME` and
+where Debian's packages `groovy` and `libgoogle-gson-java` put it. QuPath has Groovy 4.0 to 5.0.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SCRIPTS = HERE.parents[1] / "qupath_scripts"
+DEBIAN = Path("/usr/share/java")
+
+
+def groovies() -> dict[str, list[Path]]:
+    """Return the jars of each Groovy there is, gson with them, by name."""
+    named = [Path(text) for text in os.environ.get("WSISEG_GROOVY", "").split(os.pathsep) if text]
+    if home := os.environ.get("GROOVY_HOME"):
+        named.append(Path(home) / "lib")
+    found = {folder: sorted(folder.glob("*.jar")) for folder in named}
+    found[DEBIAN] = [DEBIAN / "groovy-all.jar"]
+    complete: dict[str, list[Path]] = {}
+    for folder, jars in found.items():
+        core = [jar for jar in jars if re.fullmatch(r"groovy(-all)?([-0-9.]*)\.jar", jar.name)]
+        gson = [] if any(jar.name.startswith("gson") for jar in jars) else [DEBIAN / "gson.jar"]
+        if core and all(jar.exists() for jar in [*core, *gson]):
+            complete.setdefault(core[0].resolve().stem, [*jars, *gson])
+    return complete
+
+
+class QuPath:
+    """A Java process that runs scripts; one for all tests."""
+
+    def __init__(self, jars: list[Path]) -> None:
+        path = os.pathsep.join(map(str, [*jars, HERE / "fakes"]))
+        java = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]
+        self._process = subprocess.Popen(
+            [*java, "-cp", path, "groovy.ui.GroovyMain", HERE / "runner.groovy"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def run(self, world: dict[str, Any]) -> list[dict[str, Any]]:
+        """Make a world, and return what became of each of its steps that runs a script."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        steps = [
+            {**step, "script": str(SCRIPTS / f"{step['script']}.groovy")}
+            if "script" in step
+            else step
+            for step in world["steps"]
+        ]
+        process.stdin.write(json.dumps({**world, "steps": steps}) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        assert line, "Groovy ended; its message is above"
+        return [step for step in json.loads(line)["steps"] if step is not None]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
+FOUND = groovies() if shutil.which("java") else {}
+
+
+@pytest.fixture(scope="session", params=sorted(FOUND) or ["none"])
+def qupath(request):
+    """Each Groovy that was found."""
+    if request.param == "none":
+        pytest.skip("needs Java and Groovy (Debian: groovy, libgoogle-gson-java), or WSISEG_GROOVY")
+    started = QuPath(FOUND[request.param])
+    yield started
+    started.close()

@@ -1,0 +1,5 @@
+package qupath.lib.regions
+
+class ImagePlane {
+    static ImagePlane getDefaultPlane() { new ImagePlane() }
+}
