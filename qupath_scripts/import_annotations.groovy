@@ -42,7 +42,7 @@ import qupath.lib.objects.PathObjectTools
 
 readArguments(settings, 'results', binding.hasVariable('args') ? args : null)
 def place = placeOfResults(settings.results, getProject() == null ? null : buildFilePath(PROJECT_BASE_DIR, 'wsiseg'))
-def catalog = listResults(place)
+def catalog = listResults(place).findAll { place.isFile() || it.holds != 'tile' } // see show_heatmap.groovy
 def report = [done: [], none: [], failed: []]
 
 if (settings.images == 'project') {
@@ -186,62 +186,84 @@ def isResult(folder) {
     return folder.isDirectory() && ['annotations', 'tissue', 'tiles'].any { filesOf(folder, it) }
 }
 
-/** Every result in a folder, or the one that a file or folder is; pixels of heatmaps are not searched. */
+/**
+ * Every result in a folder, or the one that a file or folder is. Other GeoJSON counts, too, such as
+ * `wsiseg export` writes, but not beside a result, where copies are kept. Pixels are not searched.
+ */
 def listResults(place) {
+    if (place.isFile())
+        return [resultOf(place.getAbsoluteFile().getParentFile(), place)]
     def found = []
-    if (place.isFile()) {
-        found << resultOf(place.getParentFile(), place)
-    } else {
-        def waiting = [[place, 0]]
-        while (waiting) {
-            def (folder, depth) = waiting.remove(0)
-            if (isResult(folder))
-                found << resultOf(folder, null)
-            if (depth < 6)
-                (folder.listFiles() ?: []).toList().sort { it.getName() }.each {
-                    if (it.isDirectory() && !it.getName().startsWith('.') && !it.getName().toLowerCase().endsWith('.zarr'))
-                        waiting << [it, depth + 1]
-                }
-        }
+    def waiting = [[place, 0]]
+    while (waiting) {
+        def (folder, depth) = waiting.remove(0)
+        def inside = (folder.listFiles() ?: []).toList().findAll { !it.getName().startsWith('.') }.sort { it.getName() }
+        if (isResult(folder))
+            found << resultOf(folder, null)
+        else
+            found.addAll(inside.findAll { it.isFile() && isLoose(it) }.collect { resultOf(folder, it) })
+        if (depth < 6)
+            inside.each {
+                if (it.isDirectory() && !it.getName().toLowerCase().endsWith('.zarr'))
+                    waiting << [it, depth + 1]
+            }
     }
     return found
 }
 
-/** A result: its folder, the one file that was named, and the image it says it is of. */
-def resultOf(folder, file) {
-    def first = file ? [file] : ['annotations', 'tissue', 'tiles'].collectMany { filesOf(folder, it) }
-    def header = null
-    try {
-        header = headerOf(first[0])
-    } catch (Exception error) {
-        // told when it is imported
-    }
-    return [folder: folder, file: file, image: header == null ? null : header.image]
+/** Whether a file is a result by itself, and no part of one. */
+def isLoose(file) {
+    def name = file.getName()
+    if (!(name.toLowerCase() ==~ /.*(\.index\.json|\.geojson(\.gz)?)/))
+        return false
+    def part = name =~ /^(.*)-\d{4}\.geojson(\.gz)?$/
+    return !(part.matches() && new File(file.getParentFile(), part.group(1) + '.index.json').isFile())
 }
 
-/** The member `wsiseg` of a result's file; null where there is none. It stands before the objects. */
+/** A result: its folder, the file where it is one, the image it says it is of, and what it holds. */
+def resultOf(folder, file) {
+    def first = file ?: ['annotations', 'tissue', 'tiles'].collectMany { filesOf(folder, it) }[0]
+    def head = [header: null, holds: null]
+    try {
+        head = headOf(first)
+    } catch (IOException | com.google.gson.JsonParseException error) {
+        // told when it is imported
+    }
+    return [folder: folder, file: file, first: first, image: head.header?.image, model: head.header?.model, holds: head.holds]
+}
+
 def headerOf(file) {
-    if (file.getName().endsWith('.index.json'))
-        return new Gson().fromJson(file.getText('UTF-8'), Map).wsiseg
+    return headOf(file).header
+}
+
+/** The member `wsiseg` of a file, which stands before the objects, and the type of the first object. */
+def headOf(file) {
+    if (file.getName().endsWith('.index.json')) {
+        def index = new Gson().fromJson(file.getText('UTF-8'), Map)
+        def part = index?.files ? new File(file.getParentFile(), index.files[0].file) : null
+        return [header: index?.wsiseg, holds: part?.isFile() ? headOf(part).holds : null]
+    }
     def text = new StringBuilder()
     file.withInputStream { raw ->
         def stream = file.getName().toLowerCase().endsWith('.gz') ? new GZIPInputStream(raw) : raw
         def reader = new InputStreamReader(stream, 'UTF-8')
         def buffer = new char[8192]
-        while (text.indexOf('"features":[') < 0 && text.length() < 4000000) {
+        while (text.length() < 1000000 && (text.indexOf('"features":[') < 0 || text.indexOf('"objectType":"') < 0)) {
             def count = reader.read(buffer)
             if (count < 0)
                 break
             text.append(buffer, 0, count)
         }
     }
-    def at = text.indexOf('"features":[')
-    def head = at < 0 ? text.toString() : text.substring(0, at) + '"features":[]}'
+    def told = text.toString()
+    def at = told.indexOf('"features":[')
+    def type = told =~ /"objectType":"(\w+)"/
+    def holds = type.find() ? type.group(1) : null
     try {
-        def members = new Gson().fromJson(head, Map)
-        return members.wsiseg instanceof Map ? members.wsiseg : null
+        def members = new Gson().fromJson(at < 0 ? told : told.substring(0, at) + '"features":[]}', Map)
+        return [header: members?.wsiseg instanceof Map ? members.wsiseg : null, holds: holds]
     } catch (com.google.gson.JsonParseException error) {
-        return null // some other program's, with objects first
+        return [header: null, holds: holds] // some other program's, with objects first
     }
 }
 
@@ -260,6 +282,7 @@ def resultFor(catalog, name, file, server, settings) {
     names.each { own ->
         chosen = chosen ?: catalog.findAll { (it.image ? stemOf(plain(it.image)) : plain(it.folder.getName())) == stemOf(own) }
     }
+    chosen = chosen.findAll { !it.file } ?: chosen // rather than what was exported from it
     if (!chosen && only != null && only.image)
         throw new IllegalStateException("${only.file ?: only.folder}: is the result of ${only.image}; if this is that slide under another name, set renamed = 'yes'")
     if (chosen.size() > 1 && file != null)
@@ -267,7 +290,7 @@ def resultFor(catalog, name, file, server, settings) {
     if (chosen.size() > 1)
         chosen = chosen.findAll { result ->
             try {
-                shiftFor(headerOf(firstFile(result)), server())
+                shiftFor(headerOf(result.first), server())
                 return true
             } catch (IllegalStateException error) {
                 return false
@@ -276,10 +299,6 @@ def resultFor(catalog, name, file, server, settings) {
     if (chosen.size() > 1)
         throw new IllegalStateException("${chosen.size()} results fit: ${chosen.collect { it.folder }.join(', ')}; set results to one of them")
     return chosen ? chosen[0] : null
-}
-
-def firstFile(result) {
-    return result.file ?: ['annotations', 'tissue', 'tiles'].collectMany { filesOf(result.folder, it) }[0]
 }
 
 def samePlace(result, file) {
@@ -352,10 +371,17 @@ def readResult(result, kind) {
     return [header: header, objects: objects]
 }
 
+/** What a single file is: of one model and kind the new takes the place of the old. */
+def kindOf(result) {
+    def stem = result.file.getName().replaceFirst(/(\.index)?\.(geo)?json(\.gz)?$/, '')
+    if (['annotations', 'tissue', 'tiles'].contains(stem) || !result.model)
+        return stem
+    return result.holds == 'tile' ? 'tiles' : 'annotations'
+}
+
 /** Import the kinds that were set; returns what to tell. */
 def importResult(data, result, settings) {
-    def kinds = result.file ? [result.file.getName().replaceFirst(/(\.index)?\.(geo)?json(\.gz)?$/, '')]
-        : settings.kinds.split(',').collect { it.trim() }
+    def kinds = result.file ? [kindOf(result)] : settings.kinds.split(',').collect { it.trim() }
     def read = [:]
     kinds.each { kind ->
         def one = readResult(result, kind)

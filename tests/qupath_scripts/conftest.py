@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def groovies() -> dict[str, list[Path]]:
     found = {folder: sorted(folder.glob("*.jar")) for folder in named}
     found[DEBIAN] = [DEBIAN / "groovy-all.jar"]
     complete: dict[str, list[Path]] = {}
-    for folder, jars in found.items():
+    for jars in found.values():
         core = [jar for jar in jars if re.fullmatch(r"groovy(-all)?([-0-9.]*)\.jar", jar.name)]
         gson = [] if any(jar.name.startswith("gson") for jar in jars) else [DEBIAN / "gson.jar"]
         if core and all(jar.exists() for jar in [*core, *gson]):
@@ -76,13 +77,29 @@ class QuPath:
 
 
 FOUND = groovies() if shutil.which("java") else {}
+NEEDED = "needs Java and Groovy (Debian: groovy, libgoogle-gson-java), or WSISEG_GROOVY"
 
 
-@pytest.fixture(scope="session", params=sorted(FOUND) or ["none"])
-def qupath(request):
+def started(name: str) -> Iterator[QuPath]:
+    if name not in FOUND:
+        pytest.skip(NEEDED)
+    process = QuPath(FOUND[name])
+    yield process
+    process.close()
+
+
+def version(name: str) -> list[int]:
+    """Return the numbers of a Groovy's name, to compare."""
+    return [int(number) for number in re.findall(r"\d+", name)]
+
+
+@pytest.fixture(scope="session")
+def qupath():
+    """The newest Groovy that was found."""
+    yield from started(max(FOUND, key=version, default=NEEDED))
+
+
+@pytest.fixture(scope="session", params=sorted(FOUND) or [NEEDED])
+def every_qupath(request):
     """Each Groovy that was found."""
-    if request.param == "none":
-        pytest.skip("needs Java and Groovy (Debian: groovy, libgoogle-gson-java), or WSISEG_GROOVY")
-    started = QuPath(FOUND[request.param])
-    yield started
-    started.close()
+    yield from started(request.param)

@@ -122,12 +122,10 @@ def test_images_one_by_one_make_the_same_data_set(qupath, tmp_path, slides):
 def test_patients_are_split_by_chance_that_stays(qupath, tmp_path, slides):
     images = []
     for number in range(30):
-        copy = Path(slides[0]["uri"].removeprefix("file://")).parent
         each = image(f"s{number}.svs", str(tmp_path / "s"))
         each["objects"] = [drawn(10, 10)]
         each["metadata"] = {"case": f"patient {number // 2}"}
         images.append(each)
-    del copy
     (tmp_path / "s").mkdir()
     for each in images:
         (tmp_path / "s" / each["name"]).write_text(each["name"])
@@ -221,12 +219,15 @@ def test_two_images_of_a_file_or_a_name_are_told_apart(qupath, tmp_path, slides)
     assert len(read_dataset(tmp_path / "training" / "dataset.toml").slides) == 1
 
 
+ENTRY = 'slide = "a.svs"\nlabels = "a.geojson"\nsplit = "train"\n'
+INLINE = "slides = [{" + ENTRY.strip().replace("\n", ", ") + "}]\n"
+
+
 @pytest.mark.parametrize(
     "text",
-    ['classes = ["a", "b"]\nslides = [{slide = "a.svs", labels = "a.geojson", split = "train"}]\n',
-     '[[slides]]\nslide = "a.svs"\nlabels = "a.json"\nsplit = "train"\nmpp = [\n  0.5,\n  0.5,\n]\n'],
+    ['classes = ["a", "b"]\n' + INLINE, "[[slides]]\n" + ENTRY + "mpp = [\n  0.5,\n  0.5,\n]\n"],
     ids=["inline", "several lines"],
-)  # fmt: skip
+)
 def test_a_table_it_cannot_continue_stays(qupath, tmp_path, slides, text):
     out = tmp_path / "training"
     out.mkdir()

@@ -64,7 +64,11 @@ def image(name: str, folder: str = "/slides", **told: Any) -> dict[str, Any]:
 
 def feature(kind: str, shape: shapely.Geometry, name: str | None, id: str) -> dict[str, Any]:
     """Return an object that somebody drew in QuPath."""
-    drawn: dict[str, Any] = {"type": "Feature", "id": id, "geometry": shapely.geometry.mapping(shape)}
+    drawn: dict[str, Any] = {
+        "type": "Feature",
+        "id": id,
+        "geometry": shapely.geometry.mapping(shape),
+    }
     drawn["properties"] = {"objectType": kind}
     if name is not None:
         drawn["properties"]["classification"] = {"name": name, "color": [1, 2, 3]}

@@ -175,3 +175,6 @@ def _take_header(drawing: Drawing, about: Mapping[str, Any]) -> None:
     height, width = about.get("level0_height"), about.get("level0_width")
     if isinstance(height, int) and isinstance(width, int):
         drawing.level0_shape = (height, width)
+    height, width = about.get("image_height"), about.get("image_width")
+    if isinstance(height, int) and isinstance(width, int):
+        drawing.image_shape = (height, width)

@@ -87,6 +87,9 @@ class Drawing:
     level0_shape: tuple[int, int] | None = None
     """Level-0 pixels (y, x) of the slide the file says it belongs to."""
 
+    image_shape: tuple[int, int] | None = None
+    """Pixels (y, x) of the image as it was shown, from whose corner coordinates count."""
+
     mpp: float | None = None
     """µm per level-0 pixel of that slide."""
 

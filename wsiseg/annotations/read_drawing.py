@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import shapely
@@ -131,7 +131,29 @@ def _read(
     _check_slide(drawing, slide)
     if drawing.frame == "level0" or format == "geojson-level0":
         return drawing, np.zeros(2)
-    return drawing, np.array(qupath_frame(ImageRef.of(slide)).offset, np.float64)
+    return drawing, _corner_shown(drawing, slide)
+
+
+def _corner_shown(drawing: Drawing, slide: Pyramid) -> NDArray[np.float64]:
+    """Return the corner (x, y) of the image that QuPath showed, in level-0 pixels.
+
+    Versions and options of QuPath differ in whether they crop a slide to its bounds; a file that
+    states the size of the image it was drawn on settles it.
+    """
+    image = ImageRef.of(slide)
+    usual, said, bounds = qupath_frame(image), drawing.image_shape, image.bounds
+    if said in {None, (usual.height, usual.width)}:
+        return np.array(usual.offset, np.float64)
+    if said == image.shape:
+        return np.zeros(2)
+    if bounds is not None and said == bounds.shape:
+        return np.array(bounds.start[::-1], np.float64)
+    height, width = cast("tuple[int, int]", said)
+    raise AnnotationError(
+        f"{drawing.path}: drawn on an image of {width} x {height} pixels, {slide.name} has "
+        f"{image.shape[1]} x {image.shape[0]}; name the right slide, or annotate the largest image "
+        "of its file"
+    )
 
 
 def read_head(path: Path) -> bytes:
