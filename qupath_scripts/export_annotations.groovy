@@ -46,7 +46,7 @@ import qupath.lib.objects.PathObjects
 import qupath.lib.regions.ImagePlane
 import qupath.lib.roi.ROIs
 
-readArguments(settings, 'out', binding.hasVariable('args') ? args : null)
+readArguments(settings, 'out')
 if (!settings.out && getProject() == null)
     throw new IllegalStateException("say in the settings where to write: out = '/folder/for/training'")
 def out = new File(settings.out ?: buildFilePath(PROJECT_BASE_DIR, 'wsiseg-training'))
@@ -346,8 +346,14 @@ def extend(head, key, names, section) {
 
 // >>> shared: image
 /** Take arguments `key=value`; one without a key is the setting `first`. */
-def readArguments(settings, first, given) {
-    (given ?: []).each { argument ->
+def readArguments(settings, first) {
+    def given = []
+    try {
+        given = args == null ? [] : args.toList()
+    } catch (MissingPropertyException error) {
+        // none were given
+    }
+    given.each { argument ->
         def at = argument.indexOf('=')
         def key = at < 0 ? '' : argument.substring(0, at).trim()
         if (settings.containsKey(key))

@@ -39,7 +39,7 @@ import com.google.gson.Gson
 import qupath.lib.images.servers.LabeledImageServer
 import qupath.lib.images.writers.TileExporter
 
-readArguments(settings, 'out', binding.hasVariable('args') ? args : null)
+readArguments(settings, 'out')
 if (getCurrentImageData() == null)
     throw new IllegalStateException('no image is open; open one')
 def data = getCurrentImageData()
@@ -134,8 +134,14 @@ def listOf(text) {
 
 // >>> shared: image
 /** Take arguments `key=value`; one without a key is the setting `first`. */
-def readArguments(settings, first, given) {
-    (given ?: []).each { argument ->
+def readArguments(settings, first) {
+    def given = []
+    try {
+        given = args == null ? [] : args.toList()
+    } catch (MissingPropertyException error) {
+        // none were given
+    }
+    given.each { argument ->
         def at = argument.indexOf('=')
         def key = at < 0 ? '' : argument.substring(0, at).trim()
         if (settings.containsKey(key))

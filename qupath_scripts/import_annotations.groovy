@@ -40,7 +40,7 @@ import com.google.gson.Gson
 import qupath.lib.io.PathIO
 import qupath.lib.objects.PathObjectTools
 
-readArguments(settings, 'results', binding.hasVariable('args') ? args : null)
+readArguments(settings, 'results')
 def place = placeOfResults(settings.results, getProject() == null ? null : buildFilePath(PROJECT_BASE_DIR, 'wsiseg'))
 def catalog = listResults(place).findAll { place.isFile() || it.holds != 'tile' } // see show_heatmap.groovy
 def report = [done: [], none: [], failed: []]
@@ -102,8 +102,14 @@ def importOne(report, name, catalog, place, settings, image) {
 
 // >>> shared: image
 /** Take arguments `key=value`; one without a key is the setting `first`. */
-def readArguments(settings, first, given) {
-    (given ?: []).each { argument ->
+def readArguments(settings, first) {
+    def given = []
+    try {
+        given = args == null ? [] : args.toList()
+    } catch (MissingPropertyException error) {
+        // none were given
+    }
+    given.each { argument ->
         def at = argument.indexOf('=')
         def key = at < 0 ? '' : argument.substring(0, at).trim()
         if (settings.containsKey(key))

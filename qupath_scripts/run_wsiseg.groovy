@@ -39,7 +39,7 @@ import com.google.gson.Gson
 import qupath.lib.io.PathIO
 import qupath.lib.objects.PathObjectTools
 
-readArguments(settings, 'model', binding.hasVariable('args') ? args : null)
+readArguments(settings, 'model')
 if (getCurrentImageData() == null)
     throw new IllegalStateException('no image is open; open the slide to segment')
 def data = getCurrentImageData()
@@ -156,8 +156,14 @@ def runWsiseg(command) {
 
 // >>> shared: image
 /** Take arguments `key=value`; one without a key is the setting `first`. */
-def readArguments(settings, first, given) {
-    (given ?: []).each { argument ->
+def readArguments(settings, first) {
+    def given = []
+    try {
+        given = args == null ? [] : args.toList()
+    } catch (MissingPropertyException error) {
+        // none were given
+    }
+    given.each { argument ->
         def at = argument.indexOf('=')
         def key = at < 0 ? '' : argument.substring(0, at).trim()
         if (settings.containsKey(key))

@@ -39,7 +39,7 @@ import qupath.lib.gui.tools.MeasurementMapper
 import qupath.lib.io.PathIO
 import qupath.lib.objects.PathObjectTools
 
-readArguments(settings, 'results', binding.hasVariable('args') ? args : null)
+readArguments(settings, 'results')
 if (getCurrentImageData() == null)
     throw new IllegalStateException('no image is open; open the slide')
 def data = getCurrentImageData()
@@ -114,8 +114,14 @@ def show(wanted, settings, tiles) {
 
 // >>> shared: image
 /** Take arguments `key=value`; one without a key is the setting `first`. */
-def readArguments(settings, first, given) {
-    (given ?: []).each { argument ->
+def readArguments(settings, first) {
+    def given = []
+    try {
+        given = args == null ? [] : args.toList()
+    } catch (MissingPropertyException error) {
+        // none were given
+    }
+    given.each { argument ->
         def at = argument.indexOf('=')
         def key = at < 0 ? '' : argument.substring(0, at).trim()
         if (settings.containsKey(key))

@@ -87,6 +87,30 @@ def test_asap_counts_from_the_corner_of_the_whole_slide(tmp_path):
     assert areas.geometries[0].bounds == (10, 10, 40, 30.5)
 
 
+@pytest.mark.parametrize(
+    ("members", "corner"),
+    [
+        ({}, (200, 100)),
+        ({"image_width": 300, "image_height": 200}, (200, 100)),
+        ({"image_width": 600, "image_height": 400}, (0, 0)),
+        ({"image_width": 300, "image_height": 200, "frame": "level0"}, (0, 0)),
+    ],
+    ids=["not said", "bounds", "whole", "level0"],
+)
+def test_the_size_of_the_image_drawn_on_tells_where_its_corner_is(tmp_path, members, corner):
+    about = {"frame": "qupath"} | members
+    path = write(tmp_path / "a.geojson", feature(), wsiseg=about)
+    areas = read_areas(path, cropped_slide())
+    assert areas.geometries[0].bounds[:2] == (10 + corner[0], 10 + corner[1])
+
+
+def test_another_image_of_the_file_is_refused(tmp_path):
+    about = {"frame": "qupath", "image_width": 60, "image_height": 50}
+    path = write(tmp_path / "a.geojson", feature(), wsiseg=about)
+    with pytest.raises(AnnotationError, match="image of 60 x 50 pixels, array has 600 x 400"):
+        read_areas(path, cropped_slide())
+
+
 def test_imagescope(tmp_path):
     path = written(tmp_path, IMAGESCOPE)
     areas = read_areas(path, slide())

@@ -1,7 +1,7 @@
 """A QuPath in miniature: the scripts run in a real Groovy, over hand-written fakes of its classes.
 
-Groovy is looked for in `WSISEG_GROOVY` (folders of jars, separated as in PATH), in `GROOVY_HOME` and
-where Debian's packages `groovy` and `libgoogle-gson-java` put it. QuPath has Groovy 4.0 to 5.0.
+Groovy is looked for in `WSISEG_GROOVY` (folders of jars, separated as in PATH), in `GROOVY_HOME`
+and where Debian's packages `groovy` and `libgoogle-gson-java` put it. QuPath has Groovy 4.0 to 5.0.
 """
 
 import json

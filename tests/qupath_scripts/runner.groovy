@@ -69,7 +69,15 @@ System.in.withReader('UTF-8') { reader ->
                 if (!compiled.containsKey(step.script))
                     compiled[step.script] = new GroovyShell(this.class.classLoader, new Binding(), configuration).parse(new File(step.script).getText('UTF-8')).class
                 def script = compiled[step.script].getDeclaredConstructor().newInstance()
-                script.binding = new Binding([args: (step.args ?: []) as String[], out: new PrintWriter(out, true)])
+                script.binding = new Binding((step.args == null ? [:] : [args: step.args as String[]]) + [out: new PrintWriter(out, true)])
+                if (step.interrupt) {
+                    def own = Thread.currentThread()
+                    Thread.start {
+                        while (!new File(step.interrupt).exists())
+                            Thread.sleep(20)
+                        own.interrupt()
+                    }
+                }
                 script.run()
             } catch (Throwable error) {
                 failure = error.getMessage() ?: error.toString()

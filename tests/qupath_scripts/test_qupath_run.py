@@ -169,3 +169,24 @@ def test_the_real_program(qupath, slide, tmp_path):
     assert len(ids) == len(set(ids)) == 3  # one of the model, the tissue, and what was there
     inner = next(each for each in first["images"][0]["objects"] if each["parent"])
     assert inner["class"] not in {"Mine", "Tissue"}
+
+
+def test_killing_the_script_ends_wsiseg(qupath, slide, tmp_path):
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    code = f"""
+import pathlib, signal, time
+def end(*_):
+    pathlib.Path({str(ended)!r}).touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path({str(begun)!r}).touch()
+time.sleep(60)
+"""
+    wsiseg = program(tmp_path / "bin", code)
+    run = {"script": "run_wsiseg", "args": [f"wsiseg={wsiseg}"], "interrupt": str(begun)}
+    images = [image(slide.name, str(slide.parent), **SIZE)]
+    qupath.run({"images": images, "open": 0, "folder": None, "steps": [run]})
+    limit = time.monotonic() + 20
+    while not ended.exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert ended.exists()

@@ -1,4 +1,4 @@
-"""What holds for the scripts as texts, without Groovy."""
+"""What holds for all scripts: their texts, and that every Groovy takes them."""
 
 import re
 
@@ -44,3 +44,11 @@ def test_all_scripts_are_there():
     assert [path.stem for path in ALL] == [
         "export_annotations", "export_regions", "import_annotations", "run_wsiseg", "show_heatmap"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_groovy_takes_them(every_qupath, path):
+    run = {"script": path.stem}
+    (done,) = every_qupath.run({"images": [], "open": None, "folder": None, "steps": [run]})
+    needed = "no image is open" if path.stem not in {"import_annotations"} else "results ="
+    assert needed in done["error"] or "say in the settings" in done["error"], done
