@@ -63,7 +63,8 @@ def _add_document(drawing: Drawing, document: Document) -> None:
     place = "" if document.entry is None else f"{document.entry}, "
     try:
         walk = JsonWalk(document.content.decode("utf-8-sig"))
-        for position, feature in enumerate(_features(walk)):
+        items: list[None] = []
+        for position, feature in enumerate(_features(walk, items)):
             _add(drawing, feature, f"{place}feature {position}")
     except AnnotationError:
         raise
@@ -71,14 +72,18 @@ def _add_document(drawing: Drawing, document: Document) -> None:
         raise AnnotationError(
             f"{drawing.path}: {place}not GeoJSON: {error}; export it anew"
         ) from error
+    is_collection = walk.members is None or walk.members.get("type") == "FeatureCollection"
+    drawing.is_list = drawing.is_list and is_collection and not items
+    drawing.is_list = drawing.is_list and bool(document.content.strip())
     about = (walk.members or {}).get("wsiseg")
     if isinstance(about, Mapping):
         _take_header(drawing, about)
 
 
-def _features(walk: JsonWalk) -> Iterator[object]:
-    """Yield the Features of a text, whatever they are wrapped in."""
+def _features(walk: JsonWalk, items: list[None]) -> Iterator[object]:
+    """Yield the Features of a text, whatever they are wrapped in; `items` grows with its list."""
     for _, item in walk:
+        items.append(None)
         yield from _unwrapped(item)
     members = walk.members or {}
     if members and members.get("type") != "FeatureCollection":
