@@ -17,6 +17,7 @@ from . import (
     doctor,
     embed,
     evaluate,
+    export,
     info,
     models,
     segment,
@@ -42,6 +43,7 @@ app.command("segment")(segment.segment)
 app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("info")(info.info)
 app.command("tissue")(tissue.tissue)
 app.command("tiles")(tiles.tiles)
