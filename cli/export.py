@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,10 @@ from wsiseg.errors import UsageError, WsisegError
 from .arguments import AsJson
 from .console import failed, say
 
-__all__ = ["export"]
+__all__ = ["export", "print_failure", "print_written"]
+
+if TYPE_CHECKING:
+    from wsiseg.exchange import ExportReport
 
 Option = typer.Option
 To = Annotated[
@@ -22,9 +25,7 @@ To = Annotated[
 ]
 As = Annotated[
     str,
-    Option(
-        "--as", help="In QuPath: annotations, detections, cells, points; or the heatmap's tiles."
-    ),
+    Option("--as", help="annotations, detections, cells, points; or tiles, of the heatmap."),
 ]
 Frame = Annotated[str, Option(help="qupath: pixels of the image QuPath shows; or level0.")]
 Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
@@ -103,27 +104,42 @@ def export(
         overwrite=overwrite,
     )
     folders = [folder for given in results for folder in find_results(given)]
+    stems = {folder.resolve().name for folder in folders}
+    if len(stems) < len(folders):
+        raise UsageError("results of one name would overwrite each other; export to two --out")
     if slide is not None and len(folders) > 1:
         raise UsageError(f"--slide {slide}: needed one result, found {len(folders)}")
     failures = 0
     for folder in folders:
         try:
             report = export_result(FinishedResult(folder, slide), to, out, request=request)
+        except UsageError:
+            raise
         except WsisegError as error:
             failures += 1
-            failed(f"{folder}: {error}" if str(folder) not in str(error) else error)
-            if as_json:
-                typer.echo(json.dumps({"result": str(folder), "error": str(error)}))
-            continue
-        if as_json:
-            files = [str(path) for path in report.files]
-            row = {"result": str(folder), "files": files, "objects": report.objects}
-            typer.echo(json.dumps({**row, "notes": dict(report.notes)}))
-            continue
-        for path in report.files:
-            typer.echo(path)
-        for what, count in report.notes.items():
-            say(f"{folder.name}: {count} {what}")
+            print_failure(folder, error, as_json=as_json)
+        else:
+            print_written(folder, report, as_json=as_json)
     if failures:
         say(f"{len(folders) - failures} of {len(folders)} results exported")
         raise typer.Exit(1)
+
+
+def print_written(source: Path, report: "ExportReport", *, as_json: bool) -> None:
+    """Print the files written, and what could not be written as it was."""
+    if as_json:
+        files = [str(path) for path in report.files]
+        row = {"from": str(source), "files": files, "objects": report.objects}
+        typer.echo(json.dumps({**row, "notes": dict(report.notes)}))
+        return
+    for path in report.files:
+        typer.echo(path)
+    for what, count in report.notes.items():
+        say(f"{source.name}: {count} {what}")
+
+
+def print_failure(source: Path, error: WsisegError, *, as_json: bool) -> None:
+    """Print which file or folder failed and why."""
+    failed(error if str(source) in str(error) else f"{source}: {error}")
+    if as_json:
+        typer.echo(json.dumps({"from": str(source), "error": str(error)}))

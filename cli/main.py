@@ -18,6 +18,7 @@ from . import (
     embed,
     evaluate,
     export,
+    import_,
     info,
     models,
     segment,
@@ -44,6 +45,7 @@ app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("import")(import_.import_)
 app.command("info")(info.info)
 app.command("tissue")(tissue.tissue)
 app.command("tiles")(tiles.tiles)

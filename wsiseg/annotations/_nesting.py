@@ -40,7 +40,8 @@ def nested(
         (objects, bytes) of one file. Children that do not fit beside their parent follow it
         without parent; QuPath's `resolveHierarchy()` nests them.
     """
-    texts, outlines = [], [np.empty(0, object)]
+    texts: list[bytes] = []
+    outlines = [np.empty(0, object)]
     for chunk in parents:
         texts += chunk.texts
         held = chunk.outlines

@@ -23,7 +23,7 @@ from wsiseg.annotations.base import (
 from wsiseg.annotations.polygons import Points, Polygons
 from wsiseg.draw.palette import class_color
 
-__all__ = ["Columns", "Found", "FoundObjects", "Rgb", "clean_name"]
+__all__ = ["Columns", "Found", "FoundObjects", "Rgb", "clean_name", "usual_color"]
 
 Part = Sequence[Points]
 """A polygon: its closed rings, shell first."""
@@ -122,7 +122,7 @@ class Columns:
     def finish(self, image: ImageRef, frame: Frame) -> FoundObjects:
         """Return all objects."""
         classes = tuple(
-            AnnotationClass(name, color or DEFAULT_COLORS.get(name) or class_color(i))
+            AnnotationClass(name, color or usual_color(name, i))
             for i, (name, color) in enumerate(self._colors.items())
         )
         groups = (
@@ -163,6 +163,11 @@ class Columns:
             return b""
         self._ids.add(known)
         return known.encode()
+
+
+def usual_color(name: str, index: int) -> Rgb:
+    """Return the colour of a class that none was given: QuPath's own, or one of a palette."""
+    return DEFAULT_COLORS.get(name) or class_color(index)
 
 
 def clean_name(name: str) -> str | None:

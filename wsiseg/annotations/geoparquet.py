@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations._files import writing_whole
 from wsiseg.annotations._header import describe_image
-from wsiseg.annotations._points import PointPreparation
-from wsiseg.annotations._prepare import Preparation
+from wsiseg.annotations._points import PointPreparation, PreparedPoints
+from wsiseg.annotations._prepare import Preparation, Prepared
 from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.polygons import Polygons
 from wsiseg.errors import AnnotationError
@@ -150,8 +150,11 @@ def _columns(annotations: Annotations, frame: Frame) -> tuple[dict[str, Any], ND
     clash = sorted(set(COLUMNS) & set(annotations.measurements))
     if clash:
         raise AnnotationError(f"measurements {clash} are named like columns; rename them")
-    kind = PointPreparation if annotations.are_points else Preparation
-    chunks = list(kind(annotations, frame))
+    chunks: list[Prepared] | list[PreparedPoints]
+    if annotations.are_points:
+        chunks = list(PointPreparation(annotations, frame))
+    else:
+        chunks = list(Preparation(annotations, frame))
     none = np.array([], dtype=object)
     held = (chunk.outlines for chunk in chunks)
     geometries = np.concatenate(

@@ -70,12 +70,22 @@ def read_objects(path: Path | str, *, image: ImageRef | None = None) -> FoundObj
         if isinstance(about, Mapping):
             frame = "level0" if about.get("frame") == "level0" else "qupath"
             image = image or read_image(path, about)
+            _check_image(path, about, image)
             columns.says_empty |= about.get("empty") is True
     if image is None:
         raise AnnotationError(
             f"{path}: does not say which image it belongs to; name the slide (image=)"
         )
     return columns.finish(image, frame)
+
+
+def _check_image(path: Path, about: Mapping[str, Any], image: ImageRef) -> None:
+    said = (about.get("level0_height"), about.get("level0_width"))
+    if None not in said and said != image.shape:
+        raise AnnotationError(
+            f"{path}: belongs to a slide of {said[1]} x {said[0]} pixels, {image.name} has "
+            f"{image.shape[1]} x {image.shape[0]}; name the right slide"
+        )
 
 
 def _add(columns: Columns, feature: object, where: str) -> None:

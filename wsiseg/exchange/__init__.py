@@ -6,6 +6,7 @@ not grow with the slide.
 
 from wsiseg.exchange.export import FORMATS, export_result
 from wsiseg.exchange.finished import FinishedResult, find_results
+from wsiseg.exchange.imports import import_annotations, write_imported
 from wsiseg.exchange.request import ExportReport, ExportRequest
 from wsiseg.exchange.tiles import HeatmapTiles, TileTable
 
@@ -18,4 +19,6 @@ __all__ = [
     "TileTable",
     "export_result",
     "find_results",
+    "import_annotations",
+    "write_imported",
 ]

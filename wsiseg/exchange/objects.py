@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations import AnnotationClass, Annotations, Polygons
 from wsiseg.annotations.base import UNCLASSIFIED, ObjectType
+from wsiseg.annotations.columns import usual_color
 from wsiseg.annotations.measure import area_mm2, area_um2
 from wsiseg.annotations.simplify import simplify
-from wsiseg.draw.palette import class_color
 from wsiseg.engine.annotate import AREA
 from wsiseg.exchange.finished import FinishedResult
 from wsiseg.exchange.request import ExportRequest
 from wsiseg.exchange.tiles import HeatmapTiles
 
-__all__ = ["heatmap_tiles", "result_objects", "shaped"]
+__all__ = ["BACKGROUND", "heatmap_tiles", "rectangles", "result_objects", "shaped"]
 
 TYPES: dict[str, ObjectType] = {
     "annotations": "annotation",
@@ -87,7 +87,8 @@ def heatmap_tiles(result: FinishedResult, request: ExportRequest) -> Iterator[An
     background, colors = _mask_colors(result)
     names = [name for name in tiles.channels if name != background]
     classes = tuple(
-        AnnotationClass(name, colors.get(name, class_color(i))) for i, name in enumerate(names)
+        AnnotationClass(name, colors.get(name, usual_color(name, i)))
+        for i, name in enumerate(names)
     )
     index_of = np.array([names.index(n) if n in names else UNCLASSIFIED for n in tiles.channels])
     least = 0.0 if background in tiles.channels else LEAST_PROBABILITY
@@ -98,7 +99,7 @@ def heatmap_tiles(result: FinishedResult, request: ExportRequest) -> Iterator[An
         likely = table.probabilities.max(axis=1) >= least
         columns = zip(tiles.channels, table.probabilities.T, strict=True)
         yield Annotations(
-            _rectangles(table.boxes),
+            rectangles(table.boxes),
             np.where(likely, index_of[best], UNCLASSIFIED),
             classes,
             image,
@@ -107,7 +108,7 @@ def heatmap_tiles(result: FinishedResult, request: ExportRequest) -> Iterator[An
             is_locked=request.locked,
         )
     if not some:
-        nothing = _rectangles(np.empty((0, 4)))
+        nothing = rectangles(np.empty((0, 4)))
         yield Annotations(nothing, np.empty(0, np.int64), classes, image, object_type="tile")
 
 
@@ -119,7 +120,8 @@ def _mask_colors(result: FinishedResult) -> tuple[str, dict[str, tuple[int, int,
     return background.name, {item.name: item.color for item in classes}
 
 
-def _rectangles(boxes: NDArray[np.float64]) -> Polygons:
+def rectangles(boxes: NDArray[np.float64]) -> Polygons:
+    """Return boxes (n, 4), x0, y0, x1, y1, as polygons."""
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 2)
     return Polygons.of_outlines(corners, np.arange(0, len(corners) + 1, 5, dtype=np.int64))
 

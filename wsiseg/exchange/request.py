@@ -10,7 +10,7 @@ from wsiseg.annotations.geojson import MAX_BYTES, MAX_OBJECTS
 from wsiseg.errors import UsageError
 from wsiseg.options import Frame
 
-__all__ = ["ExportReport", "ExportRequest", "Kind"]
+__all__ = ["MAX_BYTES", "MAX_OBJECTS", "ExportReport", "ExportRequest", "Kind"]
 
 Kind = Literal["annotations", "detections", "tiles", "cells", "points"]
 

@@ -1,8 +1,10 @@
 """The objects as GeoParquet, for analysis."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+from wsiseg.annotations import Annotations
 from wsiseg.annotations.geoparquet import write_geoparquet
 from wsiseg.exchange._writing import refuse_existing
 from wsiseg.exchange.finished import FinishedResult
@@ -29,7 +31,7 @@ def to_geoparquet(result: FinishedResult, out: Path, request: ExportRequest) -> 
     several = result_objects(result, request, notes)
     count = 0
 
-    def counted():  # noqa: ANN202
+    def counted() -> Iterator[Annotations]:
         nonlocal count
         for group in several:
             count += len(group)
