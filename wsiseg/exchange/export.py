@@ -14,13 +14,15 @@ __all__ = ["FORMATS", "export_result"]
 Exporter = Callable[[FinishedResult, Path, ExportRequest], ExportReport]
 
 FORMATS: Mapping[str, str] = {
-    "qupath": "to_qupath",
-    "wsinfer": "to_wsinfer",
-    "ome-tiff": "to_ome_tiff",
-    "ome-zarr": "to_ome_zarr",
-    "clam": "to_clam",
-    "geoparquet": "to_geoparquet",
-    "coco": "to_coco",
+    "qupath": "to_qupath.to_qupath",
+    "wsinfer": "to_wsinfer.to_wsinfer",
+    "ome-tiff": "to_ome_tiff.to_ome_tiff",
+    "ome-zarr": "to_ome_zarr.to_ome_zarr",
+    "clam": "to_clam.to_clam",
+    "geoparquet": "to_geoparquet.to_geoparquet",
+    "coco": "to_coco.to_coco",
+    "dicom-seg": "to_dicom.to_dicom_seg",
+    "dicom-ann": "to_dicom.to_dicom_ann",
 }
 """Name -> the module and the function in it; loaded when it is asked for."""
 
@@ -63,6 +65,6 @@ def export_result(
         raise UsageError(f"format {to!r}: needed one of {', '.join(FORMATS)}")
     if not isinstance(result, FinishedResult):
         result = FinishedResult(Path(result))
-    name = FORMATS[to]
-    exporter = cast("Exporter", getattr(import_module(f"wsiseg.exchange.{name}"), name))
+    module, _, name = FORMATS[to].partition(".")
+    exporter = cast("Exporter", getattr(import_module(f"wsiseg.exchange.{module}"), name))
     return exporter(result, Path(out), request)
