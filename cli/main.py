@@ -17,6 +17,8 @@ from . import (
     doctor,
     embed,
     evaluate,
+    export,
+    import_,
     info,
     models,
     replay,
@@ -44,6 +46,8 @@ app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("replay")(replay.replay)
+app.command("export")(export.export)
+app.command("import")(import_.import_)
 app.command("info")(info.info)
 app.command("tissue")(tissue.tissue)
 app.command("tiles")(tiles.tiles)

@@ -100,6 +100,9 @@ class Drawing:
     """The file is one that may list no objects, not something else altogether."""
 
     left_out: Counter[str] = field(default_factory=Counter)
+    colors: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Name -> RGB, where the file says it."""
+
     _areas: list[_Area] = field(default_factory=list, init=False)
     _points: list[tuple[str, Vertices]] = field(default_factory=list, init=False)
 

@@ -20,7 +20,15 @@ from wsiseg.annotations.frames import qupath_frame
 from wsiseg.errors import AnnotationError
 from wsiseg.source.pyramid import Pyramid
 
-__all__ = ["DrawingFormat", "read_areas", "read_points"]
+__all__ = [
+    "READERS",
+    "ROOTS",
+    "DrawingFormat",
+    "format_of",
+    "read_areas",
+    "read_head",
+    "read_points",
+]
 
 DrawingFormat = Literal["geojson", "geojson-level0", "asap", "imagescope"]
 
