@@ -17,15 +17,18 @@ from . import (
     doctor,
     embed,
     evaluate,
+    export,
+    import_,
     info,
     models,
+    replay,
     segment,
     tiles,
     tissue,
     train,
     verify_geojson,
 )
-from .console import log
+from .console import log, say
 
 __all__ = ["app", "main"]
 
@@ -42,6 +45,9 @@ app.command("segment")(segment.segment)
 app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("replay")(replay.replay)
+app.command("export")(export.export)
+app.command("import")(import_.import_)
 app.command("info")(info.info)
 app.command("tissue")(tissue.tissue)
 app.command("tiles")(tiles.tiles)
@@ -77,6 +83,7 @@ def main() -> None:
     gc.set_threshold(100_000, 50, 50)  # imports leave no cycles: looking for them takes 5 %
     warnings.showwarning = _show_warning
     logging.getLogger("wsiseg").addHandler(_Messages())
+    logging.getLogger("wsiseg.engine.resume").setLevel(logging.INFO)  # what goes on, and why not
     terminated = _interrupt_on_sigterm()
     try:
         app()
@@ -117,7 +124,10 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record; tracebacks come with --debug only."""
-        _show_warning(self.format(record))
+        if record.levelno < logging.WARNING:
+            say(self.format(record))
+        else:
+            _show_warning(self.format(record))
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

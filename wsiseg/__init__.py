@@ -34,6 +34,7 @@ _HOMES = {
     "load_model": "wsiseg.model",
     "list_models": "wsiseg.model",
     "Plan": "wsiseg.engine",
+    "Journal": "wsiseg.engine",
     "Annotations": "wsiseg.annotations",
     "write_geojson": "wsiseg.annotations",
     "read_geojson": "wsiseg.annotations",
@@ -63,6 +64,7 @@ __all__ = [
     "ExportOptions",
     "Grid",
     "HeatmapStore",
+    "Journal",
     "Level",
     "LevelInfo",
     "Model",
@@ -97,7 +99,7 @@ __all__ = [
 if TYPE_CHECKING:
     from wsiseg.annotations import Annotations, read_geojson, verify_geojson, write_geojson
     from wsiseg.embedding import Embeddings, embed
-    from wsiseg.engine import Plan
+    from wsiseg.engine import Journal, Plan
     from wsiseg.errors import WsisegError, WsisegWarning
     from wsiseg.geometry import Box, LevelInfo, Spacing
     from wsiseg.grid import Grid, Tile

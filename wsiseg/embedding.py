@@ -3,6 +3,7 @@
 The flow of `wsiseg.pipeline` up to the network: the same reading, tissue, batches and threads.
 """
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 
 from wsiseg import __version__
 from wsiseg.engine import (
+    Journal,
     Listener,
+    Pinned,
     Plan,
+    Resume,
     StageReport,
     StageSetup,
     connect,
@@ -28,6 +32,7 @@ from wsiseg.engine import (
     make_plan,
     run_record,
     run_stage,
+    select_tiles,
     share_levels,
     summary_head,
     temporary_folder,
@@ -43,6 +48,9 @@ from wsiseg.tissue import TissueMask, find_tissue
 __all__ = ["Embeddings", "embed", "require_parquet"]
 
 DEFAULTS = EmbedOptions()
+NOTHING_PINNED = Pinned()
+VECTORS = "vectors"
+"""Name of the array of the stage, for what is kept."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,6 +128,8 @@ def embed(
     *,
     options: EmbedOptions = DEFAULTS,
     work_dir: Path | None = None,
+    journal: Journal | None = None,
+    pinned: Pinned = NOTHING_PINNED,
     listen: Listener = ignore,
 ) -> Embeddings:
     """Compute the vector of each tile with enough tissue.
@@ -135,6 +145,8 @@ def embed(
     work_dir
         Where `embeddings.zarr` is written as vectors arrive; default: a temporary folder that
         lives as long as the program.
+    journal, pinned
+        As for `wsiseg.segment`.
     listen
         Called with progress events (`wsiseg.engine.events`).
 
@@ -168,6 +180,10 @@ def embed(
     setup = _lay_out(model, slide)
     tissue = find_tissue(slide, options.tissue)
     slide.forget()  # at its resolution nobody comes back
+    resume = Resume(journal, slide, options.run) if journal is not None else None
+    if resume is not None and pinned == NOTHING_PINNED:
+        selected = select_tiles(setup, tissue, options.tissue.min_fraction)
+        model, pinned = resume.again(model, [setup], [selected])
     plan = make_plan(
         [setup],
         model,
@@ -175,10 +191,14 @@ def embed(
         slide=slide.name,
         tissue_options=options.tissue,
         options=options.run,
+        paces=pinned.paces,
     )
     release_memory()
-    path = (work_dir or temporary_folder()) / "embeddings.zarr"
-    report = _run(setup, model, plan, tissue, path, slide, listen)
+    folder = journal.folder if journal is not None else work_dir or temporary_folder()
+    path = folder / "embeddings.zarr"
+    if journal is not None:
+        shutil.rmtree(path, ignore_errors=True)
+    report = _run(model, plan, tissue, path, slide, resume, listen)
     return Embeddings(
         slide=slide,
         model=model,
@@ -209,17 +229,22 @@ def _lay_out(model: Model, slide: Pyramid) -> StageSetup:
 
 
 def _run(
-    setup: StageSetup,
     model: Model,
     plan: Plan,
     tissue: TissueMask,
     path: Path,
     slide: Pyramid,
+    resume: Resume | None,
     listen: Listener,
 ) -> StageReport:
     """Write the vectors of the tiles planned."""
-    (selected,), (stage,), (predictor,) = plan.selected, plan.stages, model.predictors
+    (setup,), (selected,), (stage,) = plan.setups, plan.selected, plan.stages
     coordinates = _coordinates(setup, selected)
+    kept = None
+    if resume is not None:
+        kept = resume.stage(
+            model, setup, selected, pace=stage.pace, decoding=plan.decoding, parts=(VECTORS,)
+        )
     with (
         VectorWriter(
             path,
@@ -235,9 +260,10 @@ def _run(
             setup,
             connect(setup, {}, {k: view for (_, k), view in shared.items()}),
             selected,
-            predictor,
-            writer,
+            model.predictors[0],
+            writer if kept is None else kept.reducer(VECTORS, writer, selected),
             pace=stage.pace,
+            kept=kept,
             folder=path.parent if stage.cut_bytes else None,
             slide=slide.name,
             listen=listen,

@@ -1,12 +1,49 @@
 """Files that are whole under their name, or not there."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from wsiseg.errors import unwritable
 
-__all__ = ["write_whole"]
+__all__ = ["make_durable", "make_durable_name", "write_whole"]
+
+AT_ONCE = 16
+"""Files written out at once: the disk then has one order of work instead of many (60 files: 22 ms
+instead of 114)."""
+
+
+def make_durable(path: Path) -> None:
+    """Return when a file, or all in a folder, is on the disk: before it gets its final name.
+
+    Otherwise a power cut could leave empty files under names that promise whole ones.
+
+    Raises
+    ------
+    OSError
+        If the disk cannot keep it.
+    """
+    if os.name != "posix":  # where folders cannot be opened, and files only for writing
+        return
+    inner = [path, *path.rglob("*")] if path.is_dir() else [path]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(_write_out, (one for one in inner if not one.is_symlink())))
+
+
+def make_durable_name(path: Path) -> None:
+    """Return when a file or folder has its new name on the disk, too."""
+    if os.name == "posix":
+        with suppress(OSError):  # some file systems know no such thing
+            _write_out(path.parent)
+
+
+def _write_out(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ __all__ = [
     "HeapTrimmer",
     "beside",
     "bound_allocator",
+    "cpu_name",
     "keep_big_buffers",
     "machine_memory",
     "peak_memory",
@@ -25,9 +27,20 @@ __all__ = [
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Names of glibc's malloc.h."""
 
+CPUINFO = Path("/proc/cpuinfo")
+
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Of the container this process is in."""
+
+
+def cpu_name() -> str:
+    """Return what the system calls its processors."""
+    try:
+        with CPUINFO.open(encoding="utf-8") as lines:
+            return next((line.strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
 
 
 def usable_cores() -> int:

@@ -9,8 +9,11 @@ from pathlib import Path
 from wsiseg.annotations import ImageRef
 from wsiseg.engine import (
     EXACT,
+    Journal,
     Listener,
+    Pinned,
     Plan,
+    Resume,
     annotate_labels,
     annotate_tissue,
     choose_decoding,
@@ -32,6 +35,7 @@ from wsiseg.tissue import TissueMask, find_tissue
 __all__ = ["plan", "segment"]
 
 DEFAULTS = SegmentOptions()
+NOTHING_PINNED = Pinned()
 
 PREPARED_PIXELS = 1_000_000_000
 """Of smaller slides the networks are compiled beside the tissue step. Of larger ones tenths of a
@@ -44,11 +48,21 @@ def plan(
     *,
     options: SegmentOptions = DEFAULTS,
     tissue: TissueMask | None = None,
+    pinned: Pinned = NOTHING_PINNED,
 ) -> Plan:
     """Return the tiles, bytes, memory and seconds a segmentation will take, without doing it.
 
     Only the tissue step reads pixels, at low resolution; give `tissue` and nothing is read. With
     `decoding="auto"` some patches are read and predicted, to compare.
+
+    Parameters
+    ----------
+    slide, model, options
+        As for `segment`.
+    tissue
+        Where it is worth looking, if that is known.
+    pinned
+        Choices of an earlier run, to be taken again.
 
     Raises
     ------
@@ -57,7 +71,8 @@ def plan(
     """
     require_task(model, "semantic")
     slide, model = as_pyramid(slide), load_for_run(model, options.run)
-    return _plan(slide, model, sampled_model(model, options.uncertainty), options, tissue)
+    running = sampled_model(model, options.uncertainty)
+    return _plan(slide, model, running, options, tissue, pinned)
 
 
 def _plan(
@@ -66,16 +81,19 @@ def _plan(
     running: Model,
     options: SegmentOptions,
     tissue: TissueMask | None,
+    pinned: Pinned,
 ) -> Plan:
     """Return the plan of `running`: the model, its last stage asked as often as layers need."""
-    setups = lay_out(model.card, slide, uncertainty=options.uncertainty)
+    setups, run = lay_out(model.card, slide, uncertainty=options.uncertainty), options.run
     tissue = tissue or find_tissue(slide, options.tissue)
     decoding = EXACT
-    if options.run.decoding != "exact":
+    if run.decoding != "exact":
         scaled = lay_out(model.card, slide, scaled=True, uncertainty=options.uncertainty)
-        selected = [select_tiles(s, tissue, options.tissue.min_fraction) for s in setups]
-        run = options.run
-        decoding = choose_decoding(setups, scaled, selected, model, run.decoding, run.threads)
+        if pinned.decoding is not None and pinned.decoding.asked == run.decoding:
+            decoding = pinned.decoding
+        else:
+            selected = [select_tiles(s, tissue, options.tissue.min_fraction) for s in setups]
+            decoding = choose_decoding(setups, scaled, selected, model, run.decoding, run.threads)
         setups = scaled if decoding.scaled else setups
     return make_plan(
         setups,
@@ -85,6 +103,7 @@ def _plan(
         tissue_options=options.tissue,
         options=options.run,
         decoding=decoding,
+        paces=pinned.paces,
     )
 
 
@@ -94,6 +113,8 @@ def segment(
     *,
     options: SegmentOptions = DEFAULTS,
     work_dir: Path | None = None,
+    journal: Journal | None = None,
+    pinned: Pinned = NOTHING_PINNED,
     listen: Listener = ignore,
 ) -> Result:
     """Segment one slide.
@@ -108,6 +129,11 @@ def segment(
         What counts as tissue, what annotations look like, how the machine is used.
     work_dir
         Where heatmaps are written; default: a temporary folder that lives as long as the program.
+    journal
+        Keeps what is finished, in its own folder instead of `work_dir`: a run that was ended goes
+        on from there when it is called again with the same journal.
+    pinned
+        Choices of an earlier run that may change the last bits, to be taken again.
     listen
         Called with progress events (`wsiseg.engine.events`).
 
@@ -145,10 +171,18 @@ def segment(
     with beside(partial(model.prepare, cores)) if cores > 1 and small else nullcontext():
         tissue = find_tissue(slide, options.tissue)
     slide.forget()  # at its resolution nobody comes back
-    counted = _plan(slide, model, running, options, tissue)
+    resume = Resume(journal, slide, options.run) if journal is not None else None
+    if resume is not None and pinned == NOTHING_PINNED:
+        setups = lay_out(model.card, slide, uncertainty=options.uncertainty)
+        least = options.tissue.min_fraction
+        selected = [select_tiles(setup, tissue, least) for setup in setups]
+        model, pinned = resume.again(model, setups, selected)
+        running = sampled_model(model, options.uncertainty)
+    counted = _plan(slide, model, running, options, tissue, pinned)
     release_memory()
-    folder = work_dir or temporary_folder()
-    output = run_cascade(running, counted, folder, skip_below=options.run.skip_below, listen=listen)
+    folder = journal.folder if journal is not None else work_dir or temporary_folder()
+    below = options.run.skip_below
+    output = run_cascade(running, counted, folder, skip_below=below, resume=resume, listen=listen)
     image = ImageRef.of(slide)
     *_, heatmap = output.heatmaps.values()
     pieces = annotate_tissue(tissue, image, options.export)

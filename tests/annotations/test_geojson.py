@@ -393,6 +393,17 @@ def test_a_class_index_without_a_class_is_refused(tmp_path):
         write_geojson(annotations, tmp_path / "a.geojson")
 
 
+def test_an_outline_that_also_touches_the_edge_is_clipped_not_lost(tmp_path):
+    """In the image, whose edge is at x = 200, it is an area and a line along that edge."""
+    outline = shapely.Polygon(
+        [(150, 110), (240, 110), (240, 140), (200, 140), (200, 180), (150, 180)]
+    )
+    done = write_geojson(annotate(outline, image=MIRAX), tmp_path / "a.geojson")
+    assert (done.objects, done.clipped, done.dropped) == (1, 1, {})
+    (written,) = features(tmp_path / "a.geojson")
+    assert shapely.geometry.shape(written["geometry"]).equals(shapely.box(0, 10, 40, 40))
+
+
 def test_members_that_are_no_json_are_refused(tmp_path):
     with pytest.raises(AnnotationError, match="cannot be JSON"):
         write_geojson(annotate(square(0, 0)), tmp_path / "a.geojson", extra={"x": object()})

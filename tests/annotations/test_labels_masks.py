@@ -128,7 +128,7 @@ def test_black_and_white_png_and_255(tmp_path):
     np.testing.assert_array_equal(found, mask)
     save_png(tmp_path / "b.png", mask * np.uint8(255))
     with pytest.raises(
-        LabelError, match=r"found values 255; map them, such as mapping=.'255': 't'"
+        LabelError, match=r'found values 255; map them in .*mapping = {"255" = "t"}'
     ):
         open_labels(tmp_path / "b.png", slide(), ("b", "t"))
     labels = open_labels(tmp_path / "b.png", slide(), ("b", "t"), mapping={"255": "t"})

@@ -21,6 +21,7 @@ from labelled_slides import (
 
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef, write_geojson
 from wsiseg.annotations.labels import IGNORE, open_labels
+from wsiseg.annotations.read_drawing import read_points
 from wsiseg.annotations.trace import to_level0, trace_labels
 from wsiseg.errors import AnnotationError, LabelError
 from wsiseg.geometry import Box, Spacing
@@ -179,13 +180,48 @@ def test_what_is_no_area_is_counted(tmp_path):
         ([box_feature(100, 10, 190, 40)], "only 22% of its area"),
         ([feature([[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]])], "feature 0.* crosses itself"),
         ([feature(plane={"z": 2})], "lies in plane {'z': 2}"),
-        ([feature(name="Tumor")], r"found 1 x 'Tumor'; map them, such as mapping={'Tumor': 'tu"),
+        ([feature(name="Tumor")], r'found 1 x .Tumor.; map them in \[labels\].*= {"Tumor" = "tu'),
         ([feature(name=None)], "'Unclassified'"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, features, message):
     with pytest.raises(AnnotationError, match=message):
         opened(tmp_path, *features)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"type": "FeatureCollection", "features": []}', "[]", "<ASAP_Annotations/>"]
+)
+def test_a_file_without_objects_is_background_where_that_is_said(tmp_path, text):
+    path = tmp_path / ("a.xml" if text.startswith("<") else "a.geojson")
+    path.write_text(text)
+    on = slide()
+    with pytest.raises(AnnotationError, match=r"found nothing.*allow_empty = true in \[labels\]"):
+        open_labels(path, on, CLASSES)
+    for within in ([], ["Region*"]):
+        labels = open_labels(path, on, CLASSES, within=within, allow_empty=True)
+        assert not read_all(labels, on.levels[0]).any()
+    with pytest.raises(AnnotationError, match=r"no point in it.*allow_empty"):
+        read_points(path, on)
+    assert len(read_points(path, on, allow_empty=True)) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"type": "Topology"}',
+        "  ",
+        '[{"a": 1}]',
+        json.dumps({"type": "FeatureCollection", "features": [feature([3, 4], kind="Point")]}),
+    ],
+)
+def test_what_lists_something_else_is_never_empty(tmp_path, text):
+    path = tmp_path / "a.geojson"
+    path.write_text(text)
+    with pytest.raises(AnnotationError, match=r"a\.geojson: no") as caught:
+        open_labels(path, slide(), CLASSES, allow_empty=True)
+    assert "allow_empty" not in str(caught.value)
 
 
 def test_the_other_frame_is_proposed(tmp_path):
@@ -209,7 +245,7 @@ def test_another_slide_is_refused(tmp_path):
     [
         ({"classes": ()}, "1 to 254 different classes"),
         ({"classes": ("a", "a")}, "different classes"),
-        ({"mapping": {"x": "tumor"}}, "mapped to .'tumor'."),
+        ({"mapping": {"x": "tumor"}}, "mapping: names become .'tumor'."),
         ({"ignore": ["x"], "mapping": {"x": "tumour"}}, "ignored and mapped"),
         ({"ignore": "x"}, "needs a list of names"),
         ({"priority": ("tumour", "stroma")}, "each class once"),

@@ -90,6 +90,35 @@ def test_points_and_the_middle_of_areas(folder: Path):
         assert found[f"points_{protocol}_precision"] == pytest.approx(1 / 2)
 
 
+EMPTY_BY_FIGURE = {
+    "masks": {"dice": 0, "recall": 0},
+    "objects": {"dq": 0, "aji": 0, "object_recall": 0},
+    "points": {"points_patherea_recall": 0, "points_hungarian_f1": 0},
+}
+
+
+@pytest.mark.parametrize("compared", EMPTY_BY_FIGURE)
+def test_a_prediction_of_nothing_counts_as_that(folder: Path, compared: str):
+    write(folder / "a.geojson", square(20, 20, 30), square(90, 90, 30))
+    write(folder / "predicted/a.geojson")
+    found = run(folder, "--compare", compared)
+    expected = EMPTY_BY_FIGURE[compared]
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_nothing_found_where_nothing_is(folder: Path):
+    write(folder / "a.geojson")
+    write(folder / "predicted/a.geojson")
+    arguments = ["evaluate", str(folder / "dataset.toml"), str(folder / "predicted")]
+    done = CliRunner().invoke(app, arguments)
+    assert "allow_empty = true in [labels]" in str(done.exception)
+    text = (folder / "dataset.toml").read_text()
+    (folder / "dataset.toml").write_text(text.replace("[labels]", "[labels]\nallow_empty = true"))
+    found = run(folder, "--compare", "masks", "--compare", "objects", "--compare", "points")
+    assert found["predicted_um2"] == found["reference_um2"] == found["points_count_error"] == 0
+    assert np.isnan(found["dice"])  # 0 of 0, as of empty masks
+
+
 def test_several_people(folder: Path):
     """Two people agree with the reference on half of their squares each."""
     (folder / "dataset.toml").write_text(

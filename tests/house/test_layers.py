@@ -15,7 +15,7 @@ LAYERS = (
     ("testing",),
     ("run", "train"),
     ("evaluate",),
-    ("view",),
+    ("view", "exchange"),
     ("pipeline", "embedding"),
     ("result",),
     ("engine",),

@@ -44,7 +44,7 @@ def test_measuring_happens_once(package: Path, measured: list[dict[str, Any]]) -
 @pytest.mark.parametrize(
     "change",
     [
-        lambda patch: patch.setattr(tuning, "_cpu_name", lambda: "another CPU"),
+        lambda patch: patch.setattr(tuning, "cpu_name", lambda: "another CPU"),
         lambda patch: patch.setattr(tuning, "usable_cores", lambda: 77),
         lambda patch: patch.setattr(tuning, "code_fingerprint", lambda: "other code"),
         lambda patch: patch.setattr(tuning.metadata, "version", lambda name: f"{name} 99"),

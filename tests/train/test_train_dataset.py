@@ -6,7 +6,7 @@ import shutil
 import pytest
 from small_training import slide_entry, write_dataset, write_slide
 
-from wsiseg.errors import TrainingError
+from wsiseg.errors import AnnotationError, TrainingError
 from wsiseg.train.dataset import read_dataset
 
 CLASSES = ["background", "Tumor"]
@@ -97,6 +97,15 @@ def test_the_same_pixels_of_two_patients_are_refused(folder):
         ('colour = "x"', "unknown colour"),
         ("[labels]\nmaping = {}", r"unknown labels\.maping"),
         ('[labels]\nignore = "Art"', "ignore: needed a list of names, found 'Art'"),
+        ('[labels]\nallow_empty = "yes"', "allow_empty: needed true or false, found 'yes'"),
+        (
+            'classes = ["a", "b"]\n[labels]\nmapping = {T = "c"}\n' + slide_entry("a", "train"),
+            r"dataset\.toml: labels: mapping: names become \['c'\], needed classes among",
+        ),
+        (
+            '[labels]\nignore = ["T"]\nwithin = ["T"]\n' + slide_entry("a", "train"),
+            r"dataset\.toml: labels: ignore: \['T'\] cannot be ignored and",
+        ),
         ('[labels]\nmapping = ["a"]', "needed a table with a table mapping"),
         ('classes = "ab"', "classes: needed a list"),
         ('slides = "a.svs"', r"needed a table \[\[slides\]\]"),
@@ -123,6 +132,22 @@ def test_label_rules_twice_are_refused(folder):
     path = write_dataset(folder, slide_entry("a", "train"), head="[labels]\n")
     with pytest.raises(TrainingError, match="needed them once"):
         read_dataset(path, labels={})
+
+
+def test_labels_without_outlines_count_where_that_is_said(folder):
+    (folder / "a.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    entry = slide_entry("a", "train", labels="a.geojson")
+    plain = read(folder, entry)
+    with (
+        plain.slides[0].open() as slide,
+        pytest.raises(AnnotationError, match=r"a\.geojson.*allow_empty = true in \[labels\]"),
+    ):
+        plain.open_labels(plain.slides[0], slide)
+    allowed = read(folder, entry, head="[labels]\nallow_empty = true\n")
+    assert allowed.digest != plain.digest
+    with allowed.slides[0].open() as slide:
+        areas = allowed.open_labels(allowed.slides[0], slide).areas()
+    assert areas == {"background": 40 * 50, "Tumor": 0}
 
 
 def test_a_missing_file_is_an_error(tmp_path):

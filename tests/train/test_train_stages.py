@@ -284,6 +284,24 @@ def test_the_worst_patches_lie_on_the_slide(by_blocks):
         assert (corners.max(axis=(0, 1)) <= (224, 192)).all()
 
 
+def test_worst_patches_are_named_as_everywhere(tmp_path, monkeypatch):
+    from types import SimpleNamespace as Made
+
+    from wsiseg.train import worst
+    from wsiseg.train.dataset import SlideEntry
+
+    names = ("case.7.svs", "case.8.ome.tif", "x/one.svs", "y/one.svs")
+    entries = [SlideEntry(tmp_path / name, tmp_path / "a", "p", "train") for name in names]
+    slides = [Made(entry=entry) for entry in entries]
+    lesson = Made(slides=slides[:2], tests=slides[2:])
+    run = Made(done=[Made(lesson=lesson, network=None)], train=slides[:2], tests=slides[2:])
+    for part in ("_places", "_losses", "_annotations"):
+        monkeypatch.setattr(worst, part, lambda *_: [])
+    monkeypatch.setattr(worst, "write_geojson", lambda _, path: path.touch())
+    found = [path.name for path in worst.write_worst(run, tmp_path / "worst")]
+    assert found == ["case.7.geojson", "case.8.geojson", "one-3.geojson", "one-4.geojson"]
+
+
 def test_heatmaps_are_used_again_only_where_nothing_differs(by_blocks, monkeypatch):
     config, report = by_blocks
     calls = []

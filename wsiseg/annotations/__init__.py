@@ -14,10 +14,12 @@ from wsiseg.annotations.polygons import Polygons
 
 if TYPE_CHECKING:
     from wsiseg.annotations.class_map import ClassMap
+    from wsiseg.annotations.columns import FoundObjects
     from wsiseg.annotations.drawing import Areas, Points
     from wsiseg.annotations.geoparquet import to_geopandas, write_geoparquet
     from wsiseg.annotations.labels import IGNORE, Labels, LabelView, open_labels
     from wsiseg.annotations.read_drawing import read_areas, read_points
+    from wsiseg.annotations.read_objects import read_objects
     from wsiseg.annotations.readback import read_geojson
     from wsiseg.annotations.verify import Finding, LoadedObjects, VerifyReport, verify_geojson
 
@@ -26,7 +28,9 @@ _LATER = {
     "drawing": ("Areas", "Points"),
     "geoparquet": ("to_geopandas", "write_geoparquet"),
     "labels": ("IGNORE", "Labels", "LabelView", "open_labels"),
+    "columns": ("FoundObjects",),
     "read_drawing": ("read_areas", "read_points"),
+    "read_objects": ("read_objects",),
     "readback": ("read_geojson",),
     "verify": ("Finding", "LoadedObjects", "VerifyReport", "verify_geojson"),
 }
@@ -39,6 +43,7 @@ __all__ = [
     "Areas",
     "ClassMap",
     "Finding",
+    "FoundObjects",
     "ImageRef",
     "LabelView",
     "Labels",
@@ -52,6 +57,7 @@ __all__ = [
     "qupath_frame",
     "read_areas",
     "read_geojson",
+    "read_objects",
     "read_points",
     "to_frame",
     "to_geopandas",

@@ -11,7 +11,7 @@ from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.frames import qupath_frame
 from wsiseg.annotations.polygons import Polygons
 
-__all__ = ["Namer"]
+__all__ = ["Namer", "chosen_ids"]
 
 NAMESPACE = uuid.UUID("8f0c3a54-3f0b-5f5e-9d5c-6a1f2c7f4b10")
 """Never change it: the ids of all objects written so far depend on it."""
@@ -33,6 +33,7 @@ class Namer:
             b"\0".join((start, item.name.encode("utf-8", "replace"), b""))
             for item in annotations.classes
         ]
+        self._starts.append(b"\0".join((start, b"", b"")))  # UNCLASSIFIED, the last one
         self._seen: set[int] = set()
 
     def names(self, rows: NDArray[np.int64], outlines: Polygons) -> NDArray[np.bytes_]:
@@ -57,6 +58,21 @@ class Namer:
                 self._seen.add(tails[i])
         self._seen.update(tails)
         return _spelled(uuids)
+
+
+def chosen_ids(
+    annotations: Annotations, rows: NDArray[np.int64], outlines: Polygons, namer: Namer
+) -> NDArray[np.bytes_]:
+    """Return the ids (n,) that objects bring along; those of `namer` where they bring none."""
+    if annotations.ids is None:
+        return namer.names(rows, outlines)
+    given = annotations.ids[rows]
+    without = np.flatnonzero(given == b"")
+    if not len(without):
+        return given
+    ids = given.astype("S36")
+    ids[without] = namer.names(rows[without], outlines.take(without))
+    return ids
 
 
 def _hashed(outlines: Polygons, offset: NDArray[np.int64]) -> tuple[bytes, list[int]]:

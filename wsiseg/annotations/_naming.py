@@ -1,5 +1,6 @@
 """From what files call things to class values."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,15 +60,17 @@ class Naming:
             )
         if unknown := set(self.mapping.values()) - classes:
             raise LabelError(
-                f"names are mapped to {sorted(unknown)}, needed classes among {list(self.classes)}"
+                f"mapping: names become {sorted(unknown)}, needed classes among "
+                f"{list(self.classes)}; correct the mapping, or add the class"
             )
         if twice := self.ignore & (self.within | self.mapping.keys()):
             raise LabelError(
-                f"{sorted(twice)} cannot be ignored and mapped or a region at once; name each once"
+                f"ignore: {sorted(twice)} cannot be ignored and mapped or a region (within) at "
+                "once; name each once"
             )
         if sorted(self.priority) != sorted(self.classes):
             raise LabelError(
-                f"priority needs each class once, lowest first, found {list(self.priority)}"
+                f"priority: needed each class once, lowest first, found {list(self.priority)}"
             )
 
     @property
@@ -104,9 +107,15 @@ class Naming:
 
     def unknown(self, path: Path | str, found: str, example: str) -> LabelError:
         """Return the error for names or values that stand for no class."""
-        target = self.classes[-1]
+        name, target, paper = map(_quoted, (example, self.classes[-1], self.classes[0]))
         return LabelError(
-            f"{path}: needed the classes {list(self.classes)}, found {found}; map them, such as "
-            f"mapping={{{example!r}: {target!r}}} ({self.classes[0]!r} for what is none of them), "
-            f"or leave their area out with ignore=[{example!r}]"
+            f"{path}: needed the classes {list(self.classes)}, found {found}; map them in [labels] "
+            f"of the data set, such as mapping = {{{name} = {target}}} ({paper} for what is none "
+            f"of them), or leave their area out with ignore = [{name}]; in Python "
+            f"mapping={{{name}: {target}}} and ignore=[{name}]"
         )
+
+
+def _quoted(name: str) -> str:
+    """Return a name as TOML and Python have it."""
+    return json.dumps(name, ensure_ascii=False)

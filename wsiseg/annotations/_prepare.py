@@ -21,7 +21,7 @@ from wsiseg.annotations._grid import (
     reduce_to_grid,
     round_points,
 )
-from wsiseg.annotations._ids import Namer
+from wsiseg.annotations._ids import Namer, chosen_ids
 from wsiseg.annotations.base import Annotations, Frame
 from wsiseg.annotations.chunks import chunks
 from wsiseg.annotations.frames import frame_size, moved, offset_to
@@ -73,7 +73,7 @@ class Preparation:
             rows, cleaned = self._clean(moved(outlines[chunk], offset))
             rows, cleaned = self._clip(rows, cleaned)
             rows += chunk.start
-            yield Prepared(rows, cleaned, namer.names(rows, cleaned))
+            yield Prepared(rows, cleaned, chosen_ids(self.annotations, rows, cleaned, namer))
 
     def _clip(
         self, rows: NDArray[np.int64], outlines: Polygons
@@ -86,6 +86,8 @@ class Preparation:
             return rows, outlines
         inside, outside = np.flatnonzero(~overhangs), np.flatnonzero(overhangs)
         cut = shapely.intersection(outlines.take(outside).to_shapely(), shapely.box(0, 0, *size))
+        for i in np.flatnonzero(~np.isin(shapely.get_type_id(cut), (3, 6))):
+            cut[i] = _polygons_of(cut[i])  # an outline that touches the edge leaves lines, too
         left, clipped = self._clean(cut, reason="outside the image")
         self.clipped += len(left)
         return _in_order(

@@ -1,5 +1,6 @@
 """Annotations of ASAP: XML, in pixels of the whole level 0."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ ROOT = "ASAP_Annotations"
 AREAS = frozenset({"Polygon", "Spline", "Rectangle"})
 POINTS = frozenset({"Dot", "PointSet"})
 LEAST_VERTICES = 3
+HEX = re.compile("#([0-9a-fA-F]{6})")
 
 
 def read_asap(path: Path) -> Drawing:
@@ -44,6 +46,10 @@ class _Reader:
         if tag == "Annotation":
             self._annotation, self._vertices = attributes, []
             self._count += 1
+            self._take_color(attributes.get("PartOfGroup", ""), attributes)
+        elif tag == "Group":
+            self.drawing.colors.pop(attributes.get("Name", "").strip(), None)
+            self._take_color(attributes.get("Name", ""), attributes)
         elif tag == "Coordinate":
             order = attributes.get("Order", len(self._vertices))
             values = (order, attributes.get("X"), attributes.get("Y"))
@@ -65,6 +71,13 @@ class _Reader:
             self.drawing.left_out["outlines without area"] += 1
         else:
             self.drawing.add_area(name, [[closed(xy)]], self._where())
+
+    def _take_color(self, name: str, attributes: Mapping[str, str]) -> None:
+        """Take the colour of a group from its first annotation; later its own replaces it."""
+        color = HEX.fullmatch(attributes.get("Color", ""))
+        if color and name.strip() not in {"", "None"}:
+            red, green, blue = bytes.fromhex(color[1])
+            self.drawing.colors.setdefault(name.strip(), (red, green, blue))
 
     def _where(self) -> str:
         return f"annotation {self._count} ({self._annotation.get('Name', '')!r})"

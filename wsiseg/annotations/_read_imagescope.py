@@ -67,6 +67,15 @@ class _Layer:
     name: str
     attributes: list[Mapping[str, str]] = field(default_factory=list)
     regions: list[_Region] = field(default_factory=list)
+    color: str = ""
+
+    @property
+    def rgb(self) -> tuple[int, int, int] | None:
+        """The colour of its lines, a number with blue in the highest byte."""
+        if not self.color.strip().isdecimal():
+            return None
+        packed = int(self.color)
+        return packed & 0xFF, packed >> 8 & 0xFF, packed >> 16 & 0xFF
 
     @property
     def class_name(self) -> str:
@@ -91,6 +100,7 @@ class _Reader:
             self.drawing.mpp = number(attributes["MicronsPerPixel"], where)
         elif tag == "Annotation":
             self._layer = _Layer(attributes.get("Id", "?"), attributes.get("Name", "").strip())
+            self._layer.color = attributes.get("LineColor", "")
         elif tag == "Attribute" and self._open[-3:-1] == ["Annotation", "Attributes"]:
             self._layer.attributes.append(attributes)
         elif tag == "Region":
@@ -109,6 +119,8 @@ class _Reader:
             self._add(self._layer)
 
     def _add(self, layer: _Layer) -> None:
+        if layer.rgb is not None:
+            self.drawing.colors.setdefault(layer.class_name, layer.rgb)
         areas = []
         for region in layer.regions:
             if region.kind == COUNTER:

@@ -16,7 +16,15 @@ from wsiseg.annotations.base import Frame
 from wsiseg.annotations.drawing import UNCLASSIFIED, Drawing, ellipse_outline
 from wsiseg.errors import AnnotationError
 
-__all__ = ["read_qupath"]
+__all__ = [
+    "NO_ANNOTATIONS",
+    "TYPE_KEYS",
+    "class_name_of",
+    "features_of",
+    "open_whole",
+    "outline_of",
+    "read_qupath",
+]
 
 MAX_BYTES = 1 << 30
 FATAL = frozenset({"coordinates", "geometry", "plane", "ring-open", "ring-short"})
@@ -44,26 +52,36 @@ def read_qupath(path: Path) -> Drawing:
         another plane than the first; the message names the object.
     """
     drawing = Drawing(path, frame="qupath")
-    documents = [
-        document
-        for document in open_documents(path, max_bytes=MAX_BYTES)
-        if document.trouble != "ignored-entry"
-    ]
-    for document in documents:
+    for document in open_whole(path):
+        _add_document(drawing, document)
+    return drawing
+
+
+def open_whole(path: Path) -> Iterator[Document]:
+    """Yield the JSON texts of a file, all of which have to be readable.
+
+    Raises
+    ------
+    AnnotationError
+        If one is not, or the ending is none of GeoJSON.
+    """
+    for document in open_documents(path, max_bytes=MAX_BYTES):
+        if document.trouble == "ignored-entry":
+            continue
         if document.trouble is not None:
             raise AnnotationError(
                 f"{path}: needed GeoJSON (.geojson, .json, each also .gz, or .zip) of at most "
                 f"{MAX_BYTES} bytes, found {document.detail}; export it anew"
             )
-        _add_document(drawing, document)
-    return drawing
+        yield document
 
 
 def _add_document(drawing: Drawing, document: Document) -> None:
     place = "" if document.entry is None else f"{document.entry}, "
     try:
         walk = JsonWalk(document.content.decode("utf-8-sig"))
-        for position, feature in enumerate(_features(walk)):
+        items: list[None] = []
+        for position, feature in enumerate(features_of(walk, items)):
             _add(drawing, feature, f"{place}feature {position}")
     except AnnotationError:
         raise
@@ -71,14 +89,19 @@ def _add_document(drawing: Drawing, document: Document) -> None:
         raise AnnotationError(
             f"{drawing.path}: {place}not GeoJSON: {error}; export it anew"
         ) from error
+    is_collection = walk.members is None or walk.members.get("type") == "FeatureCollection"
+    drawing.is_list = drawing.is_list and is_collection and not items
+    drawing.is_list = drawing.is_list and bool(document.content.strip())
     about = (walk.members or {}).get("wsiseg")
     if isinstance(about, Mapping):
         _take_header(drawing, about)
 
 
-def _features(walk: JsonWalk) -> Iterator[object]:
-    """Yield the Features of a text, whatever they are wrapped in."""
+def features_of(walk: JsonWalk, items: list[None] | None = None) -> Iterator[object]:
+    """Yield the Features of a text, whatever they are wrapped in; `items` grows with its list."""
     for _, item in walk:
+        if items is not None:
+            items.append(None)
         yield from _unwrapped(item)
     members = walk.members or {}
     if members and members.get("type") != "FeatureCollection":
@@ -114,15 +137,15 @@ def _add(drawing: Drawing, feature: object, where: str) -> None:
         drawing.left_out[NO_ANNOTATIONS[kind]] += 1
     else:
         place = f"{drawing.path}: {where}"
-        outline = _outline(feature.get("geometry"), place)
-        name = _class_name(properties.get("classification"), place)
+        outline = outline_of(feature.get("geometry"), place)
+        name = class_name_of(properties.get("classification"), place)
         _add_outline(drawing, name, outline, where)
     children = properties.get("childObjects", properties.get("children"))
     for number, child in enumerate(children if isinstance(children, list) else []):
         _add(drawing, child, f"{where}, child {number}")
 
 
-def _outline(geometry: object, where: str) -> Outline:
+def outline_of(geometry: object, where: str) -> Outline:
     def found(code: str, detail: str) -> None:
         if code in FATAL:
             raise AnnotationError(f"{where}: {RULES[code].what} ({detail}); {RULES[code].remedy}")
@@ -151,7 +174,7 @@ def _add_outline(drawing: Drawing, name: str, outline: Outline, where: str) -> N
         drawing.add_area(name, outline.parts, where)
 
 
-def _class_name(value: object, where: str) -> str:
+def class_name_of(value: object, where: str) -> str:
     """Return the name of a class as QuPath shows it; derived classes are `A: B`."""
     if isinstance(value, Mapping):
         value = value.get("names") if value.get("name") is None else value["name"]

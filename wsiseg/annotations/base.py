@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsiseg.annotations.polygons import Polygons, Shapes
@@ -16,7 +17,20 @@ if TYPE_CHECKING:
 
     from wsiseg.source import Pyramid
 
-__all__ = ["AnnotationClass", "Annotations", "Frame", "ImageRef", "ObjectType"]
+__all__ = [
+    "UNCLASSIFIED",
+    "AnnotationClass",
+    "Annotations",
+    "Frame",
+    "ImageRef",
+    "ObjectType",
+]
+
+UNCLASSIFIED = -1
+"""Index of the class of objects that have none."""
+
+POINT_TYPES = (0, 4)
+"""shapely's type ids of `Point` and `MultiPoint`."""
 
 Frame = Literal["level0", "qupath"]
 ObjectType = Literal["annotation", "detection", "tile", "cell"]
@@ -75,9 +89,10 @@ class Annotations:
     geometries
         Object array (n,) of shapely `Polygon` in pixels of `frame`, (x, y), y down, pixel corners.
         Given `Polygons`, which need half the memory, it is made of them, and replaces them, when it
-        is first asked for; writing does not ask.
+        is first asked for; writing does not ask. Or `Point` and `MultiPoint` for all of them, which
+        GeoJSON alone can take.
     class_index
-        Integers (n,), each an index into `classes`.
+        Integers (n,), each an index into `classes`; `UNCLASSIFIED`, -1, for objects without class.
     classes
         The classes with their colours.
     measurements
@@ -88,6 +103,14 @@ class Annotations:
         `level0`: pixels of the whole level-0 image. `qupath`: pixels of the image QuPath shows.
     object_type
         QuPath's object type for all of them.
+    ids
+        UUIDs (n,) as ASCII, `S36`; empty ones, and those not given, are made of the outlines.
+    names
+        Object array (n,) of names, `None` for objects without one.
+    nuclei
+        Object array (n,) of polygons in `geometries`' frame, `None` for cells without one.
+    is_locked
+        Whether QuPath keeps them from being moved by hand.
     """
 
     geometries: Any  # what is read is an NDArray[np.object_], what is given may be Polygons
@@ -97,10 +120,16 @@ class Annotations:
     measurements: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     frame: Frame = "level0"
     object_type: ObjectType = "annotation"
+    ids: NDArray[np.bytes_] | None = None
+    names: NDArray[np.object_] | None = None
+    nuclei: NDArray[np.object_] | None = None
+    is_locked: bool = False
 
     def __post_init__(self) -> None:
         lengths = {len(self.outlines), len(self.class_index)}
         lengths |= {len(column) for column in self.measurements.values()}
+        optional = (self.ids, self.names, self.nuclei)
+        lengths |= {len(column) for column in optional if column is not None}
         if len(lengths) != 1:
             raise AnnotationError(f"columns differ in length: {sorted(lengths)}")
         if isinstance(self.outlines, Polygons):
@@ -118,6 +147,35 @@ class Annotations:
         """The polygons as they are held at present: in columns, or as shapely objects."""
         held: Shapes = vars(self)["outlines"]
         return held
+
+    @property
+    def are_points(self) -> bool:
+        """Whether these are points instead of polygons."""
+        held = self.outlines
+        if isinstance(held, Polygons) or not len(held):
+            return False
+        return bool(np.isin(shapely.get_type_id(held), POINT_TYPES).all())
+
+    def take(self, rows: NDArray[np.int64]) -> "Annotations":
+        """Return the objects of some rows (m,)."""
+
+        def of(column: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if column is None else column[rows]
+
+        held = self.outlines
+        return Annotations(
+            held.take(rows) if isinstance(held, Polygons) else held[rows],
+            self.class_index[rows],
+            self.classes,
+            self.image,
+            {name: column[rows] for name, column in self.measurements.items()},
+            self.frame,
+            self.object_type,
+            of(self.ids),
+            of(self.names),
+            of(self.nuclei),
+            self.is_locked,
+        )
 
     def to_geopandas(self) -> "GeoDataFrame":
         """Return a GeoDataFrame (needs the extra `notebook`)."""

@@ -96,7 +96,13 @@ class Drawing:
     says_empty: bool = False
     """The file states that nothing was found."""
 
+    is_list: bool = True
+    """The file is one that may list no objects, not something else altogether."""
+
     left_out: Counter[str] = field(default_factory=Counter)
+    colors: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Name -> RGB, where the file says it."""
+
     _areas: list[_Area] = field(default_factory=list, init=False)
     _points: list[tuple[str, Vertices]] = field(default_factory=list, init=False)
 
@@ -136,6 +142,11 @@ class Drawing:
         )
         names = tuple(a.name for a, keep in zip(self._areas, kept, strict=True) if keep)
         return Areas(geometries[kept], names, dict(left_out))
+
+    @property
+    def lists_nothing(self) -> bool:
+        """The file lists objects of any kind, and has none: by intention, or by mistake."""
+        return self.is_list and not (self._areas or self._points or self.left_out)
 
     def points(self) -> Points:
         """Return the points."""

@@ -5,6 +5,7 @@ of that box. Which vendors, by reading QuPath's and OpenSlide's sources: MIRAX a
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import shapely
@@ -106,8 +107,11 @@ def to_frame(annotations: Annotations, frame: Frame) -> Annotations:
     """
     if annotations.frame == frame:
         return annotations
-    geometries = moved(annotations.outlines, offset_to(annotations, frame))
-    return replace(annotations, geometries=geometries, frame=frame)
+    offset = offset_to(annotations, frame)
+    geometries, nuclei = moved(annotations.outlines, offset), annotations.nuclei
+    if nuclei is not None:
+        nuclei = cast("NDArray[np.object_]", moved(nuclei, offset))
+    return replace(annotations, geometries=geometries, nuclei=nuclei, frame=frame)
 
 
 def offset_to(annotations: Annotations, frame: Frame) -> tuple[int, int]:

@@ -8,23 +8,20 @@ QuPath shows. A colon in a class name makes a derived class in QuPath (`Tumor: P
 import glob
 import gzip
 import hashlib
-import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-import orjson
-from numpy.typing import NDArray
-
-from wsiseg.annotations._coordinates import coordinates
+from wsiseg.annotations._features import FeatureChunk, Features
 from wsiseg.annotations._files import staging_folder, writing, writing_whole
-from wsiseg.annotations._prepare import Preparation
+from wsiseg.annotations._header import clean_class_name, describe_image, dumps
+from wsiseg.annotations._nesting import Item, nested
 from wsiseg.annotations.base import Annotations, Frame
-from wsiseg.annotations.frames import frame_size, qupath_frame
-from wsiseg.errors import AnnotationError, LabelError
+from wsiseg.errors import AnnotationError
 
 __all__ = [
     "WriteReport",
@@ -39,14 +36,6 @@ MAX_OBJECTS = 100_000
 
 MAX_BYTES = 75_000_000
 """Uncompressed bytes per file: QuPath needs 15 to 20 times as much memory to read it."""
-
-FEATURE = (
-    b'{"type":"Feature","id":"%b","geometry":{"type":"%b","coordinates":%b},"properties":%b%b}}'
-)
-"""To be filled with id, type, coordinates, first properties and measurements."""
-
-LARGEST = float(np.finfo(np.float32).max)
-"""QuPath keeps measurements as float32; anything larger would become infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +60,7 @@ class WriteReport:
 
 
 def write_geojson(
-    annotations: Annotations,
+    annotations: Annotations | Iterable[Annotations],
     path: Path | str,
     *,
     frame: Frame = "qupath",
@@ -82,7 +71,8 @@ def write_geojson(
     Parameters
     ----------
     annotations
-        Polygons in either frame; they are moved into `frame`.
+        Objects in either frame; they are moved into `frame`. Several, of one image, are written one
+        after the other, so that only one of them need be in memory.
     path
         Ends in `.geojson`, `.json`, `.geojson.gz` or `.json.gz`. Two writes give the same bytes.
     frame
@@ -104,11 +94,12 @@ def write_geojson(
         raise AnnotationError(
             f"{path}: needed an ending that QuPath reads; use .geojson or .geojson.gz"
         )
-    features = _Features(annotations, frame)
-    header = describe_image(annotations, frame) | dict(extra or {})
+    features = _AllFeatures(annotations, frame)
+    header = features.header() | dict(extra or {})
     with writing_whole(path) as stream, _collection(stream, path, header) as collection:
-        for feature in features:
-            collection.add(feature)
+        for chunk in features:
+            for text in chunk.texts:
+                collection.add(Item(text))
     with writing(path):
         size = path.stat().st_size
     return features.report((path,), size)
@@ -116,13 +107,14 @@ def write_geojson(
 
 def write_annotations(
     folder: Path | str,
-    annotations: Annotations,
+    annotations: Annotations | Iterable[Annotations],
     *,
     name: str = "annotations",
     frame: Frame = "qupath",
     compress: bool = False,
     extra: Mapping[str, Any] | None = None,
     limits: tuple[int, int] = (MAX_OBJECTS, MAX_BYTES),
+    parents: Annotations | None = None,
 ) -> WriteReport:
     """Write `name.geojson`, or several files and an index where one would be too large.
 
@@ -139,6 +131,10 @@ def write_annotations(
         Write `.geojson.gz`.
     limits
         (objects, uncompressed bytes) of one file.
+    parents
+        Areas that do not overlap, such as pieces of tissue: they are written, too, and the objects
+        in them become their children. What does not fit into one file beside its parent comes
+        without; QuPath's `resolveHierarchy()` nests it.
 
     Raises
     ------
@@ -147,10 +143,15 @@ def write_annotations(
     """
     folder = Path(folder)
     suffix = ".geojson.gz" if compress else ".geojson"
-    features = _Features(annotations, frame)
-    header = describe_image(annotations, frame) | dict(extra or {})
+    features = _AllFeatures(annotations, frame)
+    pattern = f"{name}-{{:04d}}{suffix}"
     with staging_folder(folder, name) as staging:
-        shards = _write_shards(features, header, staging, f"{name}-{{:04d}}{suffix}", limits)
+        items: Iterator[Item] = (Item(text) for chunk in features for text in chunk.texts)
+        header = features.header(parents) | dict(extra or {})
+        if parents is not None:
+            above = features.also(parents)
+            items = nested(above, features, staging, limits)
+        shards = _write_shards(items, header, staging, pattern, limits)
         if len(shards) == 1:
             single = shards[0][0].rename(staging / f"{name}{suffix}")
             files = [single]
@@ -165,89 +166,55 @@ def write_annotations(
     return features.report(final, size)
 
 
-def clean_class_name(name: str) -> str:
-    """Return the name as QuPath will show it, without outer spaces.
+class _AllFeatures:
+    """The Features of one or several `Annotations` of an image."""
 
-    Raises
-    ------
-    LabelError
-        If QuPath would refuse it: nothing in it, or in a part between colons, or a line break.
-    """
-    parts = [part.strip() for part in name.split(":")]
-    if not all(parts):
-        raise LabelError(
-            f"class name {name!r} has an empty part; QuPath refuses it, rename the class"
-        )
-    if any(len(part.splitlines()) > 1 for part in parts) or not _is_unicode(name):
-        raise LabelError(
-            f"class name {name!r} needs to be one line of text; QuPath refuses it, rename the class"
-        )
-    return ": ".join(parts)
+    def __init__(self, annotations: Annotations | Iterable[Annotations], frame: Frame) -> None:
+        several = iter([annotations] if isinstance(annotations, Annotations) else annotations)
+        try:
+            self._first = next(several)
+        except StopIteration:
+            raise AnnotationError("nothing to write: needed at least one Annotations") from None
+        while not len(self._first):  # the first with objects tells whether there are any
+            following = next(several, None)
+            if following is None:
+                break
+            self._first = following
+        self._several = chain([self._first], several)
+        self._frame = frame
+        self._done: list[Features] = []
 
+    def header(self, parents: Annotations | None = None) -> dict[str, Any]:
+        """Return the collection's own members."""
+        header = describe_image(self._first, self._frame)
+        if parents is not None and len(parents):
+            header.pop("empty", None)
+            known = {item["name"] for item in header["classes"]}
+            more = describe_image(parents, self._frame)["classes"]
+            header["classes"] += [item for item in more if item["name"] not in known]
+        return header
 
-class _Features:
-    """The Features of an `Annotations` as JSON, one by one."""
+    def __iter__(self) -> Iterator[FeatureChunk]:
+        for annotations in self._several:
+            yield from self.also(annotations)
 
-    def __init__(self, annotations: Annotations, frame: Frame) -> None:
-        self._annotations = annotations
-        classes = [orjson.dumps(c) for c in _classes(annotations)]
-        kind = orjson.dumps(annotations.object_type)
-        self._properties = [b'{"objectType":%b,"classification":%b' % (kind, c) for c in classes]
-        for column in annotations.measurements:
-            if not _is_unicode(column):
-                raise AnnotationError(f"measurement name {column!r} is not text; rename it")
-        self._preparation = Preparation(annotations, frame)
-        self._written = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        for prepared in self._preparation:
-            several = np.diff(prepared.outlines.objects) > 1
-            columns = zip(
-                prepared.ids.tolist(),
-                np.where(several, b"MultiPolygon", b"Polygon").tolist(),
-                coordinates(prepared.outlines),
-                [self._properties[i] for i in self._annotations.class_index[prepared.rows]],
-                self._measurements(prepared.rows),
-                strict=True,
-            )
-            for column in columns:
-                self._written += 1
-                yield FEATURE % column
-
-    def _measurements(self, rows: NDArray[np.int64]) -> list[bytes]:
-        """Return the member with the finite measurements of each object, as far as it has any."""
-        columns = self._annotations.measurements
-        if not columns or not len(rows):
-            return [b""] * len(rows)
-        names = [orjson.dumps(name) for name in columns]
-        values = [np.asarray(column, np.float64)[rows] for column in columns.values()]
-        known = [np.abs(column) <= LARGEST for column in values]  # NaN is not
-        texts = [_numbers(column) for column in values]
-        every = b',"measurements":{%b}' % b",".join(
-            b"%b:%%b" % name.replace(b"%", b"%%") for name in names
-        )
-        members = [every % row for row in zip(*texts, strict=True)]
-        for i in np.flatnonzero(~np.logical_and.reduce(known)).tolist():
-            left = [b"%b:%b" % (names[k], texts[k][i]) for k in range(len(names)) if known[k][i]]
-            members[i] = b',"measurements":{%b}' % b",".join(left) if left else b""
-        return members
+    def also(self, annotations: Annotations) -> Iterator[FeatureChunk]:
+        """Yield the Features of other objects, which then count, too."""
+        features = Features(annotations, self._frame)
+        self._done.append(features)
+        yield from features
 
     def report(self, files: tuple[Path, ...], size: int) -> WriteReport:
         """Return what was written so far."""
-        done = self._preparation
+        dropped: Counter[str] = sum((done.dropped for done in self._done), Counter())
         return WriteReport(
-            self._written,
+            sum(done.written for done in self._done),
             files,
             size,
-            done.repaired,
-            done.clipped,
-            dict(sorted(done.dropped.items())),
+            sum(done.repaired for done in self._done),
+            sum(done.clipped for done in self._done),
+            dict(sorted(dropped.items())),
         )
-
-
-def _numbers(column: NDArray[np.float64]) -> list[bytes]:
-    """Return numbers as JSON."""
-    return orjson.dumps(column, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
 class _Collection:
@@ -258,12 +225,18 @@ class _Collection:
         self.objects = 0
         self.bytes = 0
 
-    def add(self, feature: bytes) -> None:
+    def add(self, item: Item) -> None:
         """Write one more Feature."""
-        text = (b",\n" if self.objects else b"\n") + feature
+        text = (b",\n" if self.objects else b"\n") + item.text
         self._stream.write(text)
-        self.objects += 1
+        self.objects += item.objects
         self.bytes += len(text)
+
+    def has_room_for(self, item: Item, limits: tuple[int, int]) -> bool:
+        """Return whether a Feature fits; into an empty file any does."""
+        return self.objects == 0 or (
+            self.objects + item.objects <= limits[0] and self.bytes + len(item.text) <= limits[1]
+        )
 
 
 @contextmanager
@@ -273,31 +246,27 @@ def _collection(stream: BinaryIO, path: Path, header: Mapping[str, Any]) -> Iter
         if path.name.lower().endswith(".gz"):  # no name, no time: the same bytes every time
             packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=0)
             stream = cast("BinaryIO", stack.enter_context(packed))
-        stream.write(b'{"type":"FeatureCollection","wsiseg":%b,"features":[' % _dumps(header))
+        stream.write(b'{"type":"FeatureCollection","wsiseg":%b,"features":[' % dumps(header))
         yield _Collection(stream)
         stream.write(b"\n]}\n")
 
 
 def _write_shards(
-    features: _Features,
+    items: Iterator[Item],
     header: Mapping[str, Any],
     folder: Path,
     pattern: str,
     limits: tuple[int, int],
 ) -> list[tuple[Path, int]]:
     """Write the files into `folder`; return each with its objects."""
-    waiting = iter(features)
-    feature = next(waiting, None)
+    item = next(items, None)
     shards: list[tuple[Path, int]] = []
-    while feature is not None or not shards:
+    while item is not None or not shards:
         path = folder / pattern.format(len(shards) + 1)
         with path.open("wb") as stream, _collection(stream, path, header) as collection:
-            while feature is not None and (
-                collection.objects == 0
-                or (collection.objects < limits[0] and collection.bytes + len(feature) <= limits[1])
-            ):
-                collection.add(feature)
-                feature = next(waiting, None)
+            while item is not None and collection.has_room_for(item, limits):
+                collection.add(item)
+                item = next(items, None)
         shards.append((path, collection.objects))
     return shards
 
@@ -311,7 +280,7 @@ def _index(shards: list[tuple[Path, int]], header: Mapping[str, Any]) -> bytes:
             {"file": path.name, "objects": objects, "bytes": path.stat().st_size, "sha256": digest}
         )
     total = sum(objects for _, objects in shards)
-    return _dumps({"index_version": 1, "objects": total, "files": files, "wsiseg": header})
+    return dumps({"index_version": 1, "objects": total, "files": files, "wsiseg": header})
 
 
 def _earlier_files(folder: Path, name: str) -> set[Path]:
@@ -319,68 +288,3 @@ def _earlier_files(folder: Path, name: str) -> set[Path]:
     single = (folder / f"{name}{ending}" for ending in (".geojson", ".geojson.gz", ".index.json"))
     shards = folder.glob(f"{glob.escape(name)}-[0-9][0-9][0-9][0-9].geojson*")
     return {path for path in single if path.exists()} | set(shards)
-
-
-def describe_image(annotations: Annotations, frame: Frame) -> dict[str, Any]:
-    """Return which image the coordinates belong to, and in which frame; fit for JSON."""
-    image, shown = annotations.image, qupath_frame(annotations.image)
-    width, height = frame_size(image, frame)
-    header: dict[str, Any] = {
-        "version": _version(),
-        "image": image.name,
-        "image_width": width,
-        "image_height": height,
-        "frame": frame,
-        "offset": list(shown.offset) if frame == "qupath" else [0, 0],
-        "bounds_applied": shown.bounds_applied and frame == "qupath",
-        "level0_width": image.shape[1],
-        "level0_height": image.shape[0],
-        "mpp": list(reversed(image.spacing.um)),
-        "vendor": image.vendor,
-        "classes": _classes(annotations),
-    }
-    if not len(annotations):
-        header["empty"] = True  # nothing was found: no objects is what is meant
-    if image.bounds is not None:
-        header["bounds"] = [*reversed(image.bounds.start), *reversed(image.bounds.shape)]
-    if shown.note is not None:
-        header["note"] = shown.note
-    return header
-
-
-def _classes(annotations: Annotations) -> list[dict[str, Any]]:
-    """Return the classes as QuPath takes them."""
-    cleaned: list[dict[str, Any]] = []
-    for item in annotations.classes:
-        name, color = clean_class_name(item.name), [int(value) for value in item.color]
-        if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-            raise LabelError(f"class {name!r}: color needs three integers 0-255, got {item.color}")
-        cleaned.append({"name": name, "color": color})
-    names = [item["name"] for item in cleaned]
-    if len(set(names)) != len(names):
-        raise LabelError(f"class names need to differ without outer spaces, got {names}")
-    index = np.asarray(annotations.class_index)
-    if len(index) and (index.min() < 0 or index.max() >= len(names)):
-        raise LabelError(
-            f"class_index needs 0 to {len(names) - 1}, got {index.min()} to {index.max()}"
-        )
-    return cleaned
-
-
-def _dumps(value: Mapping[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    except TypeError as error:
-        raise AnnotationError(f"the collection's members cannot be JSON: {error}") from error
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("wsiseg")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether the text can be UTF-8, which half a surrogate pair cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)

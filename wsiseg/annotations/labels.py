@@ -19,7 +19,15 @@ from wsiseg.errors import AnnotationError, LabelError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.source.pyramid import Pyramid
 
-__all__ = ["IGNORE", "LabelFormat", "LabelView", "Labels", "class_values", "open_labels"]
+__all__ = [
+    "IGNORE",
+    "LabelFormat",
+    "LabelView",
+    "Labels",
+    "check_label_rules",
+    "class_values",
+    "open_labels",
+]
 
 LabelFormat = Literal["geojson", "geojson-level0", "asap", "imagescope", "mask", "omezarr"]
 
@@ -63,7 +71,24 @@ def class_values(
     return np.array(values, np.int64)
 
 
-def open_labels(
+def check_label_rules(
+    classes: Sequence[str],
+    *,
+    mapping: Mapping[str, str],
+    ignore: Iterable[str],
+    within: Iterable[str],
+) -> None:
+    """Look whether the rules of `open_labels` make sense, without a file.
+
+    Raises
+    ------
+    LabelError
+        If they contradict each other or the classes.
+    """
+    Naming.of(classes, mapping, ignore, within, ())
+
+
+def open_labels(  # noqa: PLR0913 - one argument per rule that label files differ by
     path: Path | str,
     slide: Pyramid,
     classes: Sequence[str],
@@ -73,6 +98,7 @@ def open_labels(
     within: Sequence[str] = (),
     priority: Sequence[str] = (),
     format: LabelFormat | None = None,
+    allow_empty: bool = False,
 ) -> "Labels":
     """Open annotations or a mask of a slide.
 
@@ -100,13 +126,15 @@ def open_labels(
         as in `classes`, later ones are higher.
     format
         What the file is; by default told from its content. See `read_areas` for GeoJSON.
+    allow_empty
+        Annotations without any object mean that all of the slide is background.
 
     Raises
     ------
     LabelError
         If a name or value in the file stands for no class; it says how to map it.
     AnnotationError
-        If the file cannot be read, is empty, or belongs to another slide.
+        If the file cannot be read, is empty (see `allow_empty`), or belongs to another slide.
     MissingSpacingError
         If the pixel size of the slide is not known.
     """
@@ -121,7 +149,8 @@ def open_labels(
     if kind in {None, "mask", "omezarr"}:
         painter = MaskLabels(open_mask(path, slide, head), naming, slide.shape)
     else:
-        areas = read_areas(path, slide, format=cast("DrawingFormat", kind))
+        drawn = cast("DrawingFormat", kind)
+        areas = read_areas(path, slide, format=drawn, allow_empty=allow_empty)
         painter, left_out = _DrawnLabels(path, areas, naming, slide.shape), areas.left_out
     return Labels(painter, naming.classes, slide, left_out=left_out)
 

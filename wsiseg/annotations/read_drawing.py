@@ -20,7 +20,15 @@ from wsiseg.annotations.frames import qupath_frame
 from wsiseg.errors import AnnotationError
 from wsiseg.source.pyramid import Pyramid
 
-__all__ = ["DrawingFormat", "read_areas", "read_points"]
+__all__ = [
+    "READERS",
+    "ROOTS",
+    "DrawingFormat",
+    "format_of",
+    "read_areas",
+    "read_head",
+    "read_points",
+]
 
 DrawingFormat = Literal["geojson", "geojson-level0", "asap", "imagescope"]
 
@@ -39,7 +47,19 @@ SAME_SPACING = 0.05
 """Pixel sizes that differ by more, relatively, are those of different slides."""
 
 
-def read_areas(path: Path | str, slide: Pyramid, *, format: DrawingFormat | None = None) -> Areas:
+EMPTY = (
+    "; if there is nothing to find, say so: allow_empty = true in [labels] of the data set, or "
+    "allow_empty=True in Python"
+)
+
+
+def read_areas(
+    path: Path | str,
+    slide: Pyramid,
+    *,
+    format: DrawingFormat | None = None,
+    allow_empty: bool = False,
+) -> Areas:
     """Read the areas of an annotation file, in level-0 pixels.
 
     Parameters
@@ -54,6 +74,9 @@ def read_areas(path: Path | str, slide: Pyramid, *, format: DrawingFormat | None
         which for some slides starts at the corner of their bounds, unless it was written by
         wsiseg, which says its frame; `geojson-level0` is GeoJSON whose pixels are those of the
         whole level 0, from a program that ignores bounds.
+    allow_empty
+        A file without any object means that nothing is there, as it does in files that wsiseg
+        wrote; else it is taken for a mistake.
 
     Raises
     ------
@@ -63,11 +86,11 @@ def read_areas(path: Path | str, slide: Pyramid, *, format: DrawingFormat | None
     """
     drawing, offset = _read(Path(path), slide, format)
     areas = drawing.areas()
-    if not len(areas) and not drawing.says_empty:
+    if not len(areas) and not _may_be_empty(drawing, allow_empty=allow_empty):
         found = counted(areas.left_out) or "nothing"
         raise AnnotationError(
             f"{path}: no area in it: needed polygons, found {found}; draw closed outlines, or "
-            "name another file"
+            f"name another file{EMPTY * drawing.lists_nothing}"
         )
     moved = shapely.transform(areas.geometries, lambda xy: xy + offset)
     share = _share_inside(moved, slide)
@@ -77,12 +100,18 @@ def read_areas(path: Path | str, slide: Pyramid, *, format: DrawingFormat | None
     return replace(areas, geometries=moved)
 
 
-def read_points(path: Path | str, slide: Pyramid, *, format: DrawingFormat | None = None) -> Points:
+def read_points(
+    path: Path | str,
+    slide: Pyramid,
+    *,
+    format: DrawingFormat | None = None,
+    allow_empty: bool = False,
+) -> Points:
     """Read the points of an annotation file with their classes, in level-0 pixels.
 
     Parameters
     ----------
-    path, slide, format
+    path, slide, format, allow_empty
         As for `read_areas`. Points are QuPath's points, ASAP's dots and ImageScope's counters.
 
     Raises
@@ -92,8 +121,11 @@ def read_points(path: Path | str, slide: Pyramid, *, format: DrawingFormat | Non
     """
     drawing, offset = _read(Path(path), slide, format)
     points = drawing.points()
-    if not len(points) and not drawing.says_empty:
-        raise AnnotationError(f"{path}: no point in it; place points, or name another file")
+    if not len(points) and not _may_be_empty(drawing, allow_empty=allow_empty):
+        raise AnnotationError(
+            f"{path}: no point in it; place points, or name another file"
+            f"{EMPTY * drawing.lists_nothing}"
+        )
     yx = points.yx + offset[::-1]
     inside = ((yx >= 0) & (yx <= slide.shape)).all(axis=1)
     if len(points) and inside.mean() < LEAST_INSIDE:
@@ -174,6 +206,10 @@ def read_head(path: Path) -> bytes:
     if not head:
         raise AnnotationError(f"{path}: the file is empty; export the annotations anew")
     return head
+
+
+def _may_be_empty(drawing: Drawing, *, allow_empty: bool) -> bool:
+    return drawing.says_empty or (allow_empty and drawing.lists_nothing)
 
 
 def _check_slide(drawing: Drawing, slide: Pyramid) -> None:

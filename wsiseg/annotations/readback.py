@@ -16,7 +16,7 @@ from wsiseg.annotations.base import AnnotationClass, Annotations, Frame, ImageRe
 from wsiseg.errors import AnnotationError
 from wsiseg.geometry import Box, Spacing
 
-__all__ = ["read_geojson"]
+__all__ = ["read_geojson", "read_image"]
 
 MAX_BYTES = 1 << 30
 UNCLASSIFIED = "Unclassified"
@@ -57,7 +57,7 @@ def read_geojson(path: Path | str, *, image: ImageRef | None = None) -> Annotati
     frame: Frame = "qupath"
     if isinstance(about, Mapping):
         frame = "level0" if about.get("frame") == "level0" else "qupath"
-        image = image or _read_image(path, about)
+        image = image or read_image(path, about)
     if image is None:
         raise AnnotationError(f"{path}: does not say which image it belongs to; pass image=")
     reader = AttributeReader()
@@ -135,7 +135,7 @@ def _build(objects: list[_Object], image: ImageRef, frame: Frame, path: Path) ->
     )
 
 
-def _read_image(path: Path, about: Mapping[str, Any]) -> ImageRef:
+def read_image(path: Path, about: Mapping[str, Any]) -> ImageRef:
     """Return the image that the `wsiseg` member of a collection names."""
     try:
         bounds = None

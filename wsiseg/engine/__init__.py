@@ -8,9 +8,11 @@ from wsiseg.engine.execute import StageReport, run_stage
 from wsiseg.engine.folders import link_tree, temporary_folder
 from wsiseg.engine.graph import StageSetup, lay_out, select_tiles
 from wsiseg.engine.inputs import connect
+from wsiseg.engine.journal import Journal
 from wsiseg.engine.output import finished_folder
 from wsiseg.engine.plan import Plan, StagePlan, make_plan
 from wsiseg.engine.provenance import fingerprint, run_record, summary_head, versions
+from wsiseg.engine.resume import Pinned, Resume
 from wsiseg.engine.sampling import sampled_model
 from wsiseg.engine.share import share_levels
 from wsiseg.engine.uncertainty import require_layers
@@ -20,8 +22,11 @@ __all__ = [
     "CascadeOutput",
     "DecodingChoice",
     "Event",
+    "Journal",
     "Listener",
+    "Pinned",
     "Plan",
+    "Resume",
     "StageFinished",
     "StagePlan",
     "StageReport",

@@ -8,13 +8,15 @@ from typing import Literal
 
 from wsiseg.engine.events import Listener
 from wsiseg.engine.execute import StageReport, Threaded, run_stage
-from wsiseg.engine.graph import StageSetup
+from wsiseg.engine.graph import kept_channels
 from wsiseg.engine.inputs import connect
+from wsiseg.engine.kept import KeptRows
 from wsiseg.engine.on_device import DeviceOutput, device_of
 from wsiseg.engine.plan import Plan
+from wsiseg.engine.resume import Resume
 from wsiseg.engine.share import share_levels
 from wsiseg.engine.skip import skip_unlikely
-from wsiseg.engine.uncertainty import begin_layers, layer_path, neighbour_layer
+from wsiseg.engine.uncertainty import begin_layers, layer_path, neighbour_layer, stitched_layers
 from wsiseg.machine import release_memory
 from wsiseg.model import Model, ModelCard
 from wsiseg.stitch import (
@@ -31,9 +33,11 @@ from wsiseg.stitch import (
     ThresholdLabels,
 )
 
-__all__ = ["CascadeOutput", "kept_channels", "labeller", "run_cascade"]
+__all__ = ["CascadeOutput", "labeller", "run_cascade"]
 
 MASK = "mask.zarr"
+CODES, LABELS = "codes", "labels"
+"""Names of the arrays of a stage, for what is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,13 @@ class CascadeOutput:
 
 
 def run_cascade(
-    model: Model, plan: Plan, folder: Path, *, skip_below: float = 0.0, listen: Listener
+    model: Model,
+    plan: Plan,
+    folder: Path,
+    *,
+    skip_below: float = 0.0,
+    resume: Resume | None = None,
+    listen: Listener,
 ) -> CascadeOutput:
     """Run the stages one after the other and write their heatmaps into `folder`.
 
@@ -65,6 +75,8 @@ def run_cascade(
         Where the heatmaps are written.
     skip_below
         See `RunOptions`.
+    resume
+        What an earlier run has finished is not done again; stores in `folder` are replaced.
     listen
         Called with progress events.
 
@@ -88,8 +100,7 @@ def run_cascade(
                 setup, heatmaps, plan.selected[s], background=background, below=skip_below
             )
             with ExitStack() as stack:
-                turned = plan.stages[s].pace.turned
-                output = _begin(model, setup, folder, stack, turned=turned)
+                output = _begin(model, plan, s, folder, stack, resume)
                 report = run_stage(
                     setup,
                     connect(setup, heatmaps, {k: v for (i, k), v in shared.items() if i == s}),
@@ -98,6 +109,7 @@ def run_cascade(
                     output.reducer,
                     pace=plan.stages[s].pace,
                     device_output=output.on_device,
+                    kept=output.kept,
                     folder=folder if plan.stages[s].cut_bytes else None,
                     slide=plan.slide,
                     listen=listen,
@@ -105,7 +117,7 @@ def run_cascade(
             heatmap = heatmaps[setup.spec.output.name] = HeatmapStore.open(output.path)
             if skipping:
                 report = replace(report, skipped=skipping.report(heatmap))
-            means = output.means | neighbour_layer(setup, heatmap, folder)
+            means = output.means | neighbour_layer(setup, heatmap, folder, again=resume is not None)
             if means:
                 found = {str(name): means[name].mean for name in setup.layers.names}
                 report = replace(report, uncertainty=found)
@@ -126,28 +138,32 @@ class _Output:
     path: Path
     reducer: Reducer
     on_device: DeviceOutput | None
+    kept: KeptRows | None
     means: dict[str, LayerMean]
     """Of the layers of uncertainty, once they are written."""
 
 
 def _begin(
-    model: Model, setup: StageSetup, folder: Path, stack: ExitStack, *, turned: bool
+    model: Model, plan: Plan, s: int, folder: Path, stack: ExitStack, resume: Resume | None
 ) -> _Output:
     """Begin the heatmap of a stage and, for the last one, the mask; `stack` ends them."""
-    card, s = model.card, model.card.stages.index(setup.spec)
-    last = s == len(card.stages) - 1
+    card, setup, turned = model.card, plan.setups[s], plan.stages[s].pace.turned
+    last, again = s == len(card.stages) - 1, resume is not None
+    kept = _kept(model, plan, s, resume)
     path = folder / ("heatmap.zarr" if last else f"stage-{setup.spec.output.name}.zarr")
-    kept = kept_channels(card, setup)
-    codes = stack.enter_context(
+    channels = kept_channels(card, setup)
+    codes: Sink = stack.enter_context(
         HeatmapStore.create(
             path,
             setup.placement,
-            channels=[setup.channels[i] for i in kept],
+            channels=[setup.channels[i] for i in channels],
             colors={spec.name: spec.color for spec in card.classes},
+            overwrite=again,
             turned=turned,
         )
     )
-    reducers: list[Reducer] = [Probabilities(codes, channels=kept)]
+    codes = codes if kept is None else kept.sink(CODES, codes)
+    reducers: list[Reducer] = [Probabilities(codes, channels=channels)]
     labels: Sink | None = None
     if last:
         labels = stack.enter_context(
@@ -155,33 +171,37 @@ def _begin(
                 folder / MASK,
                 setup.placement,
                 classes=[LabelClass(spec.name, spec.color) for spec in card.classes],
+                overwrite=again,
                 turned=turned,
             )
         )
+        labels = labels if kept is None else kept.sink(LABELS, labels)
         reducers.append(labeller(card, labels))
     reducer: Reducer = Reducers(reducers)
     if setup.layers.names:
-        layers, means = begin_layers(setup, folder, stack, turned=turned)
+        layers, means = begin_layers(setup, folder, stack, turned=turned, kept=kept)
         reducer = Reducers([ClassPlanes(reducer, len(setup.channels)), *layers])
-        return _Output(path, reducer, None, means)  # layers are made of slabs on the host
+        return _Output(path, reducer, None, kept, means)  # layers are made of slabs on the host
     device = device_of(model.predictors[s])
     on_device = None
     if setup.spec.kind == "segmenter" and device is not None and device.startswith("cuda"):
-        on_device = _device_output(card, device, kept, codes, labels)
-    return _Output(path, reducer, on_device, {})
+        on_device = _device_output(card, device, channels, codes, labels)
+    return _Output(path, reducer, on_device, kept, {})
 
 
-def kept_channels(card: ModelCard, setup: StageSetup) -> list[int]:
-    """Return the classes worth keeping: all but the background, unless a later stage reads it."""
-    output = setup.spec.output.name
-    wanted = {
-        channel
-        for stage in card.stages
-        for spec in stage.inputs
-        if spec.source == output
-        for channel in spec.channels
-    }
-    return [i for i, name in enumerate(setup.channels) if i > 0 or name in wanted]
+def _kept(model: Model, plan: Plan, s: int, resume: Resume | None) -> KeptRows | None:
+    """Return what an earlier run has finished of a stage; `None` where nobody is to know."""
+    if resume is None:
+        return None
+    setup, last = plan.setups[s], s == len(plan.setups) - 1
+    return resume.stage(
+        model,
+        setup,
+        plan.selected[s],
+        pace=plan.stages[s].pace,
+        decoding=plan.decoding,
+        parts=(CODES, LABELS, *stitched_layers(setup)) if last else (CODES,),
+    )
 
 
 def labeller(card: ModelCard, sink: Sink) -> Reducer:

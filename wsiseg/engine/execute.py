@@ -16,6 +16,7 @@ from wsiseg.engine.cuts import keep_cuts
 from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone, ignore
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import Input, TileReader
+from wsiseg.engine.kept import KeptRows, column_span, rows_of_tiles
 from wsiseg.engine.on_device import (
     DeviceOutput,
     DevicePredictor,
@@ -120,6 +121,9 @@ class StageReport:
     uncertainty: Mapping[str, float | None] | None = None
     """Mean of each layer over the pixels that have a value; `None` where none was asked for."""
 
+    kept: int = 0
+    """Tiles that an earlier run, which was ended, had finished."""
+
 
 def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     setup: StageSetup,
@@ -130,6 +134,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     *,
     pace: Pace,
     device_output: DeviceOutput | None = None,
+    kept: KeptRows | None = None,
     folder: Path | None = None,
     slide: str = "",
     listen: Listener = ignore,
@@ -155,6 +160,8 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     device_output
         Given, a dense output is stitched on the device where its front fits there; it writes into
         the sinks of `reducer`.
+    kept
+        Rows that are finished already; what gives them to `reducer` is in its sinks.
     folder
         Where blocks that several columns need wait in a file; `None`: they are made again.
     slide
@@ -180,8 +187,9 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         if folder is not None:
             inputs = stack.enter_context(keep_cuts(setup, inputs, columns, selected, folder))
 
-        def run(column: Column) -> Iterator[int]:  # what a column needs is freed before the next
-            batches = list(batches_of(column.part_of(selected), pace.batch_size))
+        def run(  # what a column needs is freed before the next
+            column: Column, batches: list[Indices]
+        ) -> Iterator[int]:
             reader = TileReader(setup, inputs, column, batches)
             stitcher = device_output and make_stitcher(setup, column, device_output)
             if device_output and stitcher and isinstance(predictor, DevicePredictor):
@@ -191,8 +199,14 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
             results = _predicted(setup, reader, iter(batches), predictor, pace, clock)
             return _stitched(setup, column, results, reducer, clock)
 
+        finished = 0
         for column in columns:
-            for done in run(column):
+            batches = list(batches_of(column.part_of(selected), pace.batch_size))
+            if kept is not None:
+                batches, before = _missing(setup, column, batches, kept)
+                finished += before
+                listen(TilesDone(slide, setup.spec.name, before))
+            for done in run(column, batches):
                 listen(TilesDone(slide, setup.spec.name, done))
                 trim_heap()
     reducer.finish()
@@ -207,7 +221,20 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         predict_s=clock.seconds["predict"],
         write_s=clock.seconds["write"],
         wait_s=clock.seconds["wait"],
+        kept=finished,
     )
+
+
+def _missing(
+    setup: StageSetup, column: Column, batches: list[Indices], kept: KeptRows
+) -> tuple[list[Indices], int]:
+    """Return the batches with a tile that touches unfinished rows, and the tiles of all others.
+
+    They are whole as they were: a tile's last bits may depend on its place in the batch.
+    """
+    rows = rows_of_tiles(setup, column, kept.missing(column_span(setup, column)))
+    missing = [batch for batch in batches if rows[batch[:, 0]].any()]
+    return missing, sum(map(len, batches)) - sum(map(len, missing))
 
 
 def _predicted(
@@ -323,10 +350,4 @@ def _placed(setup: StageSetup, column: Column, slab: AnySlab) -> AnySlab:
     """Return a slab of a column moved to its place, without what other columns decide."""
     if setup.spec.kind != "segmenter":
         return slab.moved(column.tiles.start)
-    grid = setup.grid.turned if column.turned else setup.grid
-    *_, width = grid.shape
-    *_, stride = grid.stride
-    *_, count = grid.counts
-    left = column.decided.start * stride
-    right = width if column.decided.stop == count else column.decided.stop * stride
-    return slab.moved(column.offset).within(left, right)
+    return slab.moved(column.offset).within(*column_span(setup, column))

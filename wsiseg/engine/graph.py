@@ -18,7 +18,7 @@ from wsiseg.source import Pyramid, View
 from wsiseg.stitch import Placement
 from wsiseg.tissue import TissueMask
 
-__all__ = ["StageInput", "StageSetup", "lay_out", "select_tiles"]
+__all__ = ["StageInput", "StageSetup", "kept_channels", "lay_out", "select_tiles"]
 
 CERTAIN = UncertaintyOptions()
 PROBABILITIES_ONLY = StageLayers()
@@ -208,3 +208,16 @@ def select_tiles(setup: StageSetup, tissue: TissueMask, min_fraction: float) -> 
         return np.ones(setup.grid.counts, np.bool_)
     least = 0.0 if setup.spec.kind == "segmenter" else min_fraction
     return tissue.select(setup.grid, setup.reference.downsample, least)
+
+
+def kept_channels(card: ModelCard, setup: StageSetup) -> list[int]:
+    """Return the classes worth keeping: all but the background, unless a later stage reads it."""
+    output = setup.spec.output.name
+    wanted = {
+        channel
+        for stage in card.stages
+        for spec in stage.inputs
+        if spec.source == output
+        for channel in spec.channels
+    }
+    return [i for i, name in enumerate(setup.channels) if i > 0 or name in wanted]

@@ -38,7 +38,7 @@ class Marker:
     def of_folder(cls, folder: Path, kind: str, slide: str | None) -> "Marker":
         """Return the marker of a folder just filled."""
         paths = sorted(path for path in folder.iterdir() if path.name != MARKER)
-        return cls(kind, slide or UNKNOWN, {path.name: _digest(path) for path in paths})
+        return cls(kind, slide or UNKNOWN, {path.name: digest(path) for path in paths})
 
     @classmethod
     def read(cls, folder: Path) -> "Marker | None":
@@ -88,7 +88,7 @@ def carry_over(earlier: Path, new: Path) -> dict[str, str]:
     renamed: dict[str, str] = {}
     for path in sorted(path for path in earlier.iterdir() if path.name != MARKER):
         recorded = written.get(path.name)
-        if recorded is not None and (recorded == UNKNOWN or _digest(path) == recorded):
+        if recorded is not None and (recorded == UNKNOWN or digest(path) == recorded):
             continue  # wsiseg's own, unchanged
         name = path.name
         if recorded is not None or (new / name).exists():
@@ -97,7 +97,7 @@ def carry_over(earlier: Path, new: Path) -> dict[str, str]:
     return renamed
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     if path.is_symlink() or not path.is_file() or not path.name.lower().endswith(HASHED):
         return UNKNOWN
     with path.open("rb") as file:

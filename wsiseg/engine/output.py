@@ -8,6 +8,7 @@ from pathlib import Path
 from wsiseg.engine.marker import Marker, carry_over
 from wsiseg.engine.working import working_folder
 from wsiseg.errors import RunError, WsisegError, WsisegWarning, unwritable
+from wsiseg.files import make_durable, make_durable_name
 
 __all__ = ["REPLACES", "finished_folder", "refuse_foreign"]
 
@@ -49,7 +50,9 @@ def finished_folder(
         with working_folder(final.parent) as partial, _final_names(partial, final):
             yield partial
             Marker.of_folder(partial, kind, slide).write(partial)
+            make_durable(partial)
             renamed = _replace(partial, final)
+            make_durable_name(final)
     except OSError as error:
         if isinstance(error, WsisegError):
             raise

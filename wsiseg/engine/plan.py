@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,9 @@ OUTPUT_BYTES = 200_000_000
 
 DECODE_PIXELS_PER_S = 100e6
 """Level pixels one thread decodes in a second (JPEG, measured 160-190 million, with reserve)."""
+
+
+NO_PACES: Mapping[str, Pace] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,15 @@ def make_plan(
     tissue_options: TissueOptions,
     options: RunOptions,
     decoding: DecodingChoice = EXACT,
+    paces: Mapping[str, Pace] = NO_PACES,
 ) -> Plan:
     """Count tiles, bytes, memory and seconds; time one batch of zeros through each network.
+
+    Parameters
+    ----------
+    paces
+        How stages were driven by an earlier run that is to be repeated or gone on with, by their
+        names. Taken again, but for the workers, where memory, device and options allow it.
 
     Raises
     ------
@@ -158,7 +169,8 @@ def make_plan(
         tuned = next((t for t in measured if t.stage == setup.spec.name), None)
         mine = {i: block for (s, i), block in blocks.items() if s == k}
         predictor, device = model.predictors[k], model.device
-        counted = _Stage(setup, setups[:k], chosen, predictor, device, mine, tuned)
+        pinned = paces.get(setup.spec.name)
+        counted = _Stage(setup, setups[:k], chosen, predictor, device, mine, tuned, pinned)
         # Allocators keep what they once had, so the stages' buffers add up.
         spent = sum(stage.buffer_bytes for stage in stages)
         stages.append(counted.plan(options, budget - spent - OUTPUT_BYTES))
@@ -197,6 +209,9 @@ class _Stage:
     tuned: StageTuning | None = None
     """What was measured to be the fastest on this CPU."""
 
+    pinned: Pace | None = None
+    """How it was driven before."""
+
     @property
     def tiles(self) -> int:
         """Tiles that run."""
@@ -205,6 +220,8 @@ class _Stage:
     def plan(self, options: RunOptions, budget: int) -> StagePlan:
         """Return the fastest plan whose memory, beside what is there now, is within `budget`."""
         cores = usable_cores() if options.threads is None else options.threads
+        if self.pinned is not None and (again := self._again(self.pinned, options, cores, budget)):
+            return again
         batch = options.batch_size
         if batch is None:
             batch = self._default_batch(cores)
@@ -227,6 +244,29 @@ class _Stage:
             else:
                 break
         return self._counted(pace, seconds, needed)
+
+    def _again(
+        self, pinned: Pace, options: RunOptions, cores: int, budget: int
+    ) -> StagePlan | None:
+        """Return the plan that repeats an earlier run bit for bit; `None` if that cannot be."""
+        if options.batch_size not in (None, pinned.batch_size):
+            return None
+        if pinned.on_device != (self.device != "cpu"):
+            return None
+        batches = ceil_div(self.tiles, pinned.batch_size)
+        workers = cores if pinned.on_device else cores // (pinned.threads or 1)
+        workers = max(1, workers if pinned.on_device else min(workers, batches))
+        walk = _Walk(pinned.column, pinned.turned)
+        while True:
+            pace = replace(pinned, workers=workers)
+            seconds = self._time_batch(pace)
+            needed = self._front_bytes(walk) + self._batch_bytes(pace)
+            if resident_memory() + needed <= budget:
+                return self._counted(pace, seconds, needed)
+            self._rest()
+            if workers == 1:
+                return None
+            workers //= 2
 
     def _rest(self) -> None:
         """Free the activations of a batch that was too large."""

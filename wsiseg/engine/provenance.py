@@ -3,20 +3,33 @@
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from wsiseg import __version__
 from wsiseg.engine.execute import StageReport
 from wsiseg.engine.plan import Plan
+from wsiseg.machine import cpu_name
 from wsiseg.model import Model
+from wsiseg.model.gpus import gpu_name
 from wsiseg.options import EmbedOptions, SegmentOptions
 from wsiseg.source import Pyramid
 from wsiseg.tissue import TissueMask
 
-__all__ = ["fingerprint", "run_record", "summary_head", "versions"]
+__all__ = [
+    "code_fingerprint",
+    "fingerprint",
+    "hardware",
+    "lasting",
+    "run_record",
+    "summary_head",
+    "versions",
+]
 
 BLOCK = 1 << 16
 SAMPLES = 64
@@ -37,6 +50,39 @@ PACKAGES = (
 )
 
 
+CODE = ("engine", "grid", "model", "resample", "source", "stitch", "tissue")
+"""Folders whose code makes heatmaps, masks and vectors."""
+
+MOMENTARY = (
+    "slide.path",
+    "model.path",
+    "model.device",
+    "model.processor",
+    "model.tuning",
+    "options.run.threads",
+    "options.run.memory_bytes",
+    "options.run.device",
+    "plan.projected_bytes",
+    "plan.memory_bytes",
+    "plan.seconds",
+    "plan.decoding.read_s",
+    "plan.decoding.predict_s",
+    "plan.stages.seconds",
+    "plan.stages.buffer_bytes",
+    "plan.stages.pace.workers",
+    "stages.seconds",
+    "stages.read_s",
+    "stages.predict_s",
+    "stages.write_s",
+    "stages.wait_s",
+    "stages.kept",
+    "reads",
+    "summary.seconds",
+    "versions.system",
+)
+"""Parts of `run.json` that are of the moment or the machine; see `lasting`."""
+
+
 def run_record(
     slide: Pyramid,
     model: Model,
@@ -49,6 +95,8 @@ def run_record(
     """Return the content of `run.json`: slide, model, options, spacing, reads, machine, times."""
     return {
         "wsiseg": __version__,
+        "code": code_fingerprint(),
+        "command": "embed" if isinstance(options, EmbedOptions) else "segment",
         "slide": _describe_slide(slide),
         "model": _describe_model(model),
         "options": asdict(options),
@@ -58,6 +106,44 @@ def run_record(
         "summary": summary,
         "versions": versions(),
     }
+
+
+def lasting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record without what two runs of the same work may say differently.
+
+    That is times, memory, what was decoded and what was kept of a run that was ended; workers; and
+    where slide, model and the machine are found.
+    """
+    found: dict[str, Any] = orjson.loads(orjson.dumps(record))
+    for path in MOMENTARY:
+        _drop(found, path.split("."))
+    return found
+
+
+def _drop(found: Any, path: Sequence[str]) -> None:  # noqa: ANN401 - JSON
+    first, *rest = path
+    if isinstance(found, list):
+        for item in found:
+            _drop(item, path)
+    elif isinstance(found, dict) and rest:
+        _drop(found.get(first), rest)
+    elif isinstance(found, dict):
+        found.pop(first, None)
+
+
+def hardware(device: str) -> str:
+    """Return the name of what computes: of the processor, or of the GPU."""
+    return cpu_name() if device == "cpu" else gpu_name(device)
+
+
+@cache
+def code_fingerprint() -> str:
+    """Return a hash of the code that makes heatmaps, masks and vectors."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    paths = [path for folder in CODE for path in sorted((package / folder).rglob("*.py"))]
+    for path in [*paths, *sorted(package.glob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def summary_head(slide: Pyramid, model: Model, tissue: TissueMask) -> dict[str, Any]:
@@ -103,9 +189,11 @@ def _describe_model(model: Model) -> dict[str, Any]:
         "name": model.card.name,
         "version": model.card.version,
         "digest": model.digest,
+        "path": str(model.path),
         "intended_use": model.card.provenance.intended_use,
         "backend": model.backend,
         "device": model.device,
+        "processor": hardware(model.device),
         "precision": model.precision,
         "tuning": asdict(model.tuning) if model.tuning else None,
     }

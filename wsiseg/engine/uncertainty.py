@@ -18,7 +18,6 @@ from wsiseg.stitch import (
     LayerCodes,
     LayerMean,
     NeighbourSpread,
-    Placement,
     Reducer,
     Sink,
     Values,
@@ -29,8 +28,16 @@ from wsiseg.stitch import (
 
 if TYPE_CHECKING:
     from wsiseg.engine.graph import StageSetup
+    from wsiseg.engine.kept import KeptRows
 
-__all__ = ["StageLayers", "begin_layers", "layer_path", "neighbour_layer", "require_layers"]
+__all__ = [
+    "StageLayers",
+    "begin_layers",
+    "layer_path",
+    "neighbour_layer",
+    "require_layers",
+    "stitched_layers",
+]
 
 QUARTER_TURNS = 8
 """Views with turns by 90 degrees among them."""
@@ -163,10 +170,30 @@ def layer_path(folder: Path, name: str) -> Path:
     return folder / f"uncertainty-{name}.zarr"
 
 
+def stitched_layers(setup: "StageSetup") -> tuple[UncertaintyLayer, ...]:
+    """Return the layers that are made while the stage is stitched, not from its heatmap."""
+    dense = setup.layers.blended_shares is not None
+    return tuple(name for name in setup.layers.names if name != "overlap" or dense)
+
+
 def begin_layers(
-    setup: "StageSetup", folder: Path, stack: ExitStack, *, turned: bool
+    setup: "StageSetup",
+    folder: Path,
+    stack: ExitStack,
+    *,
+    turned: bool,
+    kept: "KeptRows | None" = None,
 ) -> tuple[list[Reducer], dict[str, LayerMean]]:
     """Begin the layers that are made while the stage is stitched; `stack` ends them.
+
+    Parameters
+    ----------
+    setup, folder, stack
+        The stage, where layers are written, and what ends them.
+    turned
+        The walk is from left to right.
+    kept
+        Rows that are finished already; stores are then replaced.
 
     Returns
     -------
@@ -178,24 +205,32 @@ def begin_layers(
     reducers: list[Reducer] = []
     means: dict[str, LayerMean] = {}
     measure: Callable[[Values], Values]
-    for name in layers.names:
+    for name in stitched_layers(setup):
         if name == "entropy":
             channels = slice(classes)
             measure = partial(entropy, exclusive=layers.exclusive)
-        elif name in variances:
+        else:
             place = classes + variances.index(name)
             channels, measure = slice(place, place + 1), deviation
-        else:
-            continue
-        means[name] = LayerMean(_create(setup.placement, folder, name, layers, stack, turned))
-        reducers.append(LayerCodes(means[name], channels, measure))
+        store = _create(setup, folder, name, stack, turned=turned, again=kept is not None)
+        means[name] = LayerMean(store)
+        sink = means[name] if kept is None else kept.sink(name, means[name])
+        reducers.append(LayerCodes(sink, channels, measure))
     return reducers, means
 
 
 def neighbour_layer(
-    setup: "StageSetup", heatmap: HeatmapStore, folder: Path
+    setup: "StageSetup", heatmap: HeatmapStore, folder: Path, *, again: bool = False
 ) -> dict[str, LayerMean]:
-    """Write the overlap of a classifier's patches from the heatmap it wrote, if asked for."""
+    """Write the overlap of a classifier's patches from the heatmap it wrote, if asked for.
+
+    Parameters
+    ----------
+    setup, heatmap, folder
+        The stage, its heatmap, and where the layer is written.
+    again
+        A layer that is there is replaced.
+    """
     layers = setup.layers
     if "overlap" not in layers.names or layers.dense:
         return {}
@@ -208,7 +243,7 @@ def neighbour_layer(
         rest_share=layers.shares[0] if has_rest else 0.0,
     )
     with ExitStack() as stack:
-        sink = _create(setup.placement, folder, "overlap", layers, stack, turned=False)
+        sink = _create(setup, folder, "overlap", stack, turned=False, again=again)
         mean, top = LayerMean(sink), 0
         height, width = heatmap.shape
         codes, depth = ChunkRows(heatmap.codes), max(1, SPREAD_CELLS // width)
@@ -220,13 +255,15 @@ def neighbour_layer(
 
 
 def _create(
-    placement: Placement,
+    setup: "StageSetup",
     folder: Path,
     name: UncertaintyLayer,
-    layers: StageLayers,
     stack: ExitStack,
+    *,
     turned: bool,
+    again: bool,
 ) -> Sink:
+    layers = setup.layers
     attributes: dict[str, Any] = {"layer": name, "meaning": MEANING[name]}
     if name == "tta":
         attributes["views"] = layers.views
@@ -235,9 +272,10 @@ def _create(
     return stack.enter_context(
         HeatmapStore.create(
             layer_path(folder, name),
-            placement,
+            setup.placement,
             channels=[name],
             attributes=attributes,
+            overwrite=again,
             turned=turned,
         )
     )

@@ -1,23 +1,36 @@
 """Hidden folders of a run in progress, and what becomes of those of runs that were killed."""
 
+import hashlib
 import logging
 import os
-import platform
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["make_working_folder", "sweep", "working_folder"]
+from wsiseg.engine.claim import host, is_alive
+from wsiseg.engine.journal import Journal
+from wsiseg.errors import LeaseError
+
+__all__ = [
+    "discard_journal",
+    "journal_folder",
+    "make_working_folder",
+    "slide_journal",
+    "sweep",
+    "working_folder",
+]
 
 log = logging.getLogger(__name__)
 
 PREFIX = ".wsiseg-"
 ASIDE = "old-"
 """Holds an earlier result while the new one takes its name."""
+
+KEPT = "run-"
+"""Holds what is finished of a slide, until its result stands."""
 
 NAME = re.compile(rf"{re.escape(PREFIX)}({ASIDE})?(\d+)@(.+)-[a-z0-9_]+")
 
@@ -41,9 +54,64 @@ def make_working_folder(parent: Path, *, aside: bool = False) -> Path:
         It is to hold an earlier result, which `sweep` puts back.
     """
     kind = ASIDE if aside else ""
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}{os.getpid()}@{_host()}-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}{os.getpid()}@{host()}-", dir=parent))
     folder.chmod(0o755)  # mkdtemp's folders are for their owner alone
     return folder
+
+
+def journal_folder(out: Path, name: str, kind: str) -> Path:
+    """Return the hidden folder of a slide's run, beside its result: the same one each time.
+
+    Parameters
+    ----------
+    out, name
+        The result will be `out/name`.
+    kind
+        The command, `segment` or `embed`: both may be under way.
+    """
+    final = out / name
+    key = hashlib.sha256(f"{kind} {final.name}".encode(errors="surrogateescape")).hexdigest()[:8]
+    stem = re.sub(r"[^\w.-]", "_", final.name)[:40]
+    return final.parent / f"{PREFIX}{KEPT}{kind}-{stem}-{key}"
+
+
+@contextmanager
+def slide_journal(out: Path, name: str, kind: str, *, guarded: bool = False) -> Iterator[Journal]:
+    """Yield the journal of a slide's run; its folder goes when the block ends without an error.
+
+    It stays after an error, or when the process is killed, so that the next run goes on there; but
+    not while nothing is finished in it.
+
+    Parameters
+    ----------
+    out, name, kind
+        See `journal_folder`.
+    guarded
+        See `Claim`.
+
+    Raises
+    ------
+    LeaseError
+        If another process works on this slide.
+    RunError, DiskFullError
+        If the folder cannot be written.
+    """
+    with Journal(journal_folder(out, name, kind), guarded=guarded) as journal:
+        try:
+            yield journal
+        except BaseException:
+            if journal.is_empty:
+                shutil.rmtree(journal.folder, ignore_errors=True)
+            raise
+        shutil.rmtree(journal.folder, ignore_errors=True)
+
+
+def discard_journal(out: Path, name: str, kind: str) -> None:
+    """Remove what a killed run left of a slide whose result stands, unless somebody works there."""
+    folder = journal_folder(out, name, kind)
+    if folder.is_dir():
+        with suppress(LeaseError), Journal(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(parents: Iterable[Path]) -> None:
@@ -54,7 +122,7 @@ def sweep(parents: Iterable[Path]) -> None:
     for parent in parents:
         for folder in parent.glob(f"{PREFIX}*"):
             match = NAME.fullmatch(folder.name)
-            if match is None or match[3] != _host() or _is_alive(int(match[2])):
+            if match is None or match[3] != host() or is_alive(int(match[2])):
                 continue
             log.info("%s: removed; its process was killed", folder)
             if match[1]:
@@ -66,25 +134,3 @@ def _put_back(aside: Path) -> None:
     for earlier in aside.iterdir():
         if not (aside.parent / earlier.name).exists():
             earlier.rename(aside.parent / earlier.name)
-
-
-@cache
-def _host() -> str:
-    """Return what tells machines, and containers, apart: each counts its own processes."""
-    try:
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
-    except OSError:
-        namespace = 0
-    return re.sub(r"[^A-Za-z0-9.]", "-", platform.node())[:60] + f"-{namespace}"
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name != "posix":  # where signal 0 is no question but an interrupt
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-__all__ = ["count_gpus", "make_current"]
+__all__ = ["count_gpus", "gpu_name", "make_current"]
 
 
 def count_gpus() -> int:
@@ -24,3 +24,10 @@ def make_current(device: str) -> None:
         import torch
 
         torch.cuda.set_device(device)
+
+
+def gpu_name(device: str) -> str:
+    """Return the name of the GPU `cuda` or `cuda:<n>`."""
+    import torch
+
+    return torch.cuda.get_device_name(device)

@@ -11,14 +11,13 @@ CPU it ran MobileNetV2 and ResNet18 at a third to two thirds of ONNX Runtime's s
 
 import json
 import math
-import platform
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from wsiseg.errors import ModelError
-from wsiseg.machine import usable_cores
+from wsiseg.machine import cpu_name, usable_cores
 from wsiseg.model.backends import stage_graph
 from wsiseg.model.cache import cache_key, cached_file, code_fingerprint
 from wsiseg.model.card import SLIDE, StageSpec
@@ -48,7 +47,6 @@ SECONDS = 1.0
 """After this no further batch size is tried; backends always are."""
 
 LIBRARIES = ("onnxruntime", "openvino", "torch")
-CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +173,7 @@ def _candidates(precision: Precision) -> tuple[str, ...]:
 
 def _machine() -> tuple[object, ...]:
     """Return what a measurement holds for: CPU, cores, and versions of the libraries."""
-    return (_cpu_name(), usable_cores(), eight_bits_saturate(), *library_versions())
-
-
-def _cpu_name() -> str:
-    try:
-        with CPUINFO.open(encoding="utf-8") as lines:
-            return next((line.strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
+    return (cpu_name(), usable_cores(), eight_bits_saturate(), *library_versions())
 
 
 def _request(

@@ -6,7 +6,7 @@ from typing import Any
 
 from wsiseg.embedding import embed, require_parquet
 from wsiseg.engine import Listener, ignore
-from wsiseg.engine.working import working_folder
+from wsiseg.engine.working import slide_journal
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import EmbedOptions
 from wsiseg.run.devices import on_first_device
@@ -53,8 +53,8 @@ def embed_folder(
     loaded = load_for_run(model, on_first_device(chosen.run))
 
     def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        with working_folder(out) as folder:
-            found = embed(slide, loaded, options=chosen, work_dir=folder, listen=listen)
+        with slide_journal(out, job.output, "embed") as journal:
+            found = embed(slide, loaded, options=chosen, journal=journal, listen=listen)
             found.write(out, name=job.output)
             return found.summary()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from wsiseg.engine import Listener, fingerprint, ignore, require_layers
 from wsiseg.engine.output import may_replace, refuse_foreign
-from wsiseg.engine.working import sweep, working_folder
+from wsiseg.engine.working import slide_journal, sweep
 from wsiseg.errors import UsageError, WsisegError, WsisegWarning, unwritable
 from wsiseg.model import Model, load_for_run, require_task, suits_gpu
 from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
@@ -140,8 +140,8 @@ def _segment_one(
     job: SlideJob, listen: Listener, model: Model, out: Path, options: SegmentOptions
 ) -> SlideReport:
     def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        with working_folder(out) as folder:
-            result = segment(slide, model, options=options, work_dir=folder, listen=listen)
+        with slide_journal(out, job.output, "segment") as journal:
+            result = segment(slide, model, options=options, journal=journal, listen=listen)
             result.write(out, name=job.output)
             return result.summary()
 

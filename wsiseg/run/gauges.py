@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from wsiseg.annotations import ImageRef, write_annotations
 from wsiseg.engine import StagePlan, StageSetup, annotate_labels
 from wsiseg.engine.blocks import BlockUses, block_box
-from wsiseg.engine.cascade import kept_channels, labeller
+from wsiseg.engine.cascade import labeller
 from wsiseg.engine.execute import Threaded
-from wsiseg.engine.graph import StageInput
+from wsiseg.engine.graph import StageInput, kept_channels
 from wsiseg.engine.inputs import BLOCK, HeatmapInput, Input, SlideInput, TileReader
 from wsiseg.engine.share import share_levels
 from wsiseg.engine.walk import batches_of, runs_of

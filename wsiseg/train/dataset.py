@@ -6,6 +6,7 @@
     mapping = {Tumor = "tumour"}                # names in the label files -> classes
     ignore = ["Artefact"]                       # neither learned from nor scored
     within = ["Region*"]                        # only inside these is everything annotated
+    allow_empty = true                          # a file without outlines: nothing to find
 
     [[slides]]
     slide = "a.svs"                             # paths count from the file's folder
@@ -30,9 +31,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from wsiseg.annotations.labels import Labels, open_labels
+from wsiseg.annotations.labels import Labels, check_label_rules, open_labels
 from wsiseg.engine import fingerprint
-from wsiseg.errors import TrainingError
+from wsiseg.errors import LabelError, TrainingError
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
 
@@ -54,6 +55,8 @@ class LabelRules:
     mapping: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
+    allow_empty: bool = False
+    """Annotations without any object say that there is nothing to find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,8 @@ class Dataset:
     Raises
     ------
     TrainingError
-        If there are no slides, fewer than two classes, a file is missing, a patient or slide is in
-        two splits, or a slide is of two patients.
+        If there are no slides, fewer than two classes, the label rules make no sense, a file is
+        missing, a patient or slide is in two splits, or a slide is of two patients.
     """
 
     path: Path
@@ -106,6 +109,7 @@ class Dataset:
             for path in (entry.slide, entry.labels):
                 if not path.exists():
                     raise TrainingError(f"{self.path}: {path} is not there; correct the path")
+        self._check_rules()
         self._refuse_leakage()
 
     def open_labels(self, entry: SlideEntry, slide: Pyramid) -> Labels:
@@ -124,6 +128,7 @@ class Dataset:
             mapping=rules.mapping,
             ignore=rules.ignore,
             within=rules.within,
+            allow_empty=rules.allow_empty,
         )
 
     def of(self, *splits: Split) -> tuple[SlideEntry, ...]:
@@ -140,9 +145,19 @@ class Dataset:
             (fingerprint(e.slide), _content(e.labels), e.patient, e.split, e.mpp, dict(e.columns))
             for e in self.slides
         ]
-        rules = [dict(self.rules.mapping), self.rules.ignore, self.rules.within]
+        rules: list[Any] = [dict(self.rules.mapping), self.rules.ignore, self.rules.within]
+        rules += [True] * self.rules.allow_empty
         text = json.dumps([self.classes, rules, sorted(said, key=str)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _check_rules(self) -> None:
+        rules = self.rules
+        try:
+            check_label_rules(
+                self.classes, mapping=rules.mapping, ignore=rules.ignore, within=rules.within
+            )
+        except LabelError as error:
+            raise TrainingError(f"{self.path}: labels: {error}") from error
 
     def _refuse_leakage(self) -> None:
         _refuse_two_splits(self.path, "patient", [(e.patient, e) for e in self.slides])
@@ -202,9 +217,15 @@ def _rules(path: Path, content: object) -> LabelRules:
     rules = {} if content is None else content
     if not isinstance(rules, dict) or not isinstance(rules.get("mapping", {}), dict):
         raise TrainingError(f"{path}: labels: needed a table with a table mapping, found {rules!r}")
-    _refuse_unknown(path, rules, {"mapping", "ignore", "within"}, "labels.")
+    _refuse_unknown(path, rules, {"mapping", "ignore", "within", "allow_empty"}, "labels.")
+    allow_empty = rules.get("allow_empty", False)
+    if not isinstance(allow_empty, bool):
+        raise TrainingError(
+            f"{path}: labels.allow_empty: needed true or false, found {allow_empty!r}"
+        )
     mapping = {str(name): str(meant) for name, meant in rules.get("mapping", {}).items()}
-    return LabelRules(mapping, _names(path, rules, "ignore"), _names(path, rules, "within"))
+    ignore, within = (_names(path, rules, key) for key in ("ignore", "within"))
+    return LabelRules(mapping, ignore, within, allow_empty)
 
 
 def _names(

@@ -122,11 +122,13 @@ def _case(
         case = replace(case, columns=columns)
     if "objects" in compared or "points" in compared:
         drawn = find_prediction(predictions, entry, drawn=True)
+        # A program that finds nothing writes an empty file; a person's is mostly a mistake.
+        sides = ((drawn, True), (entry.labels, dataset.rules.allow_empty))
         if "objects" in compared:
-            both = (_objects(path, slide, dataset) for path in (drawn, entry.labels))
+            both = (_objects(path, slide, dataset, allow_empty=e) for path, e in sides)
             case = replace(case, objects=Pair(*both))
         if "points" in compared:
-            marks = (_points(path, slide, dataset) for path in (drawn, entry.labels))
+            marks = (_points(path, slide, dataset, allow_empty=e) for path, e in sides)
             case = replace(case, points=Pair(*marks))
     return case
 
@@ -135,7 +137,9 @@ def _mask_case(
     dataset: Dataset, entry: SlideEntry, slide: Pyramid, prediction: Path, spacing_um: float
 ) -> Case:
     view = slide.at(spacing_um)
-    predicted = open_labels(prediction, slide, dataset.classes, mapping=dataset.rules.mapping)
+    predicted = open_labels(
+        prediction, slide, dataset.classes, mapping=dataset.rules.mapping, allow_empty=True
+    )
     people = [
         replace(entry, labels=dataset.path.parent / labels)
         for column, labels in sorted(entry.columns.items())
@@ -153,18 +157,18 @@ def _mask_case(
     )
 
 
-def _objects(path: Path, slide: Pyramid, dataset: Dataset) -> Objects:
+def _objects(path: Path, slide: Pyramid, dataset: Dataset, *, allow_empty: bool) -> Objects:
     """Return the areas of a file that have a class, in level-0 pixels."""
-    areas = read_areas(path, slide)
+    areas = read_areas(path, slide, allow_empty=allow_empty)
     index = _class_index(path, areas.names, dataset)
     known = index > 0
     return Objects(areas.geometries[known], index[known])
 
 
-def _points(path: Path, slide: Pyramid, dataset: Dataset) -> PointSet:
+def _points(path: Path, slide: Pyramid, dataset: Dataset, *, allow_empty: bool) -> PointSet:
     """Return the points of a file that have a class; the middle of areas where it has none."""
     try:
-        points = read_points(path, slide)
+        points = read_points(path, slide, allow_empty=allow_empty)
         places, names = points.yx, points.names
     except AnnotationError:
         areas = read_areas(path, slide)

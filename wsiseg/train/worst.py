@@ -10,6 +10,7 @@ import shapely
 import torch
 
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef, write_geojson
+from wsiseg.source.naming import stem_of
 from wsiseg.train.lesson import LabelledSlide, StageLesson
 from wsiseg.train.places import Place, PlaceSampler
 from wsiseg.train.reading import SlidePatches, read_batches
@@ -43,7 +44,7 @@ def write_worst(run: "Training", folder: Path) -> list[Path]:
         *zip(run.train, lesson.slides, strict=True),
         *zip(run.tests, lesson.tests, strict=True),
     ]
-    stems = [slide.entry.slide.stem for slide, _ in slides]
+    stems = [stem_of(slide.entry.name) for slide, _ in slides]
     written = []
     for number, (slide, patches) in enumerate(slides):
         places = _places(lesson, number, len(run.train))

@@ -1,0 +1,24 @@
+"""Results for other programs, and what other programs wrote as annotations for QuPath.
+
+Everything starts from a finished result folder and is written a part at a time, so that memory does
+not grow with the slide.
+"""
+
+from wsiseg.exchange.export import FORMATS, export_result
+from wsiseg.exchange.finished import FinishedResult, find_results
+from wsiseg.exchange.imports import import_annotations, write_imported
+from wsiseg.exchange.request import ExportReport, ExportRequest
+from wsiseg.exchange.tiles import HeatmapTiles, TileTable
+
+__all__ = [
+    "FORMATS",
+    "ExportReport",
+    "ExportRequest",
+    "FinishedResult",
+    "HeatmapTiles",
+    "TileTable",
+    "export_result",
+    "find_results",
+    "import_annotations",
+    "write_imported",
+]
