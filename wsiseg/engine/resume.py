@@ -2,10 +2,10 @@
 
 A block is kept if all of this is as it was when it was made:
 
-* What is computed: the slide (by its fingerprint), its pixel size and reader; the stage as the
-  card has it, with its weights, grid, classes, calibration and threshold; the layers of
-  uncertainty; which tiles have tissue; `skip_below`; the heatmaps it reads, and so on for these; wsiseg's version and code; the versions
-  of the libraries that decode, reduce and predict.
+* What is computed: the slide (by its fingerprint), its pixel size and reader; the stage as the card
+  has it, with its weights, grid, classes, calibration, threshold and layers of uncertainty; which
+  tiles have tissue; `skip_below`; the heatmaps it reads, and so on for these; wsiseg's version and
+  code; the versions of the libraries that decode, reduce and predict.
 * How: backend, precision, processor or kind of GPU; exact or scaled decoding; batch size, columns
   and their direction; cores per call of the network. These may change the last bits. Where the user
   leaves them to the planner, the choices of the first run are taken again.
