@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import shapely
@@ -174,13 +174,13 @@ def _corner_shown(drawing: Drawing, slide: Pyramid) -> NDArray[np.float64]:
     """
     image = ImageRef.of(slide)
     usual, said, bounds = qupath_frame(image), drawing.image_shape, image.bounds
-    if said in {None, (usual.height, usual.width)}:
+    if said is None or said == (usual.height, usual.width):
         return np.array(usual.offset, np.float64)
     if said == image.shape:
         return np.zeros(2)
     if bounds is not None and said == bounds.shape:
         return np.array(bounds.start[::-1], np.float64)
-    height, width = cast("tuple[int, int]", said)
+    height, width = said
     raise AnnotationError(
         f"{drawing.path}: drawn on an image of {width} x {height} pixels, {slide.name} has "
         f"{image.shape[1]} x {image.shape[0]}; name the right slide, or annotate the largest image "
