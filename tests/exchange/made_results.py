@@ -8,9 +8,8 @@ import shapely
 from scipy.ndimage import gaussian_filter
 
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef, write_annotations
-from wsiseg.annotations.measure import area_mm2
+from wsiseg.annotations.measure import AREA, PROBABILITY, area_mm2
 from wsiseg.annotations.trace import to_level0, trace_labels
-from wsiseg.engine.annotate import AREA, PROBABILITY
 from wsiseg.geometry import Box, Spacing
 from wsiseg.stitch import HeatmapStore, LabelClass, LabelStore, Placement
 

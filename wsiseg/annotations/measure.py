@@ -11,7 +11,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-__all__ = ["area_mm2", "area_um2"]
+__all__ = ["AREA", "PROBABILITY", "area_mm2", "area_um2"]
+
+AREA = "wsiseg: Area mm^2"
+PROBABILITY = "wsiseg: Mean probability"
 
 
 def area_um2(geometries: NDArray[np.object_], *, pixel: Sequence[float]) -> NDArray[np.float64]:

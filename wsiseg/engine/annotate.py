@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef
-from wsiseg.annotations.measure import area_mm2
+from wsiseg.annotations.measure import AREA, PROBABILITY, area_mm2
 from wsiseg.annotations.simplify import drop_small, simplify
 from wsiseg.annotations.trace import TracedPolygons, to_level0, trace_labels
 from wsiseg.model import ModelCard
@@ -18,8 +18,6 @@ from wsiseg.tissue import TissueMask
 
 __all__ = ["AREA", "MEANS", "PROBABILITY", "annotate_labels", "annotate_tissue"]
 
-AREA = "wsiseg: Area mm^2"
-PROBABILITY = "wsiseg: Mean probability"
 MEANS: Mapping[str, str] = {
     "entropy": "wsiseg: Mean entropy",
     "overlap": "wsiseg: Mean overlap std",

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from wsiseg.annotations import AnnotationClass, Annotations, Polygons
 from wsiseg.annotations.base import UNCLASSIFIED, ObjectType
 from wsiseg.annotations.columns import usual_color
-from wsiseg.annotations.measure import area_mm2, area_um2
+from wsiseg.annotations.measure import AREA, area_mm2, area_um2
 from wsiseg.annotations.simplify import simplify
-from wsiseg.engine.annotate import AREA
 from wsiseg.exchange.finished import FinishedResult
 from wsiseg.exchange.request import ExportRequest
 from wsiseg.exchange.tiles import HeatmapTiles

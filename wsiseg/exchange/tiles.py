@@ -18,7 +18,10 @@ TILE_UM = 64.0
 """About the side of a tile of a dense heatmap: 256 pixels at 0.25 µm."""
 
 BAND = 512
-"""Rows of a heatmap looked at in one go."""
+"""Rows of a heatmap looked at in one go, at most."""
+
+TILES = 1 << 16
+"""Tiles made in one go, unless a single row has more: bounds what an export holds of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,9 @@ class HeatmapTiles:
         return y * down_y, x * down_x
 
     def __iter__(self) -> Iterator[TileTable]:
-        height = self._codes.shape[0]
-        step = max(1, BAND // self.pixels[0]) * self.pixels[0]
+        height, width = self._codes.shape
+        rows = min(BAND // self.pixels[0], TILES * self.pixels[1] // width)
+        step = max(1, rows) * self.pixels[0]
         for top in range(0, height, step):
             table = self._band(top, self._codes[top : min(top + step, height)])
             if len(table):
