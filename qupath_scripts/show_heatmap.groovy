@@ -413,8 +413,9 @@ def importResult(data, result, settings) {
         refuseOutside(one.objects, data.getServer())
         read[kind] = one
     }
-    def told = read.collect { kind, one -> "${kind}: " + replaceObjects(data, kind, one.header, one.objects, settings) }
-    def note = nest(data.getHierarchy(), settings.hierarchy)
+    def counts = read.collectEntries { kind, one -> [kind, replaceObjects(data, kind, one.header, one.objects, settings)] }
+    def told = counts.collect { kind, count -> "${kind}: ${tell(count)}" }
+    def note = nest(data.getHierarchy(), settings.hierarchy, counts.values().any { it.added > 0 })
     def other = result.image != null && fileOf(data.getServer().getURIs()) != null &&
         plain(result.image) != plain(fileOf(data.getServer().getURIs()).getName())
     return told.join('; ') + (note ? "; ${note}" : '') + (other ? "; note that it is the result of ${result.image}" : '')
@@ -446,7 +447,7 @@ def classOf(object) {
     return object.getPathClass() == null ? '' : object.getPathClass().toString()
 }
 
-/** Put objects in the place of those of an earlier import; returns how many of what. */
+/** Put objects in the place of those of an earlier import; returns how many became what. */
 def replaceObjects(data, kind, header, objects, settings) {
     def hierarchy = data.getHierarchy()
     def model = header != null && header.model ? header.model.toString().replaceFirst(/\s+\S+$/, '') : ''
@@ -508,6 +509,10 @@ def replaceObjects(data, kind, header, objects, settings) {
     else
         hierarchy.fireHierarchyChangedEvent(this)
     data.setProperty(key, lines.join('\n'))
+    return counts
+}
+
+def tell(counts) {
     def told = ["${counts.added} added"]
     if (counts.updated) told << "${counts.updated} were there"
     if (counts.removed) told << "${counts.removed} of an earlier result removed"
@@ -517,12 +522,12 @@ def replaceObjects(data, kind, header, objects, settings) {
 }
 
 /** Nest objects in the annotations around them, where that is wanted and quick. */
-def nest(hierarchy, wanted) {
-    def annotations = hierarchy.getAnnotationObjects().size(), detections = hierarchy.getDetectionObjects().size()
-    if (wanted == 'no' || annotations == 0 || annotations + detections < 2)
+def nest(hierarchy, wanted, isNew) {
+    def annotations = hierarchy.getAnnotationObjects().size(), detections = hierarchy.getDetectionObjects()
+    if (wanted == 'no' || (wanted == 'auto' && !isNew) || annotations == 0 || annotations + detections.size() < 2)
         return ''
-    if (wanted == 'auto' && (annotations > 100 || detections > 1000))
-        return 'not nested, as there are many; Objects > Annotations > Resolve hierarchy does it'
+    if (wanted == 'auto' && (annotations > 100 || detections.size() > 1000 || detections.any { it.isTile() }))
+        return 'not nested, as there are many objects or tiles; Objects > Annotations > Resolve hierarchy does it'
     hierarchy.resolveHierarchy()
     return ''
 }

@@ -12,6 +12,30 @@ import qupath.lib.projects.Project
 import qupath.lib.projects.ProjectImageEntry
 import qupath.lib.scripting.QP
 
+/** What a script prints, and when each line was complete. */
+class Printed extends StringWriter {
+    final List<Long> times = []
+
+    private void note(String text) {
+        text.findAll('\n').each { times.add(System.currentTimeMillis()) }
+    }
+
+    void write(String text) {
+        super.write(text)
+        note(text)
+    }
+
+    void write(String text, int start, int length) {
+        super.write(text, start, length)
+        note(text.substring(start, start + length))
+    }
+
+    void write(char[] text, int start, int length) {
+        super.write(text, start, length)
+        note(new String(text, start, length))
+    }
+}
+
 def gson = new GsonBuilder().serializeNulls().create()
 def imports = new ImportCustomizer()
 imports.addStaticStars('qupath.lib.gui.scripting.QPEx')
@@ -63,7 +87,7 @@ System.in.withReader('UTF-8') { reader ->
                 change(step)
                 return null
             }
-            def out = new StringWriter(), failure = null, trace = null
+            def out = new Printed(), failure = null, trace = null
             def before = System.out
             try {
                 if (!compiled.containsKey(step.script))
@@ -85,7 +109,7 @@ System.in.withReader('UTF-8') { reader ->
             }
             def options = QP.world.viewer?.getOverlayOptions()
             def mapper = options?.mapper
-            return [lines: out.toString().readLines(), error: failure, trace: trace, images: shown(),
+            return [lines: out.toString().readLines(), times: out.times, error: failure, trace: trace, images: shown(),
                     view: mapper == null ? null : [name: mapper.name, colors: mapper.colors, count: mapper.count, low: mapper.low, high: mapper.high, filled: options.filled]]
         }
         println gson.toJson([groovy: GroovySystem.version, steps: results])

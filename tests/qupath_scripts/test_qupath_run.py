@@ -5,6 +5,7 @@ import re
 import sys
 import time
 import uuid
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,20 @@ def test_the_real_program(qupath, slide, tmp_path):
     assert len(ids) == len(set(ids)) == 3  # one of the model, the tissue, and what was there
     inner = next(each for each in first["images"][0]["objects"] if each["parent"])
     assert inner["class"] not in {"Mine", "Tissue"}
+
+
+def test_progress_is_shown_while_wsiseg_runs(qupath, slide, tmp_path):
+    slowly = """
+import time
+for number in range(5):
+    print("progress: part", number, file=sys.stderr, flush=True)
+    time.sleep(0.4)
+"""
+    (done,) = segmented(qupath, slide, stand_in(tmp_path / "bin", slide, slowly))
+    shown = zip(done["lines"], done["times"], strict=True)
+    times = [when for line, when in shown if line.startswith("  progress: part")]
+    gaps = [later - sooner for sooner, later in pairwise(times)]
+    assert sum(gap > 150 for gap in gaps) >= 3, gaps  # shown at the end there is one at most
 
 
 def test_killing_the_script_ends_wsiseg(qupath, slide, tmp_path):

@@ -55,10 +55,13 @@ def test_the_import_of_annotations_leaves_tiles_alone(qupath, heatmaps):
         {"script": "show_heatmap", "args": [str(heatmaps)]},
         {"script": "import_annotations", "args": [str(heatmaps)]},
     ]
-    *_, last = qupath.run({"images": [image(SLIDE)], "open": 0, "folder": None, "steps": steps})
+    first, last = qupath.run({"images": [image(SLIDE)], "open": 0, "folder": None, "steps": steps})
     assert last["error"] is None, last
     kinds = [each["kind"] for each in last["images"][0]["objects"]]
     assert (kinds.count("tile"), kinds.count("annotation")) == (20, 1)
+    assert "not nested, as there are many objects or tiles" in str(last["lines"])
+    assert not any(each["parent"] for each in last["images"][0]["objects"])
+    assert first["view"] == last["view"]
 
 
 def test_without_a_window_tiles_are_imported(qupath, heatmaps):
