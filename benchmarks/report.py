@@ -119,6 +119,21 @@ def sampler(record: Record) -> list[str]:
     ]
 
 
+def windows(record: Record) -> list[str]:
+    sizes, times = record["card"], record["ratio"]
+    rows = [list(row.values()) for row in record["rows"]]
+    return [
+        f"{record['slide']['name']}, patch {sizes['patch']}, halo {sizes['halo']}, windows up to "
+        f"{sizes['max_patch']} px: patches see {times['million px']} times the pixels and take "
+        f"{times['network s']} times the seconds in the network, {times['cpu_s']} times the CPU "
+        f"time and {times['wall_s']} times the time of the whole command. Codes of the heatmaps "
+        f"differ by {record['largest_change_of_a_code']} at most, in "
+        f"{record['share_of_codes_changed']:.2g} of the pixels.",
+        "",
+        *table(list(record["rows"][0]), rows),
+    ]
+
+
 def ablation(record: Record) -> list[str]:
     rows = record["means"]
     header = ["design", "recall", "precision", "dice", "dice_sd", "seeds"]
@@ -140,6 +155,7 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "trace": trace,
     "geojson": geojson,
     "sampler": sampler,
+    "windows": windows,
     "ablation": ablation,
 }
 

@@ -74,7 +74,7 @@ def _text(checkup: "Checkup") -> str:
     ]
     cuts = ", ".join(f"{r.stage} {r.cut_per_s:.0f}" for r in rates.stages)
     calls = ", ".join(
-        f"{r.stage} {r.predict_per_s:.3g} (batch {w.batch_size})"
+        f"{r.stage} {r.predict_per_s:.3g} (batch {w.batch_size} of {w.patch})"
         for r, w in zip(rates.stages, work.stages, strict=True)
     )
     measured = {

@@ -177,6 +177,12 @@ def _passes_text(stage: dict[str, Any]) -> str:
     return f"{stage['passes']} predictions of each batch, " if stage["passes"] > 1 else ""
 
 
+def _patch_text(stage: dict[str, Any]) -> str:
+    """Say what the network runs on, and what of the card's it stands for."""
+    patch, own = (" x ".join(map(str, stage[key])) for key in ("patch", "card_patch"))
+    return f"{patch} px" if patch == own else f"windows of {patch} px (patch {own})"
+
+
 def _plan_text(record: dict[str, Any]) -> str:
     lines = [
         f"{record['output']}: {record['model']}, tissue {record['tissue_share']:.1%}, "
@@ -188,7 +194,8 @@ def _plan_text(record: dict[str, Any]) -> str:
         lines.append(
             f"  {stage['stage']}: {stage['tiles']} of {stage['tiles_total']} tiles, "
             f"level {stage['level']}, {effective} µm (asked {requested}), batch "
-            f"{stage['batch_size']}, {stage['read_bytes'] / 1e6:.0f} MB of pixels, "
-            f"{_walk_text(stage)}, {_passes_text(stage)}about {stage['seconds']:.0f} s"
+            f"{stage['batch_size']} of {_patch_text(stage)}, "
+            f"{stage['read_bytes'] / 1e6:.0f} MB of pixels, {_walk_text(stage)}, "
+            f"{_passes_text(stage)}about {stage['seconds']:.0f} s"
         )
     return "\n".join(lines)

@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from wsiseg.engine import (
     Pinned,
     Plan,
     Resume,
+    StageSetup,
     annotate_labels,
     annotate_tissue,
     choose_decoding,
+    choose_window,
     ignore,
     lay_out,
     make_plan,
@@ -25,6 +29,7 @@ from wsiseg.engine import (
     select_tiles,
     temporary_folder,
 )
+from wsiseg.errors import MemoryBudgetError
 from wsiseg.machine import beside, release_memory, set_allocator, usable_cores
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import SegmentOptions
@@ -32,7 +37,7 @@ from wsiseg.result import Result
 from wsiseg.source import Pyramid, as_pyramid
 from wsiseg.tissue import TissueMask, find_tissue
 
-__all__ = ["plan", "segment"]
+__all__ = ["plan", "plan_run", "segment"]
 
 DEFAULTS = SegmentOptions()
 NOTHING_PINNED = Pinned()
@@ -69,35 +74,115 @@ def plan(
     SourceError, ModelError, PlanError
         As `segment`.
     """
+    return plan_run(slide, model, options=options, tissue=tissue, pinned=pinned)[1]
+
+
+def plan_run(
+    slide: Pyramid | str | Path,
+    model: Model | str | Path,
+    *,
+    options: SegmentOptions = DEFAULTS,
+    tissue: TissueMask | None = None,
+    pinned: Pinned = NOTHING_PINNED,
+) -> tuple[Model, Plan]:
+    """Return the model as it will run on this slide, and the plan; see `plan`."""
     require_task(model, "semantic")
     slide, model = as_pyramid(slide), load_for_run(model, options.run)
-    running = sampled_model(model, options.uncertainty)
-    return _plan(slide, model, running, options, tissue, pinned)
+    sampled = sampled_model(model, options.uncertainty)
+    tissue = tissue or find_tissue(slide, options.tissue)
+    return _plan_run(slide, model, sampled, options, tissue, pinned)
+
+
+def _plan_run(
+    slide: Pyramid,
+    model: Model,
+    sampled: Model,
+    options: SegmentOptions,
+    tissue: TissueMask,
+    pinned: Pinned,
+) -> tuple[Model, Plan]:
+    """Return `sampled`, the model asked as often as layers need, on its windows, and the plan.
+
+    Stages whose card allows it run on the window that suits the slide, or on a smaller one where
+    memory does not do.
+    """
+    setups = lay_out(model.card, slide, uncertainty=options.uncertainty)
+    ladders = [_ladder(model, s, setups[s], tissue, options, pinned) for s in range(len(setups))]
+    while True:
+        patches = [ladder[0] for ladder in ladders]
+        alone = model.on_patches(patches)
+        asked = _asked(alone, model, sampled, options)
+        try:
+            return asked, _plan(slide, alone, asked, options, tissue, pinned, patches)
+        except MemoryBudgetError:
+            if all(len(ladder) == 1 for ladder in ladders):
+                raise
+        release_memory()
+        ladders = [ladder[1:] or ladder for ladder in ladders]
+
+
+def _asked(alone: Model, model: Model, sampled: Model, options: SegmentOptions) -> Model:
+    """Return a model on its windows, its last stage asked as often as that of `sampled`."""
+    if sampled is model:
+        return alone
+    if alone.predictors[-1] is not model.predictors[-1]:
+        return sampled_model(alone, options.uncertainty)
+    return replace(alone, predictors=(*alone.predictors[:-1], sampled.predictors[-1]))
+
+
+def _ladder(
+    model: Model,
+    s: int,
+    setup: StageSetup,
+    tissue: TissueMask,
+    options: SegmentOptions,
+    pinned: Pinned,
+) -> tuple[tuple[int, ...], ...]:
+    """Return the patches for a stage on a slide, best first, each smaller than the one before."""
+    patches, layers = model.patches(s), setup.layers
+    skips = options.run.skip_below > 0 and any(item.view is None for item in setup.inputs)
+    # What will be skipped is not known yet, and what units are dropped depends on the patch.
+    if len(patches) == 1 or skips or layers.samples:
+        return patches[-1:]
+    if layers.views > 1:  # those turned by a quarter
+        patches = tuple(p for p in patches if len(set(p)) == 1 or p == patches[-1])
+    earlier = pinned.patches.get(setup.spec.name)
+    if earlier in patches:
+        return patches[patches.index(earlier) :]
+    selected = select_tiles(setup, tissue, options.tissue.min_fraction)
+    return patches[patches.index(choose_window(setup, selected, patches)) :]
 
 
 def _plan(
     slide: Pyramid,
     model: Model,
-    running: Model,
+    asked: Model,
     options: SegmentOptions,
-    tissue: TissueMask | None,
+    tissue: TissueMask,
     pinned: Pinned,
+    patches: Sequence[tuple[int, ...]],
 ) -> Plan:
-    """Return the plan of `running`: the model, its last stage asked as often as layers need."""
-    setups, run = lay_out(model.card, slide, uncertainty=options.uncertainty), options.run
-    tissue = tissue or find_tissue(slide, options.tissue)
+    """Return the plan of `asked`: the model, its last stage asked as often as layers need."""
+
+    def laid_out(*, scaled: bool) -> tuple[StageSetup, ...]:
+        layers = options.uncertainty
+        setups = lay_out(model.card, slide, scaled=scaled, uncertainty=layers)
+        return tuple(s.in_windows(patch) for s, patch in zip(setups, patches, strict=True))
+
+    setups, run = laid_out(scaled=False), options.run
     decoding = EXACT
     if run.decoding != "exact":
-        scaled = lay_out(model.card, slide, scaled=True, uncertainty=options.uncertainty)
+        scaled = laid_out(scaled=True)
         if pinned.decoding is not None and pinned.decoding.asked == run.decoding:
             decoding = pinned.decoding
         else:
-            selected = [select_tiles(s, tissue, options.tissue.min_fraction) for s in setups]
-            decoding = choose_decoding(setups, scaled, selected, model, run.decoding, run.threads)
+            least = options.tissue.min_fraction
+            tiles = [s.runs(select_tiles(s, tissue, least)) for s in setups]
+            decoding = choose_decoding(setups, scaled, tiles, model, run.decoding, run.threads)
         setups = scaled if decoding.scaled else setups
     return make_plan(
         setups,
-        running,
+        asked,
         tissue,
         slide=slide.name,
         tissue_options=options.tissue,
@@ -164,7 +249,7 @@ def segment(
     require_task(model, "semantic")
     slide, model = as_pyramid(slide), load_for_run(model, options.run)
     set_allocator(model.backend)
-    running = sampled_model(model, options.uncertainty)
+    sampled = sampled_model(model, options.uncertainty)
     lay_out(model.card, slide)  # what does not fit is an error before anything is read
     cores = options.run.threads or usable_cores()
     small = math.prod(slide.shape) < PREPARED_PIXELS
@@ -177,8 +262,8 @@ def segment(
         least = options.tissue.min_fraction
         selected = [select_tiles(setup, tissue, least) for setup in setups]
         model, pinned = resume.again(model, setups, selected)
-        running = sampled_model(model, options.uncertainty)
-    counted = _plan(slide, model, running, options, tissue, pinned)
+        sampled = sampled_model(model, options.uncertainty)
+    running, counted = _plan_run(slide, model, sampled, options, tissue, pinned)
     release_memory()
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
     below = options.run.skip_below

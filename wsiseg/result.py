@@ -91,6 +91,12 @@ class Result:
         for name, mean in (self.reports[-1].uncertainty or {}).items():
             row[f"mean_{name}"] = None if mean is None else round(mean, 6)
         row["tiles"] = sum(report.tiles for report in self.reports)
+        if self.model.windows is not None:
+            row["windows_px"] = "; ".join(
+                f"{stage.stage} {' x '.join(map(str, stage.patch))}"
+                for s, stage in enumerate(self.plan.stages)
+                if len(self.model.patches(s)) > 1
+            )
         row["seconds"] = round(self.seconds, 2)
         return row
 

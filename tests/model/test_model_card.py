@@ -40,7 +40,10 @@ def put(*path: Any) -> Callable[[dict[str, Any]], None]:
 
 
 FIRST = ("stages", 0, "inputs", 0)
+SECOND = ("stages", 1, "inputs", 0)
 HEAT = ("stages", 1, "inputs", 1)
+MASK = {"name": "mask", "halo": [1, 1]}
+WINDOW = ("stages", 1, "output", "max_patch")
 WRONG = {
     "unknown key": (put("colour", "red"), "colour"),
     "unknown nested key": (put(*FIRST, "mpp", 1.0), "stages.0.inputs.0.mpp"),
@@ -58,6 +61,30 @@ WRONG = {
     "halo of classifier": (put("stages", 0, "output", "halo", [1, 0]), "has no halo"),
     "halo too wide": (put("stages", 1, "output", "halo", [1, 2]), "leaves nothing"),
     "halo axes": (put("stages", 1, "output", "halo", [1]), "halo"),
+    "window of a classifier": (put("stages", 0, "output", "max_patch", [10, 6]), "a halo; remove"),
+    "window without halo": (
+        put("stages", 1, "output", {"name": "mask", "max_patch": [14, 10]}),
+        "a halo; remove",
+    ),
+    "window off the step": (put(*WINDOW, [15, 10]), r"such as \(14, 10\)"),
+    "window below the patch": (put(*WINDOW, [2, 10]), r"such as \(6, 10\)"),
+    "window axes": (put(*WINDOW, [14]), "needs 2 values"),
+    "window of a blend": (
+        put("stages", 1, "output", {**MASK, "max_patch": [14, 10], "blend": "gaussian"}),
+        "needs blend 'crop'",
+    ),
+    "window of overlapping patches": (
+        lambda card: (put(*WINDOW, [14, 10])(card), put(*SECOND, "stride", [2, 2])(card)),
+        r"needs blend 'crop' and stride \(4, 2\)",
+    ),
+    "window of two patches": (
+        lambda card: (put(*WINDOW, [14, 10])(card), put(*HEAT, "patch", [12, 8])(card)),
+        "one patch and one spacing_um",
+    ),
+    "window of two spacings": (
+        lambda card: (put(*WINDOW, [14, 10])(card), put(*HEAT, "spacing_um", [4.0, 4.0])(card)),
+        "one patch and one spacing_um",
+    ),
     "channel order": (put(*FIRST, "channels", ["B", "G", "R"]), "first layer reordered"),
     "channel twice": (put(*HEAT, "channels", ["Tumor", "Tumor"]), "names must differ"),
     "channel unknown": (put(*HEAT, "channels", ["Stroma"]), "no classes of this model"),

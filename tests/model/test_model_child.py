@@ -18,7 +18,7 @@ Write = Callable[..., Path]
 
 
 def export(folder: Path, digest: str, stage: str = "refine") -> bytes:
-    request = {"folder": str(folder), "digest": digest, "stage": stage}
+    request = {"folder": str(folder), "digest": digest, "stage": stage, "patch": [6, 4]}
     return child.make_in_child("export", request, what="the export")
 
 

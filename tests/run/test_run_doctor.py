@@ -38,8 +38,8 @@ WORK = Work(
     decode_mpx=100.0,
     reduce_mpx=200.0,
     stages=(
-        StageWork("patches", 10_000, 50, 4, 1_000_000, 0.01),
-        StageWork("refine", 40, 1, 4, 1_000_000, 4.0),
+        StageWork("patches", 10_000, 50, 4, 1_000_000, 0.01, "64 x 64 px"),
+        StageWork("refine", 40, 1, 4, 1_000_000, 4.0, "384 x 384 px"),
     ),
     tissue_s=0.5,
     plan_s=0.25,

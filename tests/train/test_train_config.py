@@ -1,6 +1,7 @@
 """Training configurations: what they say, and what is refused before anything is trained."""
 
 import pytest
+import torch
 from small_training import (
     CARD,
     REFINE,
@@ -15,6 +16,8 @@ from small_training import (
 
 from wsiseg.errors import ModelCardError, TrainingError
 from wsiseg.train.config import read_config
+from wsiseg.train.lesson import Resources
+from wsiseg.train.stages import Training
 
 
 @pytest.fixture
@@ -37,6 +40,20 @@ def test_options_reach_their_stage(folder):
     assert refine.sampling.levels == ("patient", "class")
     assert (config.folds, config.seed, config.tissue.detector) == (2, 3, "none")
     assert config.card.provenance.trained_on == "1 slides of dataset.toml"
+
+
+def test_windows_reach_the_card_and_leave_what_was_trained(folder):
+    def key(text):
+        config = read_config(write_config(folder, text, fit_of("mask")))
+        resources = Resources(torch.device("cpu"), 1)
+        run = Training(config, folder, resources, told=lambda *_: None)
+        (stage,) = run.card.stages
+        return stage.output.max_patch, run.key(stage, "mask", ())
+
+    none, plain = key(SEGMENTER)
+    largest, windowed = key(SEGMENTER.replace("halo=[4,4]", "halo=[4,4], max_patch=[80,56]"))
+    assert (none, largest) == (None, (80, 56))
+    assert windowed == plain != key(SEGMENTER.replace("halo=[4,4]", "halo=[6,6]"))[1]
 
 
 def test_one_patient_means_blocks(folder):

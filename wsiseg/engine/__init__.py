@@ -16,6 +16,7 @@ from wsiseg.engine.resume import Pinned, Resume
 from wsiseg.engine.sampling import sampled_model
 from wsiseg.engine.share import share_levels
 from wsiseg.engine.uncertainty import require_layers
+from wsiseg.engine.windows import choose_window
 
 __all__ = [
     "EXACT",
@@ -36,6 +37,7 @@ __all__ = [
     "annotate_labels",
     "annotate_tissue",
     "choose_decoding",
+    "choose_window",
     "connect",
     "fingerprint",
     "finished_folder",

@@ -93,7 +93,7 @@ def run_cascade(
     """
     heatmaps: dict[str, HeatmapStore] = {}
     reports = []
-    with share_levels(plan.setups, plan.selected, folder) as shared:
+    with share_levels(plan.setups, plan.running, folder) as shared:
         for s, setup in enumerate(plan.setups):
             background = model.card.classes[0].name
             skipping = skip_unlikely(

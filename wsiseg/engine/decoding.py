@@ -68,7 +68,7 @@ def choose_decoding(
     exact, scaled
         The stages laid over the slide in both ways.
     selected
-        Per stage, which tiles have tissue; bool of `grid.counts`.
+        Per stage, which tiles run; bool of `grid.counts`.
     asked
         `exact` never reads a pixel here; `scaled` is taken at its word; `auto` reads and predicts
         some patches in both ways.

@@ -148,7 +148,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     inputs
         One per input of the stage; see `connect`.
     selected
-        bool of `grid.counts`; the other tiles stay `nodata`.
+        bool of `decided.counts`; the other tiles stay `nodata`.
     predictor
         Raw network values for a batch of patches; a `SampledPredictor` where the stage's layers
         need one.
@@ -176,7 +176,8 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     OutputShapeError
         If the network returns something else than its card promises.
     """
-    count = int(selected.sum())
+    running = setup.runs(selected)
+    count = int(running.sum())
     listen(StageStarted(slide, setup.spec.name, count))
     if pace.threads is not None and isinstance(predictor, Threaded):
         predictor = predictor.for_workers(pace.workers, pace.threads)
@@ -185,7 +186,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     columns = setup.columns(pace.column, turned=pace.turned)
     with ExitStack() as stack:
         if folder is not None:
-            inputs = stack.enter_context(keep_cuts(setup, inputs, columns, selected, folder))
+            inputs = stack.enter_context(keep_cuts(setup, inputs, columns, running, folder))
 
         def run(  # what a column needs is freed before the next
             column: Column, batches: list[Indices]
@@ -194,14 +195,14 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
             stitcher = device_output and make_stitcher(setup, column, device_output)
             if device_output and stitcher and isinstance(predictor, DevicePredictor):
                 ahead = _read_ahead(reader, iter(batches), pace, clock)
-                write = _code_writer(setup, column, device_output, clock)
+                write = _code_writer(setup, column, selected, device_output, clock)
                 return stitched_on_device(column, ahead, predictor, stitcher, write, clock)
             results = _predicted(setup, reader, iter(batches), predictor, pace, clock)
-            return _stitched(setup, column, results, reducer, clock)
+            return _stitched(setup, column, selected, results, reducer, clock)
 
         finished = 0
         for column in columns:
-            batches = list(batches_of(column.part_of(selected), pace.batch_size))
+            batches = list(batches_of(column.part_of(running), pace.batch_size))
             if kept is not None:
                 batches, before = _missing(setup, column, batches, kept)
                 finished += before
@@ -292,6 +293,7 @@ def _read_ahead(
 def _stitched(
     setup: StageSetup,
     column: Column,
+    selected: NDArray[np.bool_],
     results: Generator[Predicted, None, None],
     reducer: Reducer,
     clock: Clock,
@@ -302,7 +304,7 @@ def _stitched(
     def push(slabs: Iterator[Slab]) -> None:
         with clock.on("write"):
             for slab in slabs:
-                reducer.push(_placed(setup, column, slab))
+                reducer.push(_placed(setup, column, selected, slab))
 
     def write(batch: Predicted) -> None:
         push(add(*batch))
@@ -337,17 +339,26 @@ def _stitcher(
 
 
 def _code_writer(
-    setup: StageSetup, column: Column, output: DeviceOutput, clock: Clock
+    setup: StageSetup,
+    column: Column,
+    selected: NDArray[np.bool_],
+    output: DeviceOutput,
+    clock: Clock,
 ) -> "Callable[[CodeSlab], None]":
     def write(slab: "CodeSlab") -> None:
         with clock.on("write"):
-            output.writer.push(_placed(setup, column, slab))
+            output.writer.push(_placed(setup, column, selected, slab))
 
     return write
 
 
-def _placed(setup: StageSetup, column: Column, slab: AnySlab) -> AnySlab:
-    """Return a slab of a column moved to its place, without what other columns decide."""
+def _placed(
+    setup: StageSetup, column: Column, selected: NDArray[np.bool_], slab: AnySlab
+) -> AnySlab:
+    """Return a slab of a column moved to its place, without what it does not decide."""
     if setup.spec.kind != "segmenter":
         return slab.moved(column.tiles.start)
-    return slab.moved(column.offset).within(*column_span(setup, column))
+    placed = slab.moved(column.offset).within(*column_span(setup, column))
+    if setup.patches is None:
+        return placed
+    return placed.without(setup.undecided(placed.box, selected, turned=column.turned))

@@ -12,6 +12,7 @@ from wsiseg.geometry import Box, Spacing
 from wsiseg.grid import Column, Grid, cut_columns
 from wsiseg.model.activation import IDENTITY, Scaling
 from wsiseg.model.card import InputSpec, ModelCard, StageSpec
+from wsiseg.model.enlarge import widened
 from wsiseg.options import UncertaintyOptions
 from wsiseg.resample import target_shape
 from wsiseg.source import Pyramid, View
@@ -83,6 +84,9 @@ class StageSetup:
     layers: StageLayers = PROBABILITIES_ONLY
     """What comes beside the probabilities."""
 
+    patches: Grid | None = None
+    """The grid of the card's patches, where `grid` is that of larger windows."""
+
     @property
     def planes(self) -> int:
         """Channels that are stitched: the classes, and the variances of layers."""
@@ -92,6 +96,59 @@ class StageSetup:
     def reference(self) -> StageInput:
         """The input whose pixels the grid counts."""
         return self.inputs[0]
+
+    @property
+    def decided(self) -> Grid:
+        """The grid whose tiles are selected and decided, or not: that of the card's patches."""
+        return self.patches or self.grid
+
+    def in_windows(self, patch: tuple[int, ...]) -> "StageSetup":
+        """Return the stage on windows of `patch` pixels, each of whole steps of the card's patch.
+
+        The same tiles of `decided` are decided, and all others left as nodata.
+        """
+        decided = self.decided
+        if patch == decided.patch:
+            return replace(self, inputs=self._inputs_of(patch), grid=decided, patches=None)
+        grid = Grid.of_patches(decided.shape, patch, halo=decided.halo)
+        return replace(self, inputs=self._inputs_of(patch), grid=grid, patches=decided)
+
+    def runs(self, selected: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which tiles of `grid` run, given those of `decided` that are selected."""
+        if self.patches is None:
+            return selected
+        pairs = zip(self.grid.stride, self.patches.stride, strict=True)
+        steps = tuple(wide // own for wide, own in pairs)
+        places = np.argwhere(selected) // steps
+        found = np.zeros(self.grid.counts, np.bool_)
+        found[tuple(places.T)] = True
+        return found
+
+    def undecided(
+        self, box: Box, selected: NDArray[np.bool_], *, turned: bool = False
+    ) -> NDArray[np.bool_]:
+        """Return the pixels of a box of the walk that no selected tile decides, bool `box.shape`.
+
+        Parameters
+        ----------
+        box
+            Within the image, in the frame of the walk; see `Column`.
+        selected
+            Tiles of `decided` that are selected.
+        turned
+            The axes of that frame are the image's in reverse order.
+        """
+        grid = self.decided.turned if turned else self.decided
+        chosen = selected.T if turned else selected
+        spans = zip(box.start, box.stop, grid.stride, strict=True)
+        return ~chosen[np.ix_(*(np.arange(a, b) // stride for a, b, stride in spans))]
+
+    def _inputs_of(self, patch: tuple[int, ...]) -> tuple[StageInput, ...]:
+        if patch == self.reference.spec.patch:
+            return self.inputs
+        specs = widened(self.spec, patch).inputs
+        pairs = zip(self.inputs, specs, strict=True)
+        return tuple(replace(item, spec=spec) for item, spec in pairs)
 
     def columns(self, width: int, *, turned: bool = False) -> tuple[Column, ...]:
         """Return the grid cut into columns of `width` reference pixels, or turned into rows."""
@@ -199,15 +256,15 @@ def _whole_spacing(stage: StageSpec, spec: InputSpec, pyramid: Pyramid) -> Spaci
 
 
 def select_tiles(setup: StageSetup, tissue: TissueMask, min_fraction: float) -> NDArray[np.bool_]:
-    """Return which tiles of a stage have enough tissue, bool of `grid.counts`.
+    """Return which tiles of a stage have enough tissue, bool of `decided.counts`.
 
     A tile of a dense stage decides many pixels, so any tissue in it counts; a view of the whole
     slide is always looked at.
     """
     if setup.spec.extent == "whole":
-        return np.ones(setup.grid.counts, np.bool_)
+        return np.ones(setup.decided.counts, np.bool_)
     least = 0.0 if setup.spec.kind == "segmenter" else min_fraction
-    return tissue.select(setup.grid, setup.reference.downsample, least)
+    return tissue.select(setup.decided, setup.reference.downsample, least)
 
 
 def kept_channels(card: ModelCard, setup: StageSetup) -> list[int]:

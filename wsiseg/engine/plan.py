@@ -63,6 +63,9 @@ class StagePlan:
     requested_um: tuple[float, ...]
     effective_um: tuple[float, ...]
     patch: tuple[int, ...]
+    """What the network runs on: the card's patch, or a larger window."""
+
+    card_patch: tuple[int, ...]
     stride: tuple[int, ...]
     halo: tuple[int, ...]
     tiles_total: int
@@ -108,7 +111,7 @@ class Plan:
     """The stages laid over the slide."""
 
     selected: tuple[NDArray[np.bool_], ...]
-    """Per stage, which tiles have tissue; bool of `grid.counts`."""
+    """Per stage, which tiles have tissue; bool of `decided.counts`."""
 
     tissue_share: float
     projected_bytes: int
@@ -119,6 +122,12 @@ class Plan:
 
     seconds: float
     decoding: DecodingChoice = EXACT
+
+    @property
+    def running(self) -> tuple[NDArray[np.bool_], ...]:
+        """Per stage, which tiles the network runs on; bool of `grid.counts`."""
+        pairs = zip(self.setups, self.selected, strict=True)
+        return tuple(setup.runs(selected) for setup, selected in pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers of the plan as plain values."""
@@ -170,7 +179,8 @@ def make_plan(
         mine = {i: block for (s, i), block in blocks.items() if s == k}
         predictor, device = model.predictors[k], model.device
         pinned = paces.get(setup.spec.name)
-        counted = _Stage(setup, setups[:k], chosen, predictor, device, mine, tuned, pinned)
+        running = setup.runs(chosen)
+        counted = _Stage(setup, setups[:k], running, predictor, device, mine, tuned, pinned)
         # Allocators keep what they once had, so the stages' buffers add up.
         spent = sum(stage.buffer_bytes for stage in stages)
         stages.append(counted.plan(options, budget - spent - OUTPUT_BYTES))
@@ -200,7 +210,7 @@ class _Stage:
 
     setup: StageSetup
     earlier: Sequence[StageSetup]
-    selected: NDArray[np.bool_]
+    running: NDArray[np.bool_]
     predictor: Predictor
     device: str
     blocks: Mapping[int, tuple[int, ...]]
@@ -215,7 +225,7 @@ class _Stage:
     @property
     def tiles(self) -> int:
         """Tiles that run."""
-        return int(self.selected.sum())
+        return int(self.running.sum())
 
     def plan(self, options: RunOptions, budget: int) -> StagePlan:
         """Return the fastest plan whose memory, beside what is there now, is within `budget`."""
@@ -356,7 +366,7 @@ class _Stage:
             if item.view is None or len(columns) == 1 or not self.tiles:
                 continue
             one = SlideInput(item.view, self.blocks.get(k))
-            counts = column_uses(self.setup, k, one, columns, self.selected).counts
+            counts = column_uses(self.setup, k, one, columns, self.running).counts
             needed += int(counts.sum())
             distinct += int(np.count_nonzero(counts))
             block_bytes = math.prod(one.block) * item.bytes_per_pixel
@@ -396,6 +406,7 @@ class _Stage:
             requested_um=reference.requested.um,
             effective_um=reference.spacing.um,
             patch=setup.grid.patch,
+            card_patch=setup.decided.patch,
             stride=setup.grid.stride,
             halo=setup.grid.halo,
             tiles_total=len(setup.grid),

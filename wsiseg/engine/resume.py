@@ -2,13 +2,13 @@
 
 A block is kept if all of this is as it was when it was made:
 
-* What is computed: the slide (by its fingerprint), its pixel size and reader; the stage as the card
-  has it, with its weights, grid, classes, calibration, threshold and layers of uncertainty; which
-  tiles have tissue; `skip_below`; the heatmaps it reads, and so on for these; wsiseg's version and
-  code; the versions of the libraries that decode, reduce and predict.
-* How: backend, precision, processor or kind of GPU; exact or scaled decoding; batch size, columns
-  and their direction; cores per call of the network. These may change the last bits. Where the user
-  leaves them to the planner, the choices of the first run are taken again.
+* What is computed: the slide (by its fingerprint), its pixel size and reader; the stage as the
+  card has it, with its weights, grid, classes, calibration and threshold; the layers of
+  uncertainty; which tiles have tissue; `skip_below`; the heatmaps it reads, and so on for these;
+  wsiseg's version and code; the versions of the libraries that decode, reduce and predict.
+* How: backend, precision, processor or kind of GPU; exact or scaled decoding; the window, batch
+  size, columns and their direction; cores per call of the network. These may change the last bits.
+  Where the user leaves them to the planner, the choices of the first run are taken again.
 
 Nothing else invalidates a block: not the number of threads or workers, memory, which GPU of several
 of one kind, options of the annotations, of Parquet or of the output folder, progress, the name or
@@ -64,6 +64,9 @@ class Pinned:
     decoding: DecodingChoice | None = None
     paces: Mapping[str, Pace] = field(default_factory=dict)
     """By stage."""
+
+    patches: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """What the network ran on, by stage."""
 
 
 class Resume:
@@ -122,6 +125,7 @@ class Resume:
     ) -> Pinned:
         made: dict[str, str] = {}
         paces: dict[str, Pace] = {}
+        patches: dict[str, tuple[int, ...]] = {}
         backend: Any = None
         decoding = None
         for setup, chosen in zip(setups, selected, strict=True):
@@ -131,9 +135,10 @@ class Resume:
                 continue
             made[setup.spec.output.name] = entry.id
             paces[setup.spec.name] = Pace(**entry.notes["pace"])
+            patches[setup.spec.name] = tuple(entry.notes["patch"])
             backend = backend or entry.how["backend"]
             decoding = decoding or DecodingChoice(**entry.notes["decoding"])
-        return Pinned(backend, decoding, paces)
+        return Pinned(backend, decoding, paces, patches)
 
     def stage(
         self,
@@ -150,7 +155,7 @@ class Resume:
         Parameters
         ----------
         selected
-            Tiles with tissue, bool of `grid.counts`.
+            Tiles with tissue, bool of `decided.counts`.
         pace, decoding
             Of the plan.
         parts
@@ -160,8 +165,8 @@ class Resume:
         entry = StageEntry.plain(
             name,
             self._what(model, setup, selected, self._made),
-            _how(model, pace, decoding),
-            {"pace": asdict(pace), "decoding": asdict(decoding)},
+            _how(model, setup, pace, decoding),
+            {"pace": asdict(pace), "decoding": asdict(decoding), "patch": setup.grid.patch},
         )
         known = self._journal.find(name)
         rows = self._journal.begin(entry)
@@ -196,7 +201,7 @@ class Resume:
             "calibration": asdict(setup.scaling),
             "threshold": card.threshold if last else None,
             "uncertainty": asdict(setup.layers) if setup.layers.names else None,
-            "grid": [asdict(setup.grid), setup.reference.downsample],
+            "grid": [asdict(setup.decided), setup.reference.downsample],
             "tiles with tissue": _digest(selected),
             "skip_below": self._options.skip_below if read else None,
             "earlier heatmap": [made.get(name) for name in read],
@@ -215,7 +220,7 @@ def _about_slide(slide: Pyramid) -> dict[str, Any]:
     }
 
 
-def _how(model: Model, pace: Pace, decoding: DecodingChoice) -> dict[str, Any]:
+def _how(model: Model, setup: StageSetup, pace: Pace, decoding: DecodingChoice) -> dict[str, Any]:
     """Return what may change the last bits, by names for people."""
     return {
         "backend": model.backend,
@@ -224,6 +229,7 @@ def _how(model: Model, pace: Pace, decoding: DecodingChoice) -> dict[str, Any]:
         "processor": hardware(model.device),
         "precision": model.precision,
         "decoding": "scaled" if decoding.scaled else "exact",
+        "window": setup.grid.patch,
         "batch size": pace.batch_size,
         "columns": [pace.column, pace.turned],
         "threads of a call": pace.threads,

@@ -166,7 +166,7 @@ def _edges(
     heatmap: HeatmapStore, setup: StageSetup, axis: int, *, overlap: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first and last + 1 heatmap pixel under each tile along an axis, never none."""
-    grid, place = setup.grid, heatmap.placement
+    grid, place = setup.decided, heatmap.placement
     first = np.arange(grid.counts[axis]) * grid.stride[axis]
     last = first + grid.stride[axis] + (grid.overlap[axis] if overlap else 0)
     scale = setup.reference.downsample[axis]

@@ -58,12 +58,15 @@ def stage_graph(
 ) -> Path:
     """Return the ONNX file of a stage with the card's preprocessing inside; made on first use.
 
+    The stage may be one of the package with another patch (`widened`).
+
     Raises
     ------
     ModelError
         If it cannot be exported or quantised.
     """
-    key = cache_key(package.digest, stage.name, code_fingerprint())
+    patches = [spec.patch for spec in stage.inputs]
+    key = cache_key(package.digest, stage.name, patches, code_fingerprint())
     graph = cached_file("onnx", key, ".onnx", lambda: _graph_bytes(package, stage))
     if precision != "int8":
         return graph
@@ -78,10 +81,15 @@ def _graph_bytes(package: Package, stage: StageSpec) -> bytes:
     if "torch" in sys.modules:  # then a process of its own would only cost its start
         from wsiseg.model.export import export_stage
 
-        return export_stage(package, stage, package.read_examples()[stage.name])
+        return export_stage(package, stage)
     return make_in_child(
         "export",
-        {"folder": str(package.folder.resolve()), "digest": package.digest, "stage": stage.name},
+        {
+            "folder": str(package.folder.resolve()),
+            "digest": package.digest,
+            "stage": stage.name,
+            "patch": stage.inputs[0].patch,
+        },
         what=f"{package.card.name}, stage {stage.name!r}: export to ONNX",
     )
 

@@ -138,6 +138,18 @@ class OutputSpec(CardPart):
 
     blend: Literal["crop", "constant", "gaussian"] = "crop"
 
+    max_patch: Annotated[
+        tuple[PositiveInt, ...] | None,
+        Field(
+            description="Largest window, pixels per axis, that the network may run on instead of "
+            "patches: 2 * halo and whole steps of patch - 2 * halo. States that the values inside "
+            "the halo are the same there; this is compared before it is relied on."
+        ),
+    ] = None
+    """Largest window the network may run on instead of a patch, pixels per axis: `2 * halo` and a
+    whole number of steps of `patch - 2 * halo`. States that what lies inside the halo is then the
+    same, which is compared before it is relied on. `None`: patches only."""
+
 
 class WeightsSpec(CardPart):
     """Where the weights are and what they must hash to."""
@@ -219,6 +231,47 @@ class StageSpec(CardPart):
                 f"with halo {halo}; needed at most {inner}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _windows(self) -> Self:
+        largest = self.output.max_patch
+        if largest is None:
+            return self
+        first, where = self.inputs[0], f"stage {self.name!r}: max_patch {largest}"
+        halo = self.output.halo or ()
+        if (self.kind, self.extent) != ("segmenter", "window") or not any(halo):
+            raise ValueError(
+                f"{where} is for kind 'segmenter' of extent 'window' with a halo; remove it"
+            )
+        step = self.step
+        if self.output.blend != "crop" or (first.stride or step) != step:
+            raise ValueError(
+                f"{where} needs blend 'crop' and stride {step}, found {self.output.blend!r} and "
+                f"{first.stride}; remove it"
+            )
+        if len(largest) != len(first.patch):
+            raise ValueError(f"{where} needs {len(first.patch)} values")
+        fits = tuple(
+            p + max(0, n - p) // s * s for n, p, s in zip(largest, first.patch, step, strict=True)
+        )
+        if fits != largest:
+            raise ValueError(
+                f"{where}: needed patch {first.patch} and whole steps of {step}, such as {fits}"
+            )
+        found = {(spec.patch, spec.spacing_um) for spec in self.inputs}
+        if len(found) > 1:
+            raise ValueError(
+                f"{where} needs one patch and one spacing_um for all inputs, found "
+                f"{sorted(found)}; remove it"
+            )
+        return self
+
+    @property
+    def step(self) -> tuple[int, ...]:
+        """Pixels per axis that a patch decides: what its halo leaves."""
+        patch = self.inputs[0].patch
+        halo = self.output.halo or (0,) * len(patch)
+        return tuple(p - 2 * h for p, h in zip(patch, halo, strict=True))
 
     @model_validator(mode="after")
     def _vectors(self) -> Self:

@@ -12,6 +12,7 @@ from wsiseg.model.activation import activate
 from wsiseg.model.card import ModelCard, StageSpec
 from wsiseg.model.package import Package
 from wsiseg.model.predictor import Predictor
+from wsiseg.model.windows import WindowCheck
 
 __all__ = ["CheckReport", "OutputChange", "StageCheck", "check_predictors", "output_change"]
 
@@ -71,6 +72,8 @@ class CheckReport:
     device: str
     precision: str
     stages: tuple[StageCheck, ...]
+    windows: tuple[WindowCheck, ...] = ()
+    """Of stages that may run on windows larger than their patch."""
 
     def __str__(self) -> str:
         where = f"{self.backend} on {self.device}, {self.precision}"
@@ -81,6 +84,12 @@ class CheckReport:
             )
             if self.precision != "float32":
                 lines.append(f"    {stage.change}")
+        for window in self.windows:
+            size = " x ".join(map(str, window.patch))
+            lines.append(
+                f"  {window.stage}: on windows of {size} px values differ by "
+                f"{window.error:.2g}, allowed {window.allowed:.2g}"
+            )
         return "\n".join(lines)
 
 

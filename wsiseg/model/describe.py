@@ -38,7 +38,9 @@ def readme(card: ModelCard) -> str:
 
 def _stage(stage: StageSpec) -> str:
     inputs = " and ".join(_input(spec) for spec in stage.inputs)
-    return f"{stage.name}: {stage.kind} {stage.weights.architecture}, reads {inputs}"
+    largest = stage.output.max_patch
+    windows = f", on windows up to {' x '.join(map(str, largest))} px" if largest else ""
+    return f"{stage.name}: {stage.kind} {stage.weights.architecture}, reads {inputs}{windows}"
 
 
 def _input(spec: InputSpec) -> str:

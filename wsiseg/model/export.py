@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from wsiseg.errors import ModelError
 from wsiseg.model.card import StageSpec
-from wsiseg.model.package import Example, Package
+from wsiseg.model.enlarge import enlarged, widened
+from wsiseg.model.package import Package
 from wsiseg.model.preprocessed import PreprocessedNetwork, load_network
 
 __all__ = ["OPSET", "export_job", "export_onnx", "export_stage"]
@@ -27,18 +28,20 @@ TOLERANCE = 1e-4
 
 
 def export_job(request: dict[str, Any]) -> bytes:
-    """Return `export_stage` of the package, digest and stage that a request names."""
+    """Return `export_stage` of the package, digest, stage and patch that a request names."""
     package = Package.open(Path(request["folder"]))
     if package.digest != request["digest"]:
         raise ModelError(
             f"{package.folder}: the package changed while it was loaded; load it again"
         )
     stage = next(stage for stage in package.card.stages if stage.name == request["stage"])
-    return export_stage(package, stage, package.read_examples()[stage.name])
+    return export_stage(package, widened(stage, tuple(request["patch"])))
 
 
-def export_stage(package: Package, stage: StageSpec, example: Example) -> bytes:
+def export_stage(package: Package, stage: StageSpec) -> bytes:
     """Return a stage with its preprocessing as an ONNX file that was compared with torch.
+
+    The stage may be one of the package with another patch (`widened`).
 
     Raises
     ------
@@ -49,7 +52,11 @@ def export_stage(package: Package, stage: StageSpec, example: Example) -> bytes:
     """
     name = str(package.folder / stage.weights.file)
     module = load_network(stage, len(package.card.classes), package.read_weights(stage), name)
-    return export_onnx(module, example.inputs, name=f"{package.card.name}, stage {stage.name!r}")
+    inputs = package.read_examples()[stage.name].inputs
+    patch = stage.inputs[0].patch
+    if inputs[0].shape[1:-1] != patch:
+        inputs = enlarged(inputs, patch)
+    return export_onnx(module, inputs, name=f"{package.card.name}, stage {stage.name!r}")
 
 
 def export_onnx(

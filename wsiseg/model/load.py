@@ -5,7 +5,8 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -15,10 +16,11 @@ from wsiseg.model.cache import cache_key, cached_file, code_fingerprint
 from wsiseg.model.card import CARD_FILE, ModelCard, StageSpec, Task
 from wsiseg.model.check import CheckReport, check_predictors
 from wsiseg.model.package import Package
-from wsiseg.model.predictor import Predictor, StagePredictor
+from wsiseg.model.predictor import Network, Predictor, StagePredictor
 from wsiseg.model.quantize import Calibration, calibration_sha256
 from wsiseg.model.registry import find_model
-from wsiseg.model.tuning import Tuning, library_versions, tune_package
+from wsiseg.model.tuning import StageTuning, Tuning, library_versions, tune_package
+from wsiseg.model.windows import NetworkMaker, WindowNetworks
 from wsiseg.options import Backend, Precision, RunOptions
 
 __all__ = [
@@ -68,10 +70,36 @@ class Model:
     tuning: Tuning | None = None
     """Batch sizes and times measured on this CPU; only where the backend was to be chosen."""
 
+    windows: WindowNetworks | None = field(default=None, repr=False, compare=False)
+    """The networks on larger windows, where a stage of the card may have such."""
+
+    def patches(self, s: int) -> tuple[tuple[int, ...], ...]:
+        """Return the patches that stage `s` may run on, largest first; the last is the card's."""
+        return self.windows.patches(s) if self.windows else (self.card.stages[s].inputs[0].patch,)
+
+    def on_patches(self, patches: Sequence[tuple[int, ...]]) -> "Model":
+        """Return the model with each stage on one of its `patches`, given per stage.
+
+        Raises
+        ------
+        ModelError
+            If a network gives something else there than on the patch of its card; see
+            `WindowNetworks`.
+        """
+        if self.windows is None:
+            return self
+        predictors = tuple(self.windows.predictor(s, patch) for s, patch in enumerate(patches))
+        return replace(self, predictors=predictors, tuning=self.windows.tuning(patches))
+
     def prepare(self, cores: int) -> None:
-        """Start the networks as a run on this many cores will call them, to save it the wait."""
+        """Start the networks as a run on this many cores will call them, to save it the wait.
+
+        Those that may run on larger windows wait for the slide that decides it.
+        """
         batches = {s.stage: s.batch_size for s in self.tuning.stages} if self.tuning else {}
-        for predictor in self.predictors:
+        for s, predictor in enumerate(self.predictors):
+            if len(self.patches(s)) > 1:
+                continue
             if isinstance(predictor, StagePredictor) and predictor.stage.name in batches:
                 predictor.for_workers(cores, 1).prepare(batches[predictor.stage.name])
 
@@ -95,7 +123,8 @@ def load_model(
     measured to be faster (see `tune`). They are exported once, in a process of its own, and kept
     in the cache. With a CUDA device they run in torch. The check of the package runs when
     weights, card, code, versions, backend, device or precision differ from those of the last time
-    it passed.
+    it passed. So does the comparison of the largest window of each stage with its patches, where
+    the card states one.
 
     Parameters
     ----------
@@ -138,6 +167,8 @@ def load_model(
         *library_versions(),
     )
     cached_file("checks", key, ".json", lambda: _report_bytes(package, model))
+    if model.windows:
+        model.windows.verify_largest()
     return model
 
 
@@ -208,7 +239,9 @@ def check_model(
 ) -> CheckReport:
     """Load a model, run its check whatever was found before, and report; see `load_model`."""
     package = Package.open(find_model(name_or_path))
-    return _check(package, _assemble(package, backend, device, precision, None, calibration))
+    model = _assemble(package, backend, device, precision, None, calibration)
+    windows = model.windows.check_largest() if model.windows else ()
+    return replace(_check(package, model), windows=windows)
 
 
 def _check(package: Package, model: Model) -> CheckReport:
@@ -237,9 +270,9 @@ def _assemble(
     if backend == "auto" and device == "cpu":
         tuning = _measured(package, precision, threads, calibration)
         chosen = tuning.backend if tuning else chosen
-    predictors = []
-    for stage in card.stages:
-        network = build_network(
+
+    def build(stage: StageSpec, precision: Precision) -> Network:
+        return build_network(
             chosen,
             package,
             stage,
@@ -248,18 +281,43 @@ def _assemble(
             threads=threads,
             calibration=calibration,
         )
-        predictors.append(StagePredictor(stage, package.channels(stage), network))
+
+    predictors = tuple(
+        StagePredictor(stage, package.channels(stage), build(stage, precision))
+        for stage in card.stages
+    )
+    windows = None
+    # int8: its ranges were found for one graph, another one's would give other values.
+    if precision != "int8" and any(stage.output.max_patch for stage in card.stages):
+        tune = partial(_measured_stage, package, chosen, precision, threads)
+        maker = NetworkMaker(chosen, device, precision, build, tune)
+        windows = WindowNetworks(package, predictors, tuning, maker)
     return Model(
         card,
         package.digest,
         package.folder,
-        tuple(predictors),
+        predictors,
         tuple(predictor.classes for predictor in predictors),
         chosen,
         device,
         precision,
         tuning,
+        windows,
     )
+
+
+def _measured_stage(
+    package: Package, backend: str, precision: Precision, threads: int | None, stage: StageSpec
+) -> StageTuning | None:
+    """Return what was measured for a widened stage; `None` where measuring fails."""
+    try:
+        found = tune_package(
+            package, backends=(backend,), precision=precision, threads=threads, stages=(stage,)
+        )
+    except ModelError as error:
+        log.warning("%s; stage %s runs with default settings", error, stage.name)
+        return None
+    return next(iter(found.stages), None)
 
 
 def _measured(

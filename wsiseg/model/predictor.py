@@ -115,6 +115,10 @@ class StagePredictor(Predictor):
             return self
         return StagePredictor(self.stage, self.classes, make(workers, threads))
 
+    def for_stage(self, stage: StageSpec) -> "StagePredictor":
+        """Return the same network held to another card; for networks that take any patch."""
+        return StagePredictor(stage, self.classes, self._network)
+
     def prepare(self, batch_size: int) -> None:
         """Do what the first call of a batch size would do first, such as compiling."""
         prepare = getattr(self._network, "prepare", None)

@@ -11,6 +11,7 @@ CPU it ran MobileNetV2 and ResNet18 at a third to two thirds of ONNX Runtime's s
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -116,8 +117,10 @@ def tune_package(
     precision: Precision = "float32",
     threads: int | None = None,
     calibration: Calibration | None = None,
+    stages: Sequence[StageSpec] = (),
 ) -> Tuning:
-    """Do what `tune` does for a package that is open."""
+    """Do what `tune` does for a package that is open, or for some stages, which may be widened."""
+    stages = tuple(stages) or package.card.stages
     backends = backends or _candidates(precision)
     if unknown := set(backends) - set(LIBRARIES):
         raise ModelError(f"backends {sorted(unknown)} are unknown: needed some of {LIBRARIES}")
@@ -129,17 +132,22 @@ def tune_package(
         threads,
         *_machine(),
         code_fingerprint(),
+        [[stage.name, *(spec.patch for spec in stage.inputs)] for stage in stages],
     )
 
     def measure() -> bytes:
-        request = _request(package, backends, precision, threads, calibration)
+        graphs = [
+            stage_graph(package, stage, precision=precision, calibration=calibration)
+            for stage in stages
+        ]
+        request = _request(package, stages, graphs, backends, threads)
         return make_in_child("measure", request, what=f"{package.card.name}: measurement")
 
     path = cached_file("tuning", key, ".json", measure)
     try:
         found = json.loads(path.read_bytes())
-        stages = tuple(StageTuning(**stage) for stage in found["stages"])
-        return Tuning(found["backend"], stages, found["seconds_per_mm2"])
+        tuned = tuple(StageTuning(**stage) for stage in found["stages"])
+        return Tuning(found["backend"], tuned, found["seconds_per_mm2"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: damaged: {error}; delete it") from error
 
@@ -178,10 +186,10 @@ def _machine() -> tuple[object, ...]:
 
 def _request(
     package: Package,
+    stages: Sequence[StageSpec],
+    graphs: Sequence[Path],
     backends: tuple[str, ...],
-    precision: Precision,
     threads: int | None,
-    calibration: Calibration | None,
 ) -> dict[str, Any]:
     return {
         "folder": str(package.folder.resolve()),
@@ -190,13 +198,8 @@ def _request(
         # the machine.
         "workers": threads or usable_cores(),
         "stages": [
-            {
-                "graph": str(
-                    stage_graph(package, stage, precision=precision, calibration=calibration)
-                ),
-                **_shapes(stage),
-            }
-            for stage in package.card.stages
+            {"graph": str(graph), **_shapes(stage)}
+            for graph, stage in zip(graphs, stages, strict=True)
         ],
     }
 

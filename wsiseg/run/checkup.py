@@ -95,6 +95,9 @@ class StageWork:
     output_mpx: float
     """Million pixels written: those of tiles with tissue."""
 
+    patch: str
+    """What the network runs on, such as `64 x 64 px`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

@@ -20,7 +20,7 @@ from wsiseg.machine import machine_memory, release_memory, usable_cores
 from wsiseg.model import Model, Tuning, load_for_run, load_model, tune
 from wsiseg.model.gpus import count_gpus
 from wsiseg.options import RunOptions, SegmentOptions
-from wsiseg.pipeline import plan
+from wsiseg.pipeline import plan_run
 from wsiseg.result import overview_pixels
 from wsiseg.run.checkup import Checkup, Machine, Rates, StageWork, Work
 from wsiseg.run.demo import TUMOUR
@@ -194,12 +194,14 @@ def _for_prediction(checkup: Checkup, found: Alternatives, run: RunOptions) -> l
 
 
 def _measured(slide: Pyramid, model: Model, out: Path, options: SegmentOptions) -> Checkup:
-    setups = lay_out(model.card, slide)
     started = time.perf_counter()
     tissue = find_tissue(slide, options.tissue)
     tissue_s = time.perf_counter() - started
     started = time.perf_counter()
-    counted = plan(slide, model, options=options, tissue=tissue)
+    model, counted = plan_run(slide, model, options=options, tissue=tissue)
+    exact = zip(lay_out(model.card, slide), counted.stages, strict=True)
+    setups = tuple(setup.in_windows(stage.patch) for setup, stage in exact)
+    running = counted.running
     release_memory()
     plan_s = time.perf_counter() - started
     if not counted.selected[0].any():
@@ -208,7 +210,7 @@ def _measured(slide: Pyramid, model: Model, out: Path, options: SegmentOptions) 
             "--tissue none"
         )
     cores = options.run.threads or usable_cores()
-    needed = needed_tiles(setups, counted.selected)
+    needed = needed_tiles(setups, running)
     read = [decode_rates(slide, one, cores) for one in needed]
     sample = sample_output(slide, model.card, setups[-1], out)
     picture_s, picture_bytes = _picture(slide, tissue, options)
@@ -225,7 +227,7 @@ def _measured(slide: Pyramid, model: Model, out: Path, options: SegmentOptions) 
         copy_mb_s=copy_rate(model.predictors[0], setups[0]),
         write_mpx_s=sample.write_mpx_s,
         outline_mpx_s=sample.outline_mpx_s,
-        stages=stage_rates(setups, model, counted.stages, counted.selected),
+        stages=stage_rates(setups, model, counted.stages, running),
     )
     work = _work(setups, counted, needed, sample)
     work = replace(
@@ -272,6 +274,7 @@ def _work(
                 workers=stage.pace.workers,
                 batch_bytes=sum(inputs),
                 output_mpx=_output_mpx(setup, chosen),
+                patch=" x ".join(map(str, stage.patch)) + " px",
             )
         )
     coarser = [sum(any(r != 1 for r in ratio) for ratio in one.ratios) for one in needed]

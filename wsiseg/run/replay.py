@@ -140,7 +140,8 @@ class _Run:
         self.command: str = said["command"]
         plan, options = said["plan"], said["options"]
         stages = {stage["stage"]: Pace(**stage["pace"]) for stage in plan["stages"]}
-        self.pinned = Pinned(None, DecodingChoice(**plan["decoding"]), stages)
+        patches = {stage["stage"]: tuple(stage["patch"]) for stage in plan["stages"]}
+        self.pinned = Pinned(None, DecodingChoice(**plan["decoding"]), stages, patches)
         here = RunOptions(**options["run"])
         here = replace(here, threads=None, memory_bytes=None, batch_size=None)
         wanted = said["model"]["device"].partition(":")[0]

@@ -71,6 +71,14 @@ class CodeSlab:
         labels = None if self.labels is None else self.labels[part]
         return CodeSlab(box, self.codes[part], labels)
 
+    def without(self, undecided: NDArray[np.bool_]) -> "CodeSlab":
+        """Return the slab with some pixels, bool `box.shape`, left as nodata."""
+        if not undecided.any():
+            return self
+        decided = ~undecided
+        labels = None if self.labels is None else self.labels * decided
+        return CodeSlab(self.box, self.codes * decided[..., None], labels)
+
     def moved(self, pixels: int) -> "CodeSlab":
         """Return the slab further along the last axis."""
         offset = (*(0 for _ in self.box.start[1:]), pixels)

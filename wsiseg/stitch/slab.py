@@ -43,6 +43,13 @@ class Slab:
         part = box.relative_to(self.box).slices()
         return Slab(box, self.values[part], self.covered[part])
 
+    def without(self, undecided: NDArray[np.bool_]) -> "Slab":
+        """Return the slab with some pixels, bool `box.shape`, left as nodata."""
+        if not undecided.any():
+            return self
+        values = np.where(undecided[..., None], np.float32(0), self.values)
+        return Slab(self.box, values, self.covered & ~undecided)
+
     def moved(self, pixels: int) -> "Slab":
         """Return the slab further along the last axis."""
         offset = (*(0 for _ in self.box.start[1:]), pixels)

@@ -99,7 +99,7 @@ class Training:
             what,
             self.digest,
             [(fingerprint(slide.entry.slide), slide.entry.patient) for slide in slides],
-            [item.model_dump(mode="json") for item in stages],
+            [_said_of(item) for item in stages],
             [asdict(self.config.recipes[item.name]) for item in stages],
             asdict(self.config.tissue),
             [self.config.folds, self.config.folds_by_block, self.config.seed],
@@ -257,9 +257,17 @@ def _heatmap(
     return HeatmapStore.open(store)
 
 
+def _said_of(stage: StageSpec) -> dict[str, Any]:
+    """Return what a card says of a stage, but for the windows its network may run on.
+
+    They change no weights: who has to correct them trains nothing again.
+    """
+    return stage.model_dump(mode="json", exclude={"output": {"max_patch"}})
+
+
 def _hash_of(run: Training, nets: Mapping[str, nn.Module]) -> str:
     """Return what decides a heatmap of a slide, as a hash."""
-    stages = [item.model_dump(mode="json") for item in run.card.stages if item.name in nets]
+    stages = [_said_of(item) for item in run.card.stages if item.name in nets]
     said = [run.digest, stages, asdict(run.config.tissue)]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for network in nets.values():
