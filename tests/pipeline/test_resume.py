@@ -223,6 +223,23 @@ def test_killed_at_any_write_the_bytes_are_the_same(
     assert [report.kept for report in reports] == [report.tiles for report in reports]
 
 
+@pytest.mark.parametrize("limits", [{}, {"FRONT_BYTES": 1}])
+def test_layers_of_uncertainty_go_on_as_well(slide_path, models, tmp_path, monkeypatch, limits):
+    for limit, value in limits.items():
+        monkeypatch.setattr(plan_module, limit, value)
+    layers = UncertaintyOptions(layers=("entropy", "overlap", "tta"), tta_views=4)
+    options = replace(OPTIONS, uncertainty=layers)
+    alone = run(slide_path, models["gaussian"], options=options)
+    result, kills = killed_and_resumed(slide_path, models["gaussian"], tmp_path / "w", options)
+    assert kills >= 2
+    assert content(result, tmp_path / "resumed") == content(alone, tmp_path / "alone")
+    assert result.reports[-1].uncertainty == alone.reports[-1].uncertainty
+    other = replace(options, uncertainty=replace(layers, layers=("tta",)))
+    result = run(slide_path, models["gaussian"], tmp_path / "w", other)
+    assert result.reports[-1].kept == 0  # of the last stage; the first goes on
+    assert result.reports[0].kept == result.reports[0].tiles
+
+
 class OnDevice(Counting):
     """A predictor whose results stay where they are."""
 
