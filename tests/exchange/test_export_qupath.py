@@ -150,11 +150,11 @@ def test_small_objects_go_and_are_counted(result, tmp_path):
 
 def test_simplified_neighbours_share_their_borders(result, tmp_path):
     report = export(result, tmp_path, simplify_um=2.0, limits=(30, 10**7))
-    outlines = [
-        shapely.geometry.shape(f["geometry"]) for path in shards(report) for f in features_of(path)
-    ]
+    after = [f for path in shards(report) for f in features_of(path)]
+    outlines = [shapely.geometry.shape(f["geometry"]) for f in after]
     assert all(is_clean(path) for path in shards(report))
     before = features_of(result / "annotations.geojson")
+    assert [f["id"] for f in after] == [f["id"] for f in before]
     count = sum(shapely.get_num_coordinates(shapely.geometry.shape(f["geometry"])) for f in before)
     assert sum(map(shapely.get_num_coordinates, outlines)) < 0.5 * count
     total, united = sum(o.area for o in outlines), shapely.union_all(outlines).area

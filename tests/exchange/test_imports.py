@@ -65,7 +65,7 @@ def text(path, value):
 @pytest.mark.parametrize(
     "asked",
     [
-        {"kind": "annotations", "named": True, "locked": True},
+        {"kind": "annotations", "named": True, "locked": True, "simplify_um": 2.0},
         {"kind": "tiles", "tile_um": 64.0},
         {"kind": "points", "compress": True},
         {"kind": "cells", "parents": True},
