@@ -82,11 +82,11 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write finished results for QuPath and other programs, in OUT."""
-    from wsiseg.exchange import FORMATS, ExportRequest, FinishedResult, export_result, find_results
+    from wsiseg.exchange import ExportRequest, FinishedResult, export_result, find_results
+    from wsiseg.exchange.export import find_exporter
     from wsiseg.exchange.request import MAX_BYTES
 
-    if to not in FORMATS:
-        raise UsageError(f"--to {to}: needed one of {', '.join(FORMATS)}")
+    find_exporter(to)  # before anything is looked at
     request = ExportRequest(
         kind=kind,  # type: ignore[arg-type]  # checked there
         frame=frame,  # type: ignore[arg-type]

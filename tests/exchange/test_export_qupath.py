@@ -11,7 +11,7 @@ from made_results import CLASSES, IMAGE, MIRAX, feature_area, make_result, mask_
 
 from wsiseg.annotations import read_objects, verify_geojson
 from wsiseg.errors import RunError, UsageError
-from wsiseg.exchange import ExportRequest, export_result, find_results
+from wsiseg.exchange import ExportReport, ExportRequest, export_result, find_results
 
 KINDS = {"annotations": "annotation", "detections": "detection", "cells": "cell"}
 
@@ -258,6 +258,22 @@ def test_what_makes_no_sense_is_refused(result, tmp_path, asked, said):
 
 def test_an_unknown_format_is_refused(result, tmp_path):
     with pytest.raises(UsageError, match="needed one of qupath"):
+        export(result, tmp_path, to="shapefile")
+
+
+def test_an_installed_package_adds_a_format(result, tmp_path, monkeypatch):
+    def to_count(finished, out, request):
+        return ExportReport((), sum(len(group) for group in finished.objects()))
+
+    class Point:
+        name = "count"
+
+        def load(self):
+            return to_count
+
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Point()])
+    assert export(result, tmp_path, to="count").objects > 100
+    with pytest.raises(UsageError, match="dicom-ann, count"):
         export(result, tmp_path, to="shapefile")
 
 

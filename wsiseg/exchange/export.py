@@ -9,7 +9,7 @@ from wsiseg.errors import UsageError
 from wsiseg.exchange.finished import FinishedResult
 from wsiseg.exchange.request import ExportReport, ExportRequest
 
-__all__ = ["FORMATS", "export_result"]
+__all__ = ["EXPORTERS", "FORMATS", "Exporter", "export_result", "find_exporter"]
 
 Exporter = Callable[[FinishedResult, Path, ExportRequest], ExportReport]
 
@@ -25,6 +25,10 @@ FORMATS: Mapping[str, str] = {
     "dicom-ann": "to_dicom.to_dicom_ann",
 }
 """Name -> the module and the function in it; loaded when it is asked for."""
+
+EXPORTERS = "wsiseg.exporters"
+"""Entry points of installed packages that add formats: callables that take a `FinishedResult`, the
+output folder and an `ExportRequest`, and return an `ExportReport`. Built-in names come first."""
 
 DEFAULTS = ExportRequest()
 
@@ -43,7 +47,7 @@ def export_result(
     result
         A result folder of `wsiseg segment`.
     to
-        One of `FORMATS`.
+        One of `FORMATS`, or a format of an installed package.
     out
         Folder for the files, which are called after the result's folder; made if absent.
     request
@@ -61,10 +65,26 @@ def export_result(
     DiskFullError
         If there is no room left.
     """
-    if to not in FORMATS:
-        raise UsageError(f"format {to!r}: needed one of {', '.join(FORMATS)}")
+    exporter = find_exporter(to)
     if not isinstance(result, FinishedResult):
         result = FinishedResult(Path(result))
-    module, _, name = FORMATS[to].partition(".")
-    exporter = cast("Exporter", getattr(import_module(f"wsiseg.exchange.{module}"), name))
     return exporter(result, Path(out), request)
+
+
+def find_exporter(to: str) -> Exporter:
+    """Return what writes a format.
+
+    Raises
+    ------
+    UsageError
+        If there is no such format; it names those there are.
+    """
+    if to in FORMATS:
+        module, _, name = FORMATS[to].partition(".")
+        return cast("Exporter", getattr(import_module(f"wsiseg.exchange.{module}"), name))
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
+    added = {point.name: point for point in entry_points(group=EXPORTERS)}
+    if to not in added:
+        raise UsageError(f"format {to!r}: needed one of {', '.join([*FORMATS, *sorted(added)])}")
+    return cast("Exporter", added[to].load())
