@@ -106,7 +106,10 @@ def write_geoparquet(
     head, seen = _table(pyarrow, first, frame, names), _Extent()
     with (
         writing_whole(path) as stream,
-        pyarrow.parquet.ParquetWriter(stream, head[0].schema, compression="zstd") as writer,
+        # A stored Arrow schema would hide the metadata, which are known at the end only.
+        pyarrow.parquet.ParquetWriter(
+            stream, head[0].schema, compression="zstd", store_schema=False
+        ) as writer,
     ):
         for table, geometries in chain(
             [head], (_table(pyarrow, one, frame, names) for one in several)
