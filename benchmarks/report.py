@@ -107,6 +107,17 @@ def geojson(record: Record) -> list[str]:
     ]
 
 
+def export(record: Record) -> list[str]:
+    keys = ("export", "objects", "seconds", "cpu_s", "peak_mb", "files", "largest_mb")
+    header = ["export", "objects", "seconds", "CPU s", "peak MB", "files", "largest, MB"]
+    verdicts = {verdict for row in record["exports"] for verdict in row.get("verdicts", ())}
+    return [
+        f"Each GeoJSON file verified by itself: {', '.join(sorted(verdicts))}",
+        "",
+        *table(header, [[row[key] for key in keys] for row in record["exports"]]),
+    ]
+
+
 def sampler(record: Record) -> list[str]:
     speed = record["patches_per_s"]
     rows = [[name, ratio] for name, ratio in record["ratio"].items()]
@@ -154,6 +165,7 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "cascade": cascade,
     "trace": trace,
     "geojson": geojson,
+    "export": export,
     "sampler": sampler,
     "windows": windows,
     "ablation": ablation,
