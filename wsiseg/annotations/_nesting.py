@@ -41,7 +41,7 @@ def nested(
         without parent; QuPath's `resolveHierarchy()` nests them.
     """
     texts: list[bytes] = []
-    outlines = [np.empty(0, object)]
+    outlines: list[NDArray[np.object_]] = [np.empty(0, object)]
     for chunk in parents:
         texts += chunk.texts
         held = chunk.outlines

@@ -141,7 +141,9 @@ class StageSetup:
         grid = self.decided.turned if turned else self.decided
         chosen = selected.T if turned else selected
         spans = zip(box.start, box.stop, grid.stride, strict=True)
-        return ~chosen[np.ix_(*(np.arange(a, b) // stride for a, b, stride in spans))]
+        tiles = np.ix_(*(np.arange(a, b) // stride for a, b, stride in spans))
+        undecided: NDArray[np.bool_] = ~chosen[tiles]
+        return undecided
 
     def _inputs_of(self, patch: tuple[int, ...]) -> tuple[StageInput, ...]:
         if patch == self.reference.spec.patch:

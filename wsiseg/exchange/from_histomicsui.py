@@ -104,7 +104,7 @@ def _shape(kind: str, element: Mapping[str, Any]) -> NDArray[np.float64]:
     """Return the closed ring of a shape given by its centre, sides and rotation."""
     centre = _xy([element["center"]])[0]
     if kind == "circle":
-        half = np.full(2, float(element["radius"]))
+        half: NDArray[np.float64] = np.full(2, float(element["radius"]))
     else:
         half = np.array([float(element["width"]), float(element["height"])]) / 2
     corners = half * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
