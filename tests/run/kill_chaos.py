@@ -106,7 +106,7 @@ def chaos(slide: Path, model: Path, folder: Path, *, kills: int, seed: int = 0) 
             if tally.kills == kills:
                 break
             by_time = rng.random() < 0.3
-            least = 0 if by_time else rng.randint(lines(journal), whole)
+            least = 0 if by_time else rng.randint(min(lines(journal), whole), whole)
             wait = rng.uniform(0, seconds) if by_time else rng.uniform(0, 0.02)
             if kill(start(slide, model, out), journal, least, wait):
                 tally.kills += 1
