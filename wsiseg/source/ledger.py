@@ -1,7 +1,7 @@
 """Which blocks of a slide are damaged, and what stands in their place."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -67,6 +67,7 @@ class Ledger:
     def __init__(self, levels: Sequence[LevelInfo]) -> None:
         self._levels = tuple(levels)
         self._lock = threading.Lock()
+        self._tell: Callable[[DamagedBlock], None] = lambda _: None
         self._blocks: dict[tuple[int, tuple[int, int]], DamagedBlock] = {}
         self._damaged_levels: frozenset[int] = frozenset()
         self._l0_boxes: dict[tuple[int, State, int], NDArray[np.float64]] = {}
@@ -98,8 +99,17 @@ class Ledger:
             level, index, box, self._l0_box(info, box), state, source_level, reason
         )
         with self._lock:
-            self._blocks.setdefault((level, index), block)
-            self._damaged_levels |= {level}
+            if (level, index) not in self._blocks:
+                self._tell(block)  # whoever keeps it has it before anybody uses its pixels
+                self._blocks[level, index] = block
+                self._damaged_levels |= {level}
+
+    def follow(self, tell: Callable[[DamagedBlock], None]) -> None:
+        """Call `tell` with each block that is known, and from now on with each new one."""
+        with self._lock:
+            self._tell = tell
+            for block in self._blocks.values():
+                tell(block)
 
     def at(self, level: int, index: tuple[int, int]) -> DamagedBlock | None:
         """Return what is known of a block; `None`: no damage."""
