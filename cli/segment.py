@@ -9,6 +9,7 @@ import typer
 
 from wsiseg.machine import beside
 from wsiseg.options import (
+    DamageOptions,
     Decoding,
     ExportOptions,
     Frame,
@@ -45,6 +46,7 @@ from .console import failed, print_report, stoppable
 __all__ = ["segment"]
 
 CERTAIN = UncertaintyOptions()
+DEFAULT_DAMAGE = DamageOptions()
 
 Option = typer.Option
 InFrame = Annotated[Frame, Option(help="Pixels of the image QuPath shows, or of level 0.")]
@@ -67,6 +69,18 @@ Uncertainty = Annotated[
 Views = Annotated[int, Option("--tta-views", help="8, or 4: without quarter turns.")]
 Samples = Annotated[int, Option("--dropout-samples", min=2, help="Networks with units dropped.")]
 Seed = Annotated[int, Option("--seed", min=0, help="Of the units dropped.")]
+MaxCorrupt = Annotated[
+    float,
+    Option(
+        "--max-corrupt",
+        min=0.0,
+        max=1.0,
+        help="Share of the tissue that damage may affect; above it the slide fails.",
+    ),
+]
+NoDegraded = Annotated[
+    bool, Option("--no-degraded", help="No result where only a coarser level can be read.")
+]
 PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds, and stop.")]
 
 
@@ -95,6 +109,8 @@ def segment(
     tta_views: Views = CERTAIN.tta_views,
     dropout_samples: Samples = CERTAIN.dropout_samples,
     seed: Seed = CERTAIN.seed,
+    max_corrupt: MaxCorrupt = DEFAULT_DAMAGE.max_corrupt,
+    no_degraded: NoDegraded = False,
     batch: Batch = None,
     memory: Memory = None,
     threads: Threads = None,
@@ -129,6 +145,7 @@ def segment(
             dropout_samples=dropout_samples,
             seed=seed,
         ),
+        damage=DamageOptions(max_corrupt=max_corrupt, degraded=not no_degraded),
     )
     jobs = list_slides(
         slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested

@@ -50,6 +50,7 @@ _HOMES = {
     "EmbedOptions": "wsiseg.options",
     "TissueOptions": "wsiseg.options",
     "UncertaintyOptions": "wsiseg.options",
+    "DamageOptions": "wsiseg.options",
     "ExportOptions": "wsiseg.options",
     "RunOptions": "wsiseg.options",
     "WsisegError": "wsiseg.errors",
@@ -59,6 +60,7 @@ _HOMES = {
 __all__ = [
     "Annotations",
     "Box",
+    "DamageOptions",
     "EmbedOptions",
     "Embeddings",
     "ExportOptions",
@@ -105,6 +107,7 @@ if TYPE_CHECKING:
     from wsiseg.grid import Grid, Tile
     from wsiseg.model import Model, ModelCard, list_models, load_model
     from wsiseg.options import (
+        DamageOptions,
         EmbedOptions,
         ExportOptions,
         RunOptions,

@@ -175,7 +175,8 @@ def embed(
     """
     started = time.perf_counter()
     require_task(model, "embedding")
-    slide, model = as_pyramid(slide), load_for_run(model, options.run)
+    # a vector of made-up pixels could not be told from others
+    slide, model = as_pyramid(slide).with_damage("raise"), load_for_run(model, options.run)
     set_allocator(model.backend)
     setup = _lay_out(model, slide)
     tissue = find_tissue(slide, options.tissue)

@@ -4,6 +4,7 @@
   + SourceError                  a slide or volume cannot be opened or read
     - UnsupportedFormatError     no reader knows this file
     - DamagedFileError           (OSError) the file, or a tile of it, cannot be decoded
+      . TooDamagedError          too much of the tissue is affected
     - MissingSpacingError        (ValueError) the file does not say how large a pixel is
     - LevelError                 (IndexError) the pyramid has no such level
   + GridError                    (ValueError) the tiling asked for cannot exist
@@ -36,6 +37,7 @@ so that it survives the way back from a worker process.
 """
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "SourceError",
     "SpacingUnavailableError",
     "TissueError",
+    "TooDamagedError",
     "TrainingError",
     "UnfinishedHeatmapError",
     "UnsupportedFormatError",
@@ -93,6 +96,21 @@ class UnsupportedFormatError(SourceError):
 
 class DamagedFileError(SourceError, OSError):
     """The file, or a tile of it, cannot be decoded."""
+
+
+class TooDamagedError(DamagedFileError):
+    """So many blocks of a slide cannot be decoded that its result would mislead."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path | str | None = None,
+        found: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(message, path=path)
+        self.found = dict(found or {})
+        """What was found, for tables: blocks, share, areas."""
 
 
 class MissingSpacingError(SourceError, ValueError):

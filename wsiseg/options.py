@@ -14,6 +14,7 @@ from wsiseg.geometry import COARSEST_UM, FINEST_UM
 __all__ = [
     "DETECTORS",
     "Backend",
+    "DamageOptions",
     "Decoding",
     "Detector",
     "EmbedOptions",
@@ -172,6 +173,21 @@ class UncertaintyOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DamageOptions:
+    """What becomes of a slide of which some blocks cannot be decoded."""
+
+    max_corrupt: float = 0.01
+    """The slide fails where more than this share of its tissue is affected, 0-1. A handful of
+    tiles is less; a file that was cut short, or lost a row of tiles, is more."""
+
+    degraded: bool = True
+    """Let a coarser level stand in for a damaged block; otherwise there is no result for it."""
+
+    def __post_init__(self) -> None:
+        _need_number(self, "max_corrupt", 0, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentOptions:
     """All options of one segmentation."""
 
@@ -179,12 +195,14 @@ class SegmentOptions:
     export: ExportOptions = field(default_factory=ExportOptions)
     run: RunOptions = field(default_factory=RunOptions)
     uncertainty: UncertaintyOptions = field(default_factory=UncertaintyOptions)
+    damage: DamageOptions = field(default_factory=DamageOptions)
 
     def __post_init__(self) -> None:
         _need_group(self, "tissue", TissueOptions)
         _need_group(self, "export", ExportOptions)
         _need_group(self, "run", RunOptions)
         _need_group(self, "uncertainty", UncertaintyOptions)
+        _need_group(self, "damage", DamageOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,6 +12,8 @@ from pathlib import Path
 from wsiseg.annotations import ImageRef
 from wsiseg.engine import (
     EXACT,
+    Damage,
+    DamageWatch,
     Journal,
     Listener,
     Pinned,
@@ -23,18 +26,20 @@ from wsiseg.engine import (
     choose_window,
     ignore,
     lay_out,
+    lost_places,
     make_plan,
     run_cascade,
     sampled_model,
     select_tiles,
     temporary_folder,
+    with_degraded_shares,
 )
-from wsiseg.errors import MemoryBudgetError
+from wsiseg.errors import IncompleteSlideWarning, MemoryBudgetError
 from wsiseg.machine import beside, release_memory, set_allocator, usable_cores
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
-from wsiseg.source import Pyramid, as_pyramid
+from wsiseg.source import OnDamage, Pyramid, as_pyramid
 from wsiseg.tissue import TissueMask, find_tissue
 
 __all__ = ["plan", "plan_run", "segment"]
@@ -87,7 +92,7 @@ def plan_run(
 ) -> tuple[Model, Plan]:
     """Return the model as it will run on this slide, and the plan; see `plan`."""
     require_task(model, "semantic")
-    slide, model = as_pyramid(slide), load_for_run(model, options.run)
+    slide, model = _readable(slide, options), load_for_run(model, options.run)
     sampled = sampled_model(model, options.uncertainty)
     tissue = tissue or find_tissue(slide, options.tissue)
     return _plan_run(slide, model, sampled, options, tissue, pinned)
@@ -233,8 +238,8 @@ def segment(
         If the slide does not say how large its pixels are; open it with `mpp=`.
     SpacingUnavailableError
         If the model wants finer pixels than the slide has.
-    DamagedFileError
-        If a needed block of the slide cannot be decoded.
+    TooDamagedError
+        If blocks of the slide that cannot be decoded affect more of the tissue than allowed.
     MemoryBudgetError
         If the run would need more memory than allowed.
     UsageError
@@ -244,10 +249,13 @@ def segment(
     -----
     EmptyTissueWarning
         If there is no tissue; the result is then empty and valid.
+    IncompleteSlideWarning
+        If blocks of the slide could not be decoded; see `Result.damage`.
     """
     started = time.perf_counter()
     require_task(model, "semantic")
-    slide, model = as_pyramid(slide), load_for_run(model, options.run)
+    whole = as_pyramid(slide).with_damage("raise")  # so that the ledger is this run's own
+    slide, model = _readable(whole, options), load_for_run(model, options.run)
     set_allocator(model.backend)
     sampled = sampled_model(model, options.uncertainty)
     lay_out(model.card, slide)  # what does not fit is an error before anything is read
@@ -255,6 +263,8 @@ def segment(
     small = math.prod(slide.shape) < PREPARED_PIXELS
     with beside(partial(model.prepare, cores)) if cores > 1 and small else nullcontext():
         tissue = find_tissue(slide, options.tissue)
+    watch = DamageWatch(slide, tissue, options.damage)
+    watch.check()
     slide.forget()  # at its resolution nobody comes back
     resume = Resume(journal, slide, options.run) if journal is not None else None
     if resume is not None and pinned == NOTHING_PINNED:
@@ -266,14 +276,23 @@ def segment(
     running, counted = _plan_run(slide, model, sampled, options, tissue, pinned)
     release_memory()
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    below = options.run.skip_below
-    output = run_cascade(running, counted, folder, skip_below=below, resume=resume, listen=listen)
+    output = run_cascade(
+        running,
+        counted,
+        folder,
+        skip_below=options.run.skip_below,
+        resume=resume,
+        listen=listen,
+        check=watch.check,
+    )
+    damage = _warned(watch.look(output.reports[-1].lost_mm2), slide)
     image = ImageRef.of(slide)
     *_, heatmap = output.heatmaps.values()
     pieces = annotate_tissue(tissue, image, options.export)
     annotations = annotate_labels(
         output.labels, heatmap, model.card, image, options.export, layers=output.uncertainty
     )
+    annotations = with_degraded_shares(annotations, output.gaps)
     release_memory()
     return Result(
         slide=slide,
@@ -288,4 +307,19 @@ def segment(
         annotations=annotations,
         reports=output.reports,
         seconds=time.perf_counter() - started,
+        damage=damage,
+        corrupt=lost_places(slide, damage.blocks, output.gaps) if damage.blocks else None,
     )
+
+
+def _readable(slide: Pyramid | str | Path, options: SegmentOptions) -> Pyramid:
+    """Return the slide, to be read to its end where it is damaged."""
+    wanted: OnDamage = "replace" if options.damage.degraded else "nodata"
+    return as_pyramid(slide).with_damage(wanted)
+
+
+def _warned(damage: Damage, slide: Pyramid) -> Damage:
+    if damage.blocks:
+        text = f"{slide.name}: {damage}; see the annotations 'Corrupt' and corrupt.json"
+        warnings.warn(text, IncompleteSlideWarning, stacklevel=3)
+    return damage

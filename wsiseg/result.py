@@ -14,6 +14,7 @@ from wsiseg.annotations import Annotations, write_annotations
 from wsiseg.annotations.chunks import chunks
 from wsiseg.draw import DrawnClass, overview, save_png
 from wsiseg.engine import (
+    Damage,
     Plan,
     StageReport,
     fingerprint,
@@ -70,6 +71,12 @@ class Result:
     uncertainty: Mapping[str, HeatmapStore] = field(default_factory=dict)
     """Layers asked for, by name: one channel, 0 to 1, on the grid of the heatmap."""
 
+    damage: Damage = field(default_factory=Damage)
+    """Blocks of the slide that could not be decoded, and the tissue they lie on."""
+
+    corrupt: Annotations | None = None
+    """Where that leaves no result, level-0 pixels; `None` where the slide is whole."""
+
     @property
     def heatmap(self) -> HeatmapStore:
         """Probabilities of the last stage."""
@@ -91,6 +98,7 @@ class Result:
         for name, mean in (self.reports[-1].uncertainty or {}).items():
             row[f"mean_{name}"] = None if mean is None else round(mean, 6)
         row["tiles"] = sum(report.tiles for report in self.reports)
+        row |= self.damage.summary()
         if self.model.windows is not None:
             row["windows_px"] = "; ".join(
                 f"{stage.stage} {' x '.join(map(str, stage.patch))}"
@@ -119,6 +127,9 @@ class Result:
             )
             for index, (known, area_mm2) in enumerate(areas)
         ]
+        if self.corrupt is not None and len(self.corrupt):
+            lost = _scaled(self.corrupt, 0, scale)
+            drawn.append(DrawnClass("Corrupt", self.corrupt.classes[0].color, lost))
         um = self.slide.spacing.um[1] / scale[0]
         return overview(
             pixels,
@@ -139,8 +150,9 @@ class Result:
         """Write the files of this slide to `out/<name>/` and return that folder.
 
         `annotations.geojson`, `tissue.geojson`, `heatmap.zarr`, `mask.zarr`, heatmaps of earlier
-        stages, layers of uncertainty, `overview.png` and `run.json`. The folder appears when
-        everything in it is there; results of an earlier run are replaced; what else is in it stays.
+        stages, layers of uncertainty, `overview.png` and `run.json`; of a damaged slide also
+        `corrupt.json`. The folder appears when everything in it is there; results of an earlier run
+        are replaced; what else is in it stays.
 
         Raises
         ------
@@ -158,8 +170,8 @@ class Result:
             for path in paths:
                 link_tree(path, folder / path.name)
             for stem, annotations in (
-                ("annotations", self.annotations),
-                ("tissue", self.tissue_annotations),
+                ("annotations", self._with_corrupt()),
+                ("tissue", [self.tissue_annotations]),
             ):
                 write_annotations(
                     folder,
@@ -171,10 +183,15 @@ class Result:
                 )
             release_memory()
             save_png(folder / "overview.png", self.overview())
-            (folder / "run.json").write_bytes(
-                orjson.dumps(self.provenance(), option=orjson.OPT_INDENT_2)
-            )
+            (folder / "run.json").write_bytes(_json(self.provenance()))
+            if self.damage.blocks:
+                (folder / "corrupt.json").write_bytes(_json(self.damage.record()))
         return Path(out) / (name or self.slide.stem)
+
+    def _with_corrupt(self) -> list[Annotations]:
+        """Return the objects and, after them, the places `Corrupt`, for whoever opens the file."""
+        places = self.corrupt
+        return [self.annotations] + ([places] if places is not None and len(places) else [])
 
     def _origin(self, stem: str) -> dict[str, str]:
         """Return what the collection says of the model whose objects these are."""
@@ -190,7 +207,12 @@ class Result:
     def provenance(self) -> dict[str, Any]:
         """Return where this result comes from: slide, model, options, spacing, machine, times."""
         run = (self.slide, self.model, self.options, self.plan, self.reports)
-        return run_record(*run, summary=self.summary())
+        damage = {"damage": self.damage.counts()} if self.damage.blocks else {}
+        return run_record(*run, summary=self.summary()) | damage
+
+
+def _json(record: dict[str, Any]) -> bytes:
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2)
 
 
 def _scaled(

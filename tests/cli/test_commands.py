@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from wsiseg_cli.main import app
 
 from wsiseg.errors import UsageError
+from wsiseg.testing import hostile
 from wsiseg.testing.models import make_colour_model
 from wsiseg.testing.slides import make_svs, tissue_disc
 
@@ -82,6 +83,25 @@ def test_segment_goes_on_and_exits_1_when_a_slide_fails(slides, model, tmp_path)
     assert second["error_class"] == "MissingSpacingError"
     assert "--mpp" in second["error"]
     assert (tmp_path / "failures.csv").exists()
+
+
+def test_damage_is_reported_and_limited(slides, model, tmp_path):
+    hurt = hostile.damage_tile(slides / "disc 😐.svs", tmp_path / "hurt.svs", tile=5)
+    arguments = ("segment", hurt, "-m", model, "-o", tmp_path / "out", "--json")
+    done = run(*arguments)
+    assert done.exit_code == 1
+    row = json.loads(done.stdout)
+    assert (row["error_class"], row["corrupt_blocks"]) == ("TooDamagedError", 1)
+    assert row["corrupt_share"] > 0.1
+    done = run(*arguments, "--max-corrupt", "0.9")
+    assert done.exit_code == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["degraded_mm2"] > 0 == row["nodata_mm2"]
+    assert "1 replaced by a coarser level" in row["warnings"][0]
+    done = run(*arguments, "--max-corrupt", "0.9", "--no-degraded")
+    row = json.loads(done.stdout)
+    assert row["unpredicted_mm2"] > row["nodata_mm2"] > 0 == row["degraded_mm2"]
+    assert run(*arguments, "--max-corrupt", "1.1").exit_code == 2
 
 
 def test_an_mpp_given_helps(slides, model, tmp_path):

@@ -77,7 +77,7 @@ def test_each_view_is_what_it_is_alone_and_each_block_is_decoded_once(
     with open_slide(picture(shape, seed), mpp=1.0) as slide, ExitStack() as stack:
         views = [slide.at(float(ratio)) for ratio in ratios]
         level = slide.levels[0]
-        counting = level._source = Counting(level._source)
+        counting = slide.reader = Counting(slide.source)
         shared = stack.enter_context(
             closing(SharedLevel(level, (24, 12), tmp_path_factory.mktemp("shared")))
         )
@@ -108,7 +108,7 @@ def test_what_no_later_stage_wants_is_not_kept(tmp_path):
     with open_slide(picture((64, 64)), mpp=1.0) as slide, ExitStack() as stack:
         views = [slide.at(1.0), slide.at(2.0)]
         level = slide.levels[0]
-        counting = level._source = Counting(level._source)
+        counting = slide.reader = Counting(slide.source)
         shared = stack.enter_context(closing(SharedLevel(level, (16, 16), tmp_path)))
         first = shared.add(views[0], uses_of(views[0], (16, 16)))
         few = [Box((0, 0), (8, 8))]

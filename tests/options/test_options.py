@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from wsiseg.errors import UsageError
 from wsiseg.options import (
     DETECTORS,
+    DamageOptions,
     EmbedOptions,
     ExportOptions,
     RunOptions,
@@ -56,6 +57,7 @@ REFUSED = {
         "export": (None, {}),
         "run": (None, TissueOptions()),
         "uncertainty": (None, ("entropy",)),
+        "damage": (None, 0.01),
     },
     UncertaintyOptions: {
         "layers": (None, "entropy", ("banana",), ("entropy", ""), 3, {"tta"}),
@@ -63,10 +65,11 @@ REFUSED = {
         "dropout_samples": (*NO_COUNTS, 1),
         "seed": (-1, 1.5, True, "1", math.nan),
     },
+    DamageOptions: {"max_corrupt": NO_SHARES},
     EmbedOptions: {"tissue": (None, 0.5), "run": (None, TissueOptions())},
 }
 
-UNCHECKED = {"exclude_pen", "compress", "device", "parquet"}
+UNCHECKED = {"exclude_pen", "compress", "device", "parquet", "degraded"}
 """Switches are taken as true or false; what devices there are only a run can tell."""
 
 

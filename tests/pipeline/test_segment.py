@@ -288,7 +288,7 @@ def test_several_devices_are_a_process_each_with_the_same_result(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_damaged_tile_fails_the_slide_and_leaves_no_result(slide_path, model, tmp_path):
+def test_too_much_damage_fails_the_slide_and_leaves_no_result(slide_path, model, tmp_path):
     import tifffile
 
     with tifffile.TiffFile(slide_path) as tiff:
@@ -304,7 +304,7 @@ def test_a_damaged_tile_fails_the_slide_and_leaves_no_result(slide_path, model, 
     with pytest.raises(DamagedFileError, match=r"damaged.svs.*level 0.*tile"):
         wsiseg.segment(damaged, model)
     report = segment_folder(list_slides([str(damaged)]), model, tmp_path / "out")
-    assert report.failures[0].error_class == "DamagedFileError"
+    assert report.failures[0].error_class == "TooDamagedError"
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names - {journal_folder(tmp_path / "out", "damaged", "segment").name} == {
         "summary.csv",

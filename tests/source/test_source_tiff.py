@@ -20,6 +20,7 @@ from wsiseg.testing import hostile
 from wsiseg.testing.slides import (
     encode_jpeg_tiles,
     make_ome_tiff,
+    make_sparse_tiff,
     make_svs,
     make_tiff_pyramid,
     pyramid_pixels,
@@ -71,7 +72,7 @@ def test_pixels_equal_openslide(tmp_path: Path, options, tolerance):
 
 @pytest.mark.parametrize("tile", [240, 256])
 def test_missing_tiles_are_background(tmp_path: Path, tile):
-    path = make_svs(tmp_path / "a.svs", PIXELS, levels=(1,), tile=tile, missing_tiles={0, 5})
+    path = make_sparse_tiff(tmp_path / "a.tif", PIXELS, tile=tile, missing_tiles={0, 5})
     pixels = read_all(TiffSource(path))
     assert (pixels[:tile, :tile] == 255).all()
     assert (pixels[tile : 2 * tile, tile : 2 * tile] == 255).all()
@@ -300,7 +301,7 @@ def test_pages_of_another_aspect_are_no_levels(tmp_path: Path):
 
 
 def test_tiles_walk_in_file_order_and_cover_the_level(tmp_path: Path):
-    path = make_svs(tmp_path / "a.svs", PIXELS, missing_tiles={3})
+    path = make_sparse_tiff(tmp_path / "a.tif", PIXELS, levels=(1, 4), missing_tiles={3})
     source = TiffSource(path)
     for level in source.levels:
         whole = read_all(source, level.index)

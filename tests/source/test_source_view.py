@@ -23,7 +23,7 @@ from wsiseg.source.array import ArraySource
 from wsiseg.source.base import ReadCount
 from wsiseg.source.tiff import TiffSource
 from wsiseg.testing import hostile
-from wsiseg.testing.slides import make_svs, make_tiff_pyramid, tissue_disc
+from wsiseg.testing.slides import make_sparse_tiff, make_svs, make_tiff_pyramid, tissue_disc
 
 PIXELS, _ = tissue_disc((701, 899), seed=3)
 MISSING = (4,)
@@ -55,8 +55,8 @@ def svs(path: Path, **options) -> TiffSource:
 @pytest.fixture(scope="module")
 def gappy(tmp_path_factory: pytest.TempPathFactory) -> tuple[TiffSource, np.ndarray]:
     """A slide with tiles of 240 px, one of them missing, and its pixels."""
-    path = tmp_path_factory.mktemp("view") / "a.svs"
-    source = svs(path, tile=240, missing_tiles=set(MISSING))
+    path = tmp_path_factory.mktemp("view") / "a.tif"
+    source = TiffSource(make_sparse_tiff(path, PIXELS, missing_tiles=set(MISSING)))
     return source, source.read(0, Box.of_shape(PIXELS.shape[:2]))
 
 
@@ -322,7 +322,8 @@ def test_damage_is_named_in_reduced_reads(tmp_path: Path, scaled):
 
 
 def test_reads_are_counted(tmp_path: Path):
-    slide = Pyramid(svs(tmp_path / "a.svs", tile=256, missing_tiles={0}))
+    path = make_sparse_tiff(tmp_path / "a.tif", PIXELS, tile=256, missing_tiles={0})
+    slide = Pyramid(TiffSource(path))
     assert slide.reads == ReadCount(0, 0, 0)
     assert slide.reads.amplification == 1
     view = slide.at(0.5)

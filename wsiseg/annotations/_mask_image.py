@@ -16,6 +16,7 @@ Values = NDArray[Any]
 """Integers (y, x)."""
 
 JPEG = b"\xff\xd8\xff"
+MAX_JPEG_PIXELS = 1 << 27
 NOT_SIZES = frozenset({0xC4, 0xC8, 0xCC})
 LOSSLESS = 0xC3
 
@@ -105,13 +106,26 @@ def one_channel(values: Values, path: Path) -> Values:
     return first
 
 
+def _refuse_gigantic(size: bytes, path: Path) -> None:
+    height, width = int.from_bytes(size[:2], "big"), int.from_bytes(size[2:], "big")
+    if height * width > MAX_JPEG_PIXELS:
+        raise AnnotationError(
+            f"{path}: a JPEG of {width} x {height} pixels, needed at most {MAX_JPEG_PIXELS}; save "
+            "the mask as a tiled TIFF"
+        )
+
+
 def refuse_lossy_jpeg(data: bytes, path: Path) -> None:
-    """Raise `AnnotationError` where a JPEG stream is not lossless: it would smear the classes."""
+    """Raise `AnnotationError` where a JPEG stream is not lossless: it would smear the classes.
+
+    Neither may it be of gigantic size.
+    """
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in NOT_SIZES:
             if marker == LOSSLESS:
+                _refuse_gigantic(data[at + 5 : at + 9], path)
                 return
             break
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -30,6 +30,15 @@ MALFORMED = (
 )  # fmt: skip
 """What tifffile raises, besides its own error, where a directory makes no sense."""
 
+JPEGS = frozenset({COMPRESSION.JPEG, COMPRESSION.OJPEG})
+READ = JPEGS | {
+    COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE,
+    COMPRESSION.PACKBITS, COMPRESSION.LZMA, COMPRESSION.ZSTD, COMPRESSION.ZSTD_DEPRECATED,
+    COMPRESSION.CCITTRLE, COMPRESSION.CCITTFAX3, COMPRESSION.CCITTFAX4,
+}  # fmt: skip
+"""Codecs that are told how many bytes to give. Others take the size from their own stream, which
+may claim any."""
+
 Values = NDArray[Any]
 
 
@@ -73,7 +82,12 @@ class TiffLevel:
                 f"{path}: its blocks of {self._block[1]} x {self._block[0]} pixels can only be "
                 "decoded whole; save the mask as a tiled TIFF"
             )
-        if page.compression in {COMPRESSION.JPEG, COMPRESSION.OJPEG}:
+        if page.compression not in READ:
+            raise AnnotationError(
+                f"{path}: compression {getattr(page.compression, 'name', page.compression)}, "
+                "needed LZW, Deflate or another that keeps bytes; save the mask anew"
+            )
+        if page.compression in JPEGS:
             first = next((i for i, size in enumerate(page.databytecounts) if size), None)
             if first is not None:
                 refuse_lossy_jpeg(self._bytes(first) or b"", path)
@@ -83,6 +97,8 @@ class TiffLevel:
 
     def _decode(self, index: int) -> Values:
         page, data = self._page, self._bytes(index)
+        if data and page.compression in JPEGS:
+            refuse_lossy_jpeg(data, self._path)
         try:
             decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
         except (ValueError, RuntimeError, OSError, TypeError) as error:

@@ -14,6 +14,9 @@ __all__ = ["IGNORE", "MAX_CLASSES", "Naming"]
 IGNORE = 255
 """Value of pixels about which nobody knows anything: not trained on, not scored."""
 
+QUPATH_IGNORE = "Ignore*"
+"""QuPath's class for what is not to be measured; ignored unless it is named otherwise."""
+
 MAX_CLASSES = 254
 """One value is for `IGNORE`, one for values that a mask must not have."""
 
@@ -81,6 +84,8 @@ class Naming:
     def value(self, *names: str) -> int | None:
         """Return the class value of something with these names, `IGNORE`, or `None`: none of it."""
         if self.ignore.intersection(names):
+            return IGNORE
+        if QUPATH_IGNORE in names and QUPATH_IGNORE not in {*self.mapping, *self.classes}:
             return IGNORE
         known = [self.mapping.get(name, name) for name in names]
         return next((self.classes.index(name) for name in known if name in self.classes), None)

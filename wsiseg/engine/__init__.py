@@ -2,6 +2,12 @@
 
 from wsiseg.engine.annotate import annotate_labels, annotate_tissue
 from wsiseg.engine.cascade import CascadeOutput, run_cascade
+from wsiseg.engine.damage import (
+    Damage,
+    DamageWatch,
+    lost_places,
+    with_degraded_shares,
+)
 from wsiseg.engine.decoding import EXACT, DecodingChoice, choose_decoding
 from wsiseg.engine.events import Event, Listener, StageFinished, StageStarted, TilesDone, ignore
 from wsiseg.engine.execute import StageReport, run_stage
@@ -21,6 +27,8 @@ from wsiseg.engine.windows import choose_window
 __all__ = [
     "EXACT",
     "CascadeOutput",
+    "Damage",
+    "DamageWatch",
     "DecodingChoice",
     "Event",
     "Journal",
@@ -44,6 +52,7 @@ __all__ = [
     "ignore",
     "lay_out",
     "link_tree",
+    "lost_places",
     "make_plan",
     "require_layers",
     "run_cascade",
@@ -55,4 +64,5 @@ __all__ = [
     "summary_head",
     "temporary_folder",
     "versions",
+    "with_degraded_shares",
 ]

@@ -1,6 +1,6 @@
 """The stage graph, run: each stage's heatmap is a source for the next, the last gives the mask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Literal
 
 from wsiseg.engine.events import Listener
 from wsiseg.engine.execute import StageReport, Threaded, run_stage
+from wsiseg.engine.gaps import Gaps
 from wsiseg.engine.graph import kept_channels
 from wsiseg.engine.inputs import connect
 from wsiseg.engine.kept import KeptRows
@@ -55,6 +56,9 @@ class CascadeOutput:
     uncertainty: dict[str, HeatmapStore]
     """Layers of the last stage, by name."""
 
+    gaps: Gaps
+    """What damage did to the last stage."""
+
 
 def run_cascade(
     model: Model,
@@ -64,6 +68,7 @@ def run_cascade(
     skip_below: float = 0.0,
     resume: Resume | None = None,
     listen: Listener,
+    check: Callable[[], None] = lambda: None,
 ) -> CascadeOutput:
     """Run the stages one after the other and write their heatmaps into `folder`.
 
@@ -79,6 +84,8 @@ def run_cascade(
         What an earlier run has finished is not done again; stores in `folder` are replaced.
     listen
         Called with progress events.
+    check
+        Called after each stage; may raise to end the run.
 
     Returns
     -------
@@ -92,6 +99,7 @@ def run_cascade(
         See `run_stage`; nothing unfinished is left under a final name.
     """
     heatmaps: dict[str, HeatmapStore] = {}
+    gaps: dict[str, Gaps] = {}
     reports = []
     with share_levels(plan.setups, plan.running, folder) as shared:
         for s, setup in enumerate(plan.setups):
@@ -99,21 +107,25 @@ def run_cascade(
             skipping = skip_unlikely(
                 setup, heatmaps, plan.selected[s], background=background, below=skip_below
             )
+            own = gaps[setup.spec.output.name] = Gaps(setup, gaps)
+            selected = plan.selected[s] if skipping is None else skipping.selected
             with ExitStack() as stack:
                 output = _begin(model, plan, s, folder, stack, resume)
                 report = run_stage(
                     setup,
                     connect(setup, heatmaps, {k: v for (i, k), v in shared.items() if i == s}),
-                    plan.selected[s] if skipping is None else skipping.selected,
+                    selected,
                     model.predictors[s],
                     output.reducer,
                     pace=plan.stages[s].pace,
                     device_output=output.on_device,
                     kept=output.kept,
                     folder=folder if plan.stages[s].cut_bytes else None,
+                    gaps=own,
                     slide=plan.slide,
                     listen=listen,
                 )
+            report = replace(report, lost_mm2=own.lost_mm2(selected))
             heatmap = heatmaps[setup.spec.output.name] = HeatmapStore.open(output.path)
             if skipping:
                 report = replace(report, skipped=skipping.report(heatmap))
@@ -126,9 +138,10 @@ def run_cascade(
             if isinstance(predictor, Threaded) and model.device == "cpu":
                 predictor.rest()  # its activations are not needed beside the outlines
             release_memory()
+            check()
     names = plan.setups[-1].layers.names
     layers = {str(name): HeatmapStore.open(layer_path(folder, name)) for name in names}
-    return CascadeOutput(heatmaps, LabelStore.open(folder / MASK), tuple(reports), layers)
+    return CascadeOutput(heatmaps, LabelStore.open(folder / MASK), tuple(reports), layers, own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wsiseg.engine.clock import Clock
 from wsiseg.engine.cuts import keep_cuts
 from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDone, ignore
+from wsiseg.engine.gaps import Gaps
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import Input, TileReader
 from wsiseg.engine.kept import KeptRows, column_span, rows_of_tiles
@@ -124,6 +125,9 @@ class StageReport:
     kept: int = 0
     """Tiles that an earlier run, which was ended, had finished."""
 
+    lost_mm2: float = 0.0
+    """Area that has no result, since pixels it would rest on cannot be read."""
+
 
 def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     setup: StageSetup,
@@ -136,6 +140,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     device_output: DeviceOutput | None = None,
     kept: KeptRows | None = None,
     folder: Path | None = None,
+    gaps: Gaps | None = None,
     slide: str = "",
     listen: Listener = ignore,
 ) -> StageReport:
@@ -164,6 +169,8 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         Rows that are finished already; what gives them to `reducer` is in its sinks.
     folder
         Where blocks that several columns need wait in a file; `None`: they are made again.
+    gaps
+        The stage's: what it loses by damage becomes nodata.
     slide
         Name for the events.
     listen
@@ -188,6 +195,9 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         if folder is not None:
             inputs = stack.enter_context(keep_cuts(setup, inputs, columns, running, folder))
 
+        def place(column: Column) -> _Place:
+            return _Place(setup, column, selected, gaps)
+
         def run(  # what a column needs is freed before the next
             column: Column, batches: list[Indices]
         ) -> Iterator[int]:
@@ -195,10 +205,10 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
             stitcher = device_output and make_stitcher(setup, column, device_output)
             if device_output and stitcher and isinstance(predictor, DevicePredictor):
                 ahead = _read_ahead(reader, iter(batches), pace, clock)
-                write = _code_writer(setup, column, selected, device_output, clock)
+                write = _code_writer(place(column), device_output, clock)
                 return stitched_on_device(column, ahead, predictor, stitcher, write, clock)
             results = _predicted(setup, reader, iter(batches), predictor, pace, clock)
-            return _stitched(setup, column, selected, results, reducer, clock)
+            return _stitched(setup, column, place(column), results, reducer, clock)
 
         finished = 0
         for column in columns:
@@ -293,7 +303,7 @@ def _read_ahead(
 def _stitched(
     setup: StageSetup,
     column: Column,
-    selected: NDArray[np.bool_],
+    place: "_Place",
     results: Generator[Predicted, None, None],
     reducer: Reducer,
     clock: Clock,
@@ -304,7 +314,7 @@ def _stitched(
     def push(slabs: Iterator[Slab]) -> None:
         with clock.on("write"):
             for slab in slabs:
-                reducer.push(_placed(setup, column, selected, slab))
+                reducer.push(place(slab))
 
     def write(batch: Predicted) -> None:
         push(add(*batch))
@@ -339,26 +349,33 @@ def _stitcher(
 
 
 def _code_writer(
-    setup: StageSetup,
-    column: Column,
-    selected: NDArray[np.bool_],
-    output: DeviceOutput,
-    clock: Clock,
+    place: "_Place", output: DeviceOutput, clock: Clock
 ) -> "Callable[[CodeSlab], None]":
     def write(slab: "CodeSlab") -> None:
         with clock.on("write"):
-            output.writer.push(_placed(setup, column, selected, slab))
+            output.writer.push(place(slab))
 
     return write
 
 
-def _placed(
-    setup: StageSetup, column: Column, selected: NDArray[np.bool_], slab: AnySlab
-) -> AnySlab:
-    """Return a slab of a column moved to its place, without what it does not decide."""
-    if setup.spec.kind != "segmenter":
-        return slab.moved(column.tiles.start)
-    placed = slab.moved(column.offset).within(*column_span(setup, column))
-    if setup.patches is None:
-        return placed
-    return placed.without(setup.undecided(placed.box, selected, turned=column.turned))
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Moves the slabs of a column to their place, without what they do not decide, or lost."""
+
+    setup: StageSetup
+    column: Column
+    selected: NDArray[np.bool_]
+    gaps: Gaps | None
+
+    def __call__(self, slab: AnySlab) -> AnySlab:
+        placed = self._decided(slab)
+        return self.gaps.blank(placed, turned=self.column.turned) if self.gaps else placed
+
+    def _decided(self, slab: AnySlab) -> AnySlab:
+        setup, column = self.setup, self.column
+        if setup.spec.kind != "segmenter":
+            return slab.moved(column.tiles.start)
+        placed = slab.moved(column.offset).within(*column_span(setup, column))
+        if setup.patches is None:
+            return placed
+        return placed.without(setup.undecided(placed.box, self.selected, turned=column.turned))

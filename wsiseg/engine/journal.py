@@ -9,7 +9,8 @@ has another hash: after a kill the last block may be missing, after a power cut 
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from wsiseg.engine.claim import Claim
 from wsiseg.errors import HeatmapError, WsisegError, unwritable
 from wsiseg.geometry import Box
+from wsiseg.source import DamagedBlock, Ledger, State
 
 __all__ = ["Block", "Journal", "StageEntry", "StageLog"]
 
@@ -124,6 +126,8 @@ class Journal:
         self._path = self.folder / FILE
         self._entries: dict[str, StageEntry] = {}
         self._blocks: dict[str, list[Block]] = {}
+        self._damage: dict[str, list[Mapping[str, Any]]] = {}
+        self._lock = threading.Lock()
         self._logs: list[StageLog] = []
         self._file = -1
         with _disk(self.folder):
@@ -170,7 +174,11 @@ class Journal:
                 self._enter({"stage": entry.stage, **line})
             blocks = tuple(self._blocks.get(entry.id, ()))
             log = StageLog(
-                self.folder / name, blocks, lambda block: self._enter(block.to_dict(entry.id))
+                self.folder / name,
+                blocks,
+                lambda block: self._enter(block.to_dict(entry.id)),
+                damage=tuple(self._damage.get(entry.id, ())),
+                enter_damage=lambda one: self._enter({"of": entry.id, "damage": one}),
             )
         self._logs.append(log)
         return log
@@ -190,15 +198,17 @@ class Journal:
 
     def _enter(self, line: Mapping[str, Any]) -> None:
         text = orjson.dumps(line)
-        with _disk(self.folder):
+        with self._lock, _disk(self.folder):  # readers find damage while others write blocks
             _write_all(self._file, _check(text) + b" " + text + b"\n")
-        self._take(orjson.loads(text))
+            self._take(orjson.loads(text))
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "stage" in line:
             entry = StageEntry(line["stage"], line["what"], line["how"], line["notes"])
             self._entries[entry.stage] = entry
-            self._blocks[entry.id] = []
+            self._blocks[entry.id], self._damage[entry.id] = [], []
+        elif "damage" in line:
+            self._damage.setdefault(line["of"], []).append(line["damage"])
         else:
             self._blocks.setdefault(line["of"], []).append(Block.parse(line))
 
@@ -214,6 +224,10 @@ class StageLog:
         Those in the journal, in their order. Which of them the file still holds is looked at here.
     enter
         Called with each new block once its content is written.
+    damage
+        Damaged blocks of the slide that the stage met before.
+    enter_damage
+        Called with each new one.
 
     Attributes
     ----------
@@ -222,14 +236,45 @@ class StageLog:
     """
 
     def __init__(
-        self, path: Path, blocks: tuple[Block, ...], enter: Callable[[Block], None]
+        self,
+        path: Path,
+        blocks: tuple[Block, ...],
+        enter: Callable[[Block], None],
+        *,
+        damage: Sequence[Mapping[str, Any]] = (),
+        enter_damage: Callable[[Mapping[str, Any]], None] = lambda _: None,
     ) -> None:
         self.path = path
         self._enter = enter
+        self._damage, self._enter_damage = damage, enter_damage
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self.blocks = tuple(block for block in blocks if self._content(block) is not None)
         self.damaged = len(blocks) - len(self.blocks)
         """Blocks whose content is missing or changed."""
+
+    def follow(self, ledger: Ledger) -> None:
+        """Tell a slide's ledger what is known of its damage, and keep what it learns from now on.
+
+        A damaged block is on record before any row that it reaches.
+        """
+        for one in self._damage:
+            level, row, column, state, source_level, reason = one["block"]
+            ledger.add(
+                level,
+                (row, column),
+                state=State(state),
+                source_level=source_level,
+                reason=reason,
+            )
+        known = {tuple(one["block"][:3]) for one in self._damage}
+
+        def enter(block: DamagedBlock) -> None:
+            place = (block.level, *block.index)
+            if place not in known:
+                entry = [*place, int(block.state), block.source_level, block.reason]
+                self._enter_damage({"block": entry})
+
+        ledger.follow(enter)
 
     def close(self) -> None:
         """Close the file."""

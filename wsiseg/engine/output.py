@@ -1,5 +1,6 @@
 """A slide's output folder: there when everything in it is there, and never somebody else's."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,16 @@ from wsiseg.engine.working import working_folder
 from wsiseg.errors import RunError, WsisegError, WsisegWarning, unwritable
 from wsiseg.files import make_durable, make_durable_name
 
-__all__ = ["REPLACES", "finished_folder", "refuse_foreign"]
+__all__ = ["REPLACES", "check_name", "finished_folder", "refuse_foreign"]
+
+RESERVED = re.compile(
+    r"(con|prn|aux|nul|com\d|lpt\d)(\..*)? | (summary|failures)\.csv | report\.html | \.wsiseg.*",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Names of devices on Windows, whatever their suffix, and of what a run itself writes."""
+
+LONGEST_NAME = 240
+"""Bytes of a name that every file system takes, with something to spare."""
 
 REPLACES: Mapping[str, tuple[str, ...]] = {"segment": ("segment", "tissue")}
 """Command -> the commands whose results it may replace, where these are not its own alone:
@@ -39,6 +49,7 @@ def finished_folder(
     WsisegWarning
         If a file was changed since wsiseg wrote it: it is kept under another name.
     """
+    check_name(name)
     final = out / name
     if not final.resolve().is_relative_to(out.resolve()) or final.resolve() == out.resolve():
         raise RunError(
@@ -63,6 +74,32 @@ def finished_folder(
             WsisegWarning,
             stacklevel=3,
         )
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no folder of results may have.
+
+    Parameters
+    ----------
+    name
+        Below the output folder; parts between slashes are folders in one another.
+
+    Raises
+    ------
+    RunError
+        If a part has control characters, is too long, or is reserved by the system or by a run.
+    """
+    for part in name.split("/"):
+        if any(ord(character) < 32 or ord(character) == 127 for character in part):
+            trouble = "has control characters"
+        elif len(part.encode(errors="surrogateescape")) > LONGEST_NAME:
+            trouble = f"is longer than {LONGEST_NAME} bytes"
+        elif RESERVED.fullmatch(part):
+            trouble = "is reserved"
+        else:
+            continue
+        shown = part if len(part) < 100 else f"{part[:100]}..."
+        raise RunError(f"{shown!r}: the name {trouble}; rename the slide, or choose another name")
 
 
 @contextmanager

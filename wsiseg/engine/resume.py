@@ -179,6 +179,8 @@ class Resume:
             text = "%s: %s goes on: %d blocks are finished%s"
             log.info(text, self._slide.name, name, count, damaged)
         self._made[setup.spec.output.name] = entry.id
+        if self._slide.ledger is not None:
+            rows.follow(self._slide.ledger)
         height = setup.placement.shape[-1 if pace.turned else 0]
         return KeptRows(rows, parts, height)
 
@@ -204,6 +206,7 @@ class Resume:
             "grid": [asdict(setup.decided), setup.reference.downsample],
             "tiles with tissue": _digest(selected),
             "skip_below": self._options.skip_below if read else None,
+            "damaged blocks": self._slide.on_damage,
             "earlier heatmap": [made.get(name) for name in read],
             "wsiseg": [__version__, code_fingerprint()],
             "libraries": _versions(),

@@ -128,7 +128,7 @@ class Package:
                 )
             with np.load(content, allow_pickle=False) as arrays:
                 return {s.name: _example(arrays, s) for s in self.card.stages}
-        except (KeyError, ValueError, zipfile.BadZipFile, OSError) as error:
+        except (KeyError, ValueError, zipfile.BadZipFile, OSError, MemoryError) as error:
             raise ModelError(f"{path}: no usable check: {error}; write the package anew") from error
 
 

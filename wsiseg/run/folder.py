@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.engine import Listener, fingerprint, ignore, require_layers
-from wsiseg.engine.output import may_replace, refuse_foreign
+from wsiseg.engine.output import check_name, may_replace, refuse_foreign
 from wsiseg.engine.working import slide_journal, sweep
-from wsiseg.errors import UsageError, WsisegError, WsisegWarning, unwritable
+from wsiseg.errors import TooDamagedError, UsageError, WsisegError, WsisegWarning, unwritable
 from wsiseg.model import Model, load_for_run, require_task, suits_gpu
 from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
 from wsiseg.pipeline import plan, segment
@@ -259,6 +259,7 @@ def _run_one(job: SlideJob, out: Path, work: Work, *, kind: str | None) -> Slide
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", WsisegWarning)
         try:
+            check_name(job.output)
             if kind is not None and refused:
                 refuse_foreign(folder, kind)
             with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
@@ -268,6 +269,8 @@ def _run_one(job: SlideJob, out: Path, work: Work, *, kind: str | None) -> Slide
                 summary = work(slide, job)
         except Exception as error:  # the one broad boundary: no slide may end the batch
             log.debug("%s failed", job.path, exc_info=True)
+            if isinstance(error, TooDamagedError):
+                summary |= error.found
             summary["seconds"] = round(time.perf_counter() - started, 2)
             problem = error
     heard = tuple(str(w.message) for w in caught if issubclass(w.category, WsisegWarning))

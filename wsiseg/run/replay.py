@@ -23,6 +23,7 @@ from wsiseg.model import load_model
 from wsiseg.model.gpus import count_gpus
 from wsiseg.options import (
     Backend,
+    DamageOptions,
     EmbedOptions,
     ExportOptions,
     Precision,
@@ -153,8 +154,9 @@ class _Run:
         else:
             export = ExportOptions(**options["export"])
             layers = UncertaintyOptions(**options["uncertainty"])
+            damage = DamageOptions(**options["damage"])
             self.options = SegmentOptions(
-                tissue=tissue, export=export, run=here, uncertainty=layers
+                tissue=tissue, export=export, run=here, uncertainty=layers, damage=damage
             )
 
     def load(self) -> None:

@@ -21,6 +21,9 @@ FIRST = {SUMMARY: ("slide", "model"), FAILURES: ("path", "error_class", "error")
 ALWAYS = {SUMMARY: ("folder", "path", "warnings"), FAILURES: ("folder", "older_result")}
 """Further columns that are there even without a row."""
 
+FOUND = ("corrupt_blocks", "corrupt_share", "degraded_mm2", "nodata_mm2")
+"""What is known of a slide that failed since too much of it is damaged."""
+
 Row = dict[str, Any]
 
 
@@ -102,6 +105,7 @@ class Tables:
                 "path": report.path,
                 "error_class": report.error_class,
                 "error": report.error,
+                **{key: report.summary[key] for key in FOUND if key in report.summary},
                 "folder": name,
                 "older_result": "still there" if stands else "",
             }
@@ -119,6 +123,8 @@ class Tables:
     def _name(self, folder: str) -> str:
         """Return the name of a slide's folder below `out`, however it is spelled."""
         path = Path(folder)
+        if "\0" in folder:  # no system takes it, and nothing can be there
+            return folder
         if not path.is_absolute() and (self._out / path).exists():
             path = self._out / path
         root, path = self._out.resolve(), path.resolve()

@@ -127,16 +127,21 @@ class _Bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """Codecs that give back an image: JPEG XL, JPEG XR, WebP, PNG."""
+    """Codecs that give back an image: JPEG XL, JPEG XR, WebP, PNG.
 
-    expand: Callable[[bytes], NDArray[np.generic]]
+    They get the memory for one block to fill, so a stream that declares another size is refused
+    before it takes more.
+    """
+
+    expand: Callable[[bytes, Pixels], NDArray[np.generic]]
     samples: int
 
     def __call__(
-        self, data: bytes, _shape: tuple[int, int], _buffer: Pixels | None = None, /
+        self, data: bytes, shape: tuple[int, int], _buffer: Pixels | None = None, /
     ) -> Pixels:
+        room = np.empty(shape if self.samples == 1 else (*shape, self.samples), np.uint8)
         try:
-            return with_samples(self.expand(data), self.samples)
+            return with_samples(self.expand(data, room), self.samples)
         except (ValueError, RuntimeError) as error:
             raise CodecError(str(error)) from error
 
@@ -152,13 +157,13 @@ _BYTE_CODECS: dict[int, Callable[[bytes, int], bytes | bytearray]] = {
     50000: lambda data, nbytes: imagecodecs.zstd_decode(data, out=nbytes),
 }
 
-_IMAGE_CODECS: dict[int, Callable[[bytes], NDArray[np.generic]]] = {
-    22610: imagecodecs.jpegxr_decode,
-    34934: imagecodecs.jpegxr_decode,
-    34927: imagecodecs.webp_decode,
-    50001: imagecodecs.webp_decode,
-    34933: imagecodecs.png_decode,
-    50002: imagecodecs.jpegxl_decode,
+_IMAGE_CODECS: dict[int, Callable[[bytes, Pixels], NDArray[np.generic]]] = {
+    22610: lambda data, room: imagecodecs.jpegxr_decode(data, out=room),
+    34934: lambda data, room: imagecodecs.jpegxr_decode(data, out=room),
+    34927: lambda data, room: imagecodecs.webp_decode(data, out=room),
+    50001: lambda data, room: imagecodecs.webp_decode(data, out=room),
+    34933: lambda data, room: imagecodecs.png_decode(data, out=room),
+    50002: lambda data, room: imagecodecs.jpegxl_decode(data, out=room),
 }
 
 

@@ -3,7 +3,7 @@
 import logging
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import tifffile
 from tifffile import TiffFile, TiffPage
@@ -60,6 +60,13 @@ class TiffImage:
     needs_probe: bool = False
     """Whether only decoding a block tells that the codec can read this one."""
 
+    complete: bool = False
+    """Whether the format leaves no block out, so that one without bytes is damaged."""
+
+    def is_left_out(self, index: int) -> bool:
+        """Return whether the file leaves a block out on purpose: it has neither bytes nor place."""
+        return not self.nbytes[index] and not (self.complete or self.offsets[index])
+
     def block_box(self, index: int) -> Box:
         """Return the pixels of a block; tiles may overhang the image, strips do not."""
         row, column = divmod(index, self.grid[1])
@@ -113,6 +120,12 @@ def read_layout(tiff: TiffFile, name: str) -> TiffLayout:
     if pages[0].description.startswith("Aperio"):
         return _aperio(pages, name)
     if tiff.is_ome:
+        if any(mark in pages[0].description for mark in ("<!DOCTYPE", "<!ENTITY")):
+            raise UnsupportedFormatError(
+                f"{name}: the OME-XML declares a DOCTYPE, which images do not need and which could "
+                "grow without limit; write the file again without it",
+                path=name,
+            )
         return _ome(tiff, name)
     return _generic(pages, name)
 
@@ -130,7 +143,7 @@ def _aperio(pages: list[TiffPage], name: str) -> TiffLayout:
     mpp = properties.get("aperio.MPP")
     return TiffLayout(
         vendor="aperio",
-        levels=_levels(tiled, name),
+        levels=tuple(replace(level, complete=True) for level in _levels(tiled, name)),
         associated=_associated([page for page in pages if not page.is_tiled], name),
         spacing=declared_spacing(mpp, mpp),
         objective_power=positive(properties.get("aperio.AppMag")),

@@ -3,6 +3,7 @@
 import lzma
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from wsiseg.errors import SourceError
 from wsiseg.source import remote
 
-__all__ = ["CODECS", "ZARR_ERRORS", "CheckedStore", "codec_names", "is_blosc", "open_store"]
+__all__ = ["CODECS", "ZARR_ERRORS", "CheckedStore", "ChunkLimit", "codec_names", "open_store"]
+
+HEADER = 1 << 12
+"""Bytes of a chunk that codecs may add, and of which the first tell its size."""
+
+SLACK = 0.05
+"""What packing may add to bytes that cannot be packed, relatively."""
 
 CODECS = frozenset({
     "adler32", "blosc", "bytes", "bz2", "crc32", "crc32c", "delta", "endian", "fletcher32", "gzip",
@@ -27,6 +34,7 @@ ZARR_ERRORS = (
     TypeError,
     LookupError,
     RuntimeError,
+    MemoryError,
     OSError,
     EOFError,
     AttributeError,
@@ -60,16 +68,22 @@ def open_store(path: str | Path, storage_options: Mapping[str, Any] | None) -> "
 
 
 class CheckedStore(WrapperStore[Store]):
-    """A store whose network errors are this project's, and whose Blosc chunks are whole.
+    """A store whose network errors are this project's, and whose chunks are what they claim.
 
     Blosc takes the compressed size from the chunk's header and would read behind the end of a
-    chunk that was cut short, without an error.
+    chunk that was cut short, without an error. And codecs set aside what a chunk says it unpacks
+    to, however little the array's metadata leaves room for.
+
+    Attributes
+    ----------
+    chunk_limits
+        By path of an array that is not sharded: how its chunks are packed.
     """
 
     def __init__(self, store: Store, url: str | None = None) -> None:
         super().__init__(store)
         self._url = url
-        self.blosc_arrays: tuple[str, ...] = ()
+        self.chunk_limits: Mapping[str, ChunkLimit] = {}
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -80,15 +94,61 @@ class CheckedStore(WrapperStore[Store]):
         else:
             with remote.remote_errors(self._url):
                 value = await self._store.get(key, prototype, byte_range)
-        if value is not None and byte_range is None and self._is_blosc_chunk(key):
-            header = value.as_numpy_array()[12:16].tobytes()
-            if int.from_bytes(header, "little") != len(value):
-                raise ValueError(f"Blosc chunk of {len(value)} bytes, cut short or damaged")
+        if value is not None and byte_range is None:
+            limit = self._limit(key)
+            if limit is not None:
+                limit.check(value.as_numpy_array()[:HEADER].tobytes(), len(value))
         return value
 
-    def _is_blosc_chunk(self, key: str) -> bool:
-        is_metadata = key.rpartition("/")[2] in {"zarr.json", ".zarray", ".zattrs", ".zgroup"}
-        return not is_metadata and any(key.startswith(f"{a}/") for a in self.blosc_arrays)
+    def _limit(self, key: str) -> "ChunkLimit | None":
+        if key.rpartition("/")[2] in {"zarr.json", ".zarray", ".zattrs", ".zgroup"}:
+            return None
+        limits = self.chunk_limits.items()
+        return next((limit for path, limit in limits if key.startswith(f"{path}/")), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLimit:
+    """What a chunk of an array may be, told from its length and first bytes."""
+
+    nbytes: int
+    """Bytes of an unpacked chunk."""
+
+    codec: str | None
+    """What it was last packed by; `None` where that is none of those known."""
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any], nbytes: int) -> "ChunkLimit":
+        """Return the limit of an array, Zarr v2 or v3, that is not sharded."""
+        codecs = metadata.get("codecs") or [metadata.get("compressor")]
+        last = codec_names(codecs[-1]) & {"blosc", "zstd"}
+        return cls(nbytes, next(iter(last), None))
+
+    def check(self, header: bytes, length: int) -> None:
+        """Raise `ValueError` where a chunk is cut short or claims to unpack to too much."""
+        if length > self.nbytes * (1 + SLACK) + HEADER:
+            raise ValueError(f"a chunk of {self.nbytes} bytes, packed into {length}")
+        claimed: int | None = None
+        if self.codec == "blosc":
+            if int.from_bytes(header[12:16], "little") != length:
+                raise ValueError(f"Blosc chunk of {length} bytes, cut short or damaged")
+            claimed = int.from_bytes(header[4:8], "little")
+        elif self.codec == "zstd":
+            claimed = _zstd_size(header)
+        if claimed is not None and claimed > self.nbytes:
+            raise ValueError(f"a chunk of {self.nbytes} bytes that claims {claimed}")
+
+
+def _zstd_size(header: bytes) -> int | None:
+    """Return the size that a Zstandard frame claims (RFC 8878, 3.1.1.1); `None` if it does not."""
+    if len(header) < 18 or not header.startswith(b"\x28\xb5\x2f\xfd"):
+        return None
+    flags = header[4]
+    single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
+    size = (single, 2, 4, 8)[flags >> 6]
+    at = 5 + (not single) + dictionary
+    claimed = int.from_bytes(header[at : at + size], "little")
+    return (claimed + 256 if size == 2 else claimed) if size else None
 
 
 def codec_names(metadata: object) -> set[str]:
@@ -101,9 +161,3 @@ def codec_names(metadata: object) -> set[str]:
     parts = ("codecs", "index_codecs", "configuration", "compressor", "filters")
     nested = set().union(*(codec_names(metadata.get(part)) for part in parts))
     return {name.removeprefix("numcodecs.") for name in names} | nested
-
-
-def is_blosc(metadata: Mapping[str, Any]) -> bool:
-    """Return whether what an array stores (Zarr v2 or v3) was last packed by Blosc."""
-    codecs = metadata.get("codecs") or [metadata.get("compressor")]
-    return "blosc" in codec_names(codecs[-1])

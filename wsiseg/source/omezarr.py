@@ -18,7 +18,13 @@ from wsiseg.source import remote
 from wsiseg.source._blocks import assemble, block_indices, level_at
 from wsiseg.source._cache import BlockCache
 from wsiseg.source._ngff import Multiscale, read_multiscale
-from wsiseg.source._zarr_store import CODECS, ZARR_ERRORS, codec_names, is_blosc, open_store
+from wsiseg.source._zarr_store import (
+    CODECS,
+    ZARR_ERRORS,
+    ChunkLimit,
+    codec_names,
+    open_store,
+)
 from wsiseg.source.base import Pixels, SlideMetadata
 
 __all__ = ["OmeZarrSource"]
@@ -27,6 +33,9 @@ CACHE_BYTES = 128 << 20
 
 MAX_BLOCK_BYTES = 512 << 20
 """Metadata may ask for any chunk size; a larger one would be a mistake or an attack."""
+
+MAX_SHARD_CHUNKS = 1 << 22
+"""The index of a shard has 16 bytes for each of its chunks, and is read whole."""
 
 ASPECT_TOLERANCE = 0.02
 """Levels whose downsample differs by more between the axes do not show the same field."""
@@ -80,7 +89,9 @@ class OmeZarrSource:
         sizes = {layer.shape: index for index, layer in reversed(list(enumerate(layers)))}
         order = [sizes[shape] for shape in sorted(sizes, key=math.prod, reverse=True)]
         self._layers = [layers[index] for index in order]
-        self._store.blosc_arrays = tuple(layer.array.path for layer in layers if layer.is_blosc)
+        self._store.chunk_limits = {
+            layer.array.path: layer.limit for layer in layers if layer.limit is not None
+        }
         self._metadata = SlideMetadata(
             name=self._name,
             reader="omezarr",
@@ -208,7 +219,8 @@ class _Layer:
     axes: str
     shape: tuple[int, int]
     chunk: tuple[int, int]
-    is_blosc: bool
+    limit: ChunkLimit | None
+    """What a stored chunk may be; `None` where the array is sharded."""
 
     @classmethod
     def open(cls, image: zarr.Group, path: str, axes: str, name: str) -> "_Layer":
@@ -235,12 +247,21 @@ class _Layer:
                 f"{name}: array {path!r} has chunks {array.chunks}, needed 1 to "
                 f"{MAX_BLOCK_BYTES} bytes; write it again in smaller chunks"
             )
+        per_shard = math.prod(
+            shard // chunk
+            for shard, chunk in zip(array.shards or array.chunks, array.chunks, strict=True)
+        )
+        if per_shard > MAX_SHARD_CHUNKS:
+            raise UnsupportedFormatError(
+                f"{name}: array {path!r} has {per_shard} chunks per shard, needed at most "
+                f"{MAX_SHARD_CHUNKS}; write it again in smaller shards"
+            )
         return cls(
             array=array,
             axes=axes,
             shape=(sizes["y"], sizes["x"]),
             chunk=(chunks["y"], chunks["x"]),
-            is_blosc=array.shards is None and is_blosc(metadata),
+            limit=None if array.shards else ChunkLimit.of(metadata, math.prod(array.chunks)),
         )
 
     def read(self, row: int, column: int) -> Pixels:

@@ -8,7 +8,7 @@ from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
 from wsiseg.source._spacing import parse_mpp
 from wsiseg.source.array import ArrayLike, ArraySource
 from wsiseg.source.base import PyramidSource
-from wsiseg.source.pyramid import Pyramid
+from wsiseg.source.pyramid import OnDamage, Pyramid
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -40,6 +40,7 @@ def open(
     mpp: float | Sequence[float] | None = None,
     reader: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    on_damage: OnDamage = "raise",
 ) -> Pyramid:
     """Open a slide.
 
@@ -54,6 +55,10 @@ def open(
         One of `READERS` or an installed one, instead of the one told from the content.
     storage_options
         For URLs: passed to fsspec.
+    on_damage
+        What is read where a block cannot be decoded. `raise`: nothing, it is an error. `replace`:
+        a finer level reduced, else a coarser level enlarged, else grey (`nodata`). `nodata`: as
+        `replace` without coarser levels. What was replaced stands in the slide's `ledger`.
 
     Returns
     -------
@@ -73,8 +78,9 @@ def open(
     """
     spacing = None if mpp is None else parse_mpp(mpp, _name(path))
     if isinstance(path, str | Path):
-        return Pyramid(_open_path(path, reader, storage_options), spacing=spacing, path=path)
-    return Pyramid(_open_array(path, reader), spacing=spacing)
+        source = _open_path(path, reader, storage_options)
+        return Pyramid(source, spacing=spacing, path=path, on_damage=on_damage)
+    return Pyramid(_open_array(path, reader), spacing=spacing, on_damage=on_damage)
 
 
 def as_pyramid(slide: Pyramid | str | Path | ArrayLike) -> Pyramid:

@@ -5,7 +5,7 @@ Reference: Goode et al. 2013, OpenSlide, doi:10.4103/2153-3539.119005
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
 from wsiseg.geometry import Box, LevelInfo, Spacing
 from wsiseg.source._blocks import level_at
 from wsiseg.source._cache import BlockCache
+from wsiseg.source._codec import MAX_BLOCK_BYTES
 from wsiseg.source._properties import technical
 from wsiseg.source._spacing import declared_spacing, plausible_tag_spacing, positive
 from wsiseg.source.base import Pixels, SlideMetadata
@@ -87,6 +88,7 @@ class OpenSlideSource:
         spacing = _spacing(properties, vendor)
         self._downsamples: tuple[float, ...] = handle.level_downsamples
         self._levels = _levels(handle, properties, spacing)
+        _refuse_large_tiles(self._levels, self._path)
         self._associated_names = tuple(sorted(handle.associated_images))
         self._metadata = SlideMetadata(
             name=self._path.name,
@@ -222,6 +224,18 @@ def _open(path: Path) -> "OpenSlide":
         ) from error
     except OSError as error:
         raise SourceError(f"{path.name}: cannot be opened ({error.strerror})", path=path) from error
+
+
+def _refuse_large_tiles(levels: Sequence[LevelInfo], path: Path) -> None:
+    """Refuse tiles that OpenSlide could not set memory aside for: it would end the process."""
+    for info in levels:
+        height, width = info.chunk
+        if 4 * height * width > MAX_BLOCK_BYTES:
+            raise UnsupportedFormatError(
+                f"{path.name}: level {info.index} has tiles of {width} x {height} pixels, too "
+                "large to decode in one piece; convert the file to smaller tiles",
+                path=path,
+            )
 
 
 def _levels(

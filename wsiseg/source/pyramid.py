@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final, get_args
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from wsiseg.source.base import (
     ReadCount,
     SlideMetadata,
 )
+from wsiseg.source.ledger import Ledger
+from wsiseg.source.mending import Mender
 from wsiseg.source.naming import stem_of
 
 if TYPE_CHECKING:
@@ -29,7 +31,11 @@ if TYPE_CHECKING:
 
     from wsiseg.source.view import View
 
-__all__ = ["Level", "Pyramid"]
+__all__ = ["Level", "OnDamage", "Pyramid"]
+
+OnDamage = Literal["raise", "replace", "nodata"]
+"""What a block that cannot be decoded is: an error; the same place of another level, else `nodata`;
+or `nodata` unless a finer level has it. See `wsiseg.source.mending`."""
 
 DASK_SIDE = 2048
 """Longest side of a Dask chunk in pixels: 12 MB, decoded in about 25 ms."""
@@ -100,12 +106,12 @@ class Level:
         Raises
         ------
         DamagedFileError
-            If a block cannot be decoded.
+            If a block cannot be decoded, unless the slide was opened to go on then.
         SourceError
             If `box` is no box of two axes, or the slide is closed.
         """
         check_box(box, len(self.shape), self._pyramid.name)
-        return self._source.read(self.info.index, box)
+        return self._pyramid.reader.read(self.info.index, box)
 
     def limit_cache(self, limit_bytes: int | None) -> None:
         """Bound what the slide keeps of decoded blocks, of all levels; `None`: as at first.
@@ -148,6 +154,8 @@ class Pyramid:
         µm per level-0 pixel (y, x), in place of what the file says.
     path
         What was opened: file, folder or URL.
+    on_damage
+        What is read where a block cannot be decoded; see `OnDamage`.
 
     Attributes
     ----------
@@ -159,6 +167,10 @@ class Pyramid:
         What is known about the slide; its spacing is the one in effect.
     levels : tuple of Level
         From finest to coarsest.
+    reader : PyramidSource or Mender
+        The source, or what goes on reading where it is damaged.
+    on_damage : str
+        As given.
     """
 
     def __init__(
@@ -167,9 +179,18 @@ class Pyramid:
         *,
         spacing: Spacing | None = None,
         path: str | Path | None = None,
+        on_damage: OnDamage = "raise",
     ) -> None:
+        if on_damage not in get_args(OnDamage):
+            raise SourceError(
+                f"{source.metadata.name}: on_damage needs one of {', '.join(get_args(OnDamage))}, "
+                f"found {on_damage!r}"
+            )
         self.source = source
         self.path = path
+        self.on_damage: OnDamage = on_damage
+        mends, degraded = on_damage != "raise", on_damage == "replace"
+        self.reader = Mender(source, degraded=degraded) if mends else source
         spacing = spacing or source.metadata.spacing
         self.metadata: SlideMetadata = replace(source.metadata, spacing=spacing)
         self.levels = tuple(
@@ -200,6 +221,21 @@ class Pyramid:
     def spacing(self) -> Spacing:
         """µm per level-0 pixel (y, x); raises `MissingSpacingError` where it is not known."""
         return self.levels[0].spacing
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The damaged blocks met so far; `None` where damage is an error."""
+        return self.reader.ledger if isinstance(self.reader, Mender) else None
+
+    def with_damage(self, on_damage: OnDamage) -> "Pyramid":
+        """Return the same open slide, read by another rule where it is damaged; it shares the file.
+
+        A slide that follows the rule already is returned as it is, with its ledger.
+        """
+        if on_damage == self.on_damage:
+            return self
+        spacing = self.metadata.spacing
+        return Pyramid(self.source, spacing=spacing, path=self.path, on_damage=on_damage)
 
     @property
     def associated_names(self) -> tuple[str, ...]:

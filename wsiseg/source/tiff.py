@@ -34,6 +34,9 @@ CACHE_BYTES = 64 << 20
 SCRATCH_BYTES = 1 << 22
 """Memory each thread keeps for full-resolution blocks that are reduced at once."""
 
+SAMPLES = 4
+"""Blocks looked at to learn what a codec does, where the first ones are damaged."""
+
 _MALFORMED = (
     TiffFileError,
     struct.error,
@@ -120,7 +123,7 @@ class TiffSource:
         image = self._associated[name]
         pixels = self._blank(image.shape)
         for index in range(image.grid[0] * image.grid[1]):
-            if image.nbytes[index]:
+            if not image.is_left_out(index):
                 box = image.block_box(index).clip(image.shape)
                 pixels[box.slices()] = self._decode(image, index, name)
         return pixels
@@ -138,9 +141,15 @@ class TiffSource:
         if not isinstance(image.decode, ReducingDecoder):
             return ()
         if (level, ratio) not in self._scales:
-            first = next((i for i, nbytes in enumerate(image.nbytes) if nbytes), None)
-            data = b"" if first is None else self._fetch(image, first)
-            self._scales[level, ratio] = image.decode.scales(data, image.block, ratio)
+            scales: tuple[int, ...] = ()
+            for index in _samples(image):
+                try:
+                    scales = image.decode.scales(self._fetch(image, index), image.block, ratio)
+                except (CodecError, OSError):
+                    continue
+                if scales:
+                    break  # a damaged block gives none
+            self._scales[level, ratio] = scales
         return self._scales[level, ratio]
 
     def read_reduced(
@@ -182,10 +191,11 @@ class TiffSource:
         The cache is neither asked nor filled.
         """
         image = self._image(level)
-        if not tile.nbytes:
-            return self._blank(tile.box.clip(image.shape).shape)
         row, column = (a // n for a, n in zip(tile.box.start, image.block, strict=True))
-        return self._decode_counted(level, image, row * image.grid[1] + column)
+        index = row * image.grid[1] + column
+        if image.is_left_out(index):
+            return self._blank(tile.box.clip(image.shape).shape)
+        return self._decode_counted(level, image, index)
 
     def limit_cache(self, limit_bytes: int | None) -> None:
         """Keep at most so many decoded bytes from now on; `None`: as many as at first."""
@@ -212,15 +222,18 @@ class TiffSource:
             ) from error
 
     def _probe(self) -> None:
-        """Decode one tile of Aperio's YCbCr JPEG 2000, whose chroma may be subsampled."""
+        """Decode a tile of Aperio's YCbCr JPEG 2000, whose chroma may be subsampled."""
         image = self._images[0]
-        first = next((i for i, nbytes in enumerate(image.nbytes) if nbytes), None)
-        if not image.needs_probe or first is None:
-            return
-        try:
-            self._decode(image, first, 0)
-        except DamagedFileError as error:
-            raise NeedsOpenSlideError(str(error), path=self._path) from error
+        refusal: DamagedFileError | None = None
+        for index in _samples(image) if image.needs_probe else ():
+            try:
+                self._decode(image, index, 0)
+            except DamagedFileError as error:
+                refusal = error
+            else:
+                return
+        if refusal is not None:
+            raise NeedsOpenSlideError(str(refusal), path=self._path) from refusal
 
     def _image(self, level: int) -> TiffImage:
         return self._images[level_at(self._levels, level, self._name).index]
@@ -268,7 +281,7 @@ class TiffSource:
     ) -> Pixels | None:
         """Return a block through the cache, reduced; `None` where the file leaves it out."""
         self._opened()
-        if not image.nbytes[index]:
+        if image.is_left_out(index):
             return None
         return self._cache.get(
             (level, index, ratio, scale),
@@ -376,6 +389,8 @@ class TiffSource:
 
     def _fetch(self, image: TiffImage, index: int) -> bytes:
         offset, nbytes = image.offsets[index], image.nbytes[index]
+        if not nbytes:
+            raise CodecError("it has no bytes")
         data = self._opened().read(offset, nbytes)
         if len(data) < nbytes:
             raise CodecError(
@@ -399,6 +414,12 @@ class TiffSource:
         if self._bytes is None:
             raise SourceError(f"{self._name}: the slide was closed; open it again", path=self._path)
         return self._bytes
+
+
+def _samples(image: TiffImage) -> list[int]:
+    """Return a few blocks with bytes, spread over the image: one of them may be damaged."""
+    stored = [index for index, nbytes in enumerate(image.nbytes) if nbytes]
+    return sorted({stored[len(stored) * i // SAMPLES] for i in range(SAMPLES)}) if stored else []
 
 
 def _level_info(index: int, layout: TiffLayout) -> LevelInfo:

@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsiseg.errors import SpacingUnavailableError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.resample import area, area_span, target_shape
 from wsiseg.source._blocks import check_box
-from wsiseg.source.base import Pixels, PyramidSource, ReducingSource
+from wsiseg.source.base import Pixels, ReducingSource
+from wsiseg.source.ledger import State
+from wsiseg.source.mending import Mender
 
 if TYPE_CHECKING:
     from wsiseg.source.pyramid import Level, Pyramid
@@ -124,7 +127,8 @@ class View:
         pairs = zip(self.level.downsample, self.ratio, strict=True)
         self.downsample = tuple(d * r for d, r in pairs)
         self.shape = target_shape(self.level.shape, self.ratio)
-        self._blockwise = self._whole_blocks(pyramid.source)
+        self._pyramid = pyramid
+        self._blockwise = self._whole_blocks(pyramid)
         self._scale = self._codec_scale() if scaled else 1
         self.scaled = self._scale > 1
 
@@ -134,7 +138,7 @@ class View:
         Raises
         ------
         DamagedFileError
-            If a block cannot be decoded.
+            If a block cannot be decoded, unless the slide was opened to go on then.
         SourceError
             If `box` is no box of two axes.
         """
@@ -142,8 +146,8 @@ class View:
         if all(r == 1 for r in self.ratio):
             return self.level.read(box)
         if self._blockwise is not None:
-            source, ratio = self._blockwise
-            return source.read_reduced(self.level.index, box, ratio, scale=self._scale)
+            reader, ratio = self._blockwise
+            return reader.read_reduced(self.level.index, box, ratio, scale=self._scale)
         inside = box.clip(self.shape)
         if inside == box and self._source_bytes(box) <= STRIP_BYTES:
             return self._reduce(box)
@@ -153,23 +157,41 @@ class View:
             out[piece.relative_to(box).slices()] = self._reduce(piece)
         return out
 
+    def damaged(self, state: State) -> NDArray[np.float64]:
+        """Return the damaged blocks read so far that are in a state, on the level of this view.
+
+        Returns
+        -------
+        ndarray
+            float64 (n, 4): y0, x0, y1, x1 in level-0 pixels. Empty where damage is an error.
+        """
+        ledger = self._pyramid.ledger
+        if ledger is None:
+            return np.empty((0, 4))
+        return ledger.l0_boxes(self.level.index, state)
+
     def _reduce(self, box: Box) -> Pixels:
         span = area_span(box, self.ratio).clip(self.level.shape)
         return area(self.level.read(span), span, box, self.ratio, self.level.shape)
 
-    def _whole_blocks(self, source: PyramidSource) -> tuple[ReducingSource, tuple[int, int]] | None:
-        """Return the source and the whole ratio where it can reduce its blocks one by one."""
-        whole = _whole(self.ratio)
-        if whole is None or not isinstance(source, ReducingSource):
+    def _whole_blocks(
+        self, pyramid: "Pyramid"
+    ) -> tuple[ReducingSource | Mender, tuple[int, int]] | None:
+        """Return the reader and the whole ratio where it can reduce its blocks one by one."""
+        whole, reader = _whole(self.ratio), pyramid.reader
+        if whole is None or not isinstance(pyramid.source, ReducingSource):
             return None
-        divides = all(n % r == 0 for n, r in zip(self.level.chunk, whole, strict=True))
-        return (source, whole) if divides else None
+        if any(n % r for n, r in zip(self.level.chunk, whole, strict=True)):
+            return None
+        return (reader, whole) if isinstance(reader, ReducingSource | Mender) else None
 
     def _codec_scale(self) -> int:
         """Return the strongest reduction of the codec; 1: there is none."""
         if self._blockwise is None:
             return 1
-        source, ratio = self._blockwise
+        source, (_, ratio) = self._pyramid.source, self._blockwise
+        if not isinstance(source, ReducingSource):
+            return 1
         return max(source.codec_scales(self.level.index, ratio), default=1)
 
     def _source_bytes(self, box: Box) -> float:

@@ -4,11 +4,18 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from tifffile import TiffFile, TiffWriter
+from tifffile import TiffFile, TiffPage, TiffWriter
 
 from wsiseg.testing.slides import make_svs, tissue_disc
 
-__all__ = ["damage_tile", "make_fluorescence", "make_without_mpp", "make_z_stack", "truncate"]
+__all__ = [
+    "damage_tile",
+    "empty_tile",
+    "make_fluorescence",
+    "make_without_mpp",
+    "make_z_stack",
+    "truncate",
+]
 
 
 def truncate(source: Path, target: Path, keep: float) -> Path:
@@ -30,6 +37,20 @@ def damage_tile(source: Path, target: Path, *, page: int = 0, tile: int = 0) -> 
     with target.open("r+b") as file:
         file.seek(offset + nbytes // 2)
         file.write(b"\x00" * (nbytes - nbytes // 2))
+    return target
+
+
+def empty_tile(source: Path, target: Path, *, page: int = 0, tile: int = 0) -> Path:
+    """Copy a TIFF and let its directory say that one block has no bytes, at the place it had."""
+    shutil.copyfile(source, target)
+    with TiffFile(target, mode="r+") as tiff:
+        where = tiff.pages[page]
+        if not isinstance(where, TiffPage):
+            raise TypeError(f"{source}: page {page} has no directory of its own")
+        tag = where.tags["TileByteCounts"]
+        counts = list(tag.value)
+        counts[tile] = 0
+        tag.overwrite(counts)
     return target
 
 

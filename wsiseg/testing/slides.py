@@ -20,6 +20,7 @@ __all__ = [
     "EncodedImage",
     "encode_jpeg_tiles",
     "make_ome_tiff",
+    "make_sparse_tiff",
     "make_svs",
     "make_tiff_pyramid",
     "pyramid_pixels",
@@ -222,7 +223,8 @@ def make_svs(  # noqa: PLR0913 - one argument per way in which slides differ
     associated
         Add a thumbnail, a label and a macro image.
     missing_tiles
-        Tiles of level 0 to leave out, counted row by row.
+        Tiles of level 0 without bytes, counted row by row; damage, as scanners of this make leave
+        none out. See `make_sparse_tiff`.
     """
     height, width = pixels.shape[:2]
     codec = "JPEG/RGB Q=80" if not jpeg2000 else "J2K/KDU Q=80"
@@ -293,6 +295,33 @@ def make_tiff_pyramid(
         writer.write(first, **shared, subifds=len(rest) if subifds else None)  # type: ignore[arg-type]
         for level in rest:
             writer.write(level, **shared, subfiletype=1)  # type: ignore[arg-type]
+    return path
+
+
+def make_sparse_tiff(
+    path: Path,
+    pixels: Pixels,
+    *,
+    missing_tiles: Collection[int],
+    levels: Sequence[float] = (1,),
+    tile: int = 240,
+    mpp: float = 0.25,
+) -> Path:
+    """Write a generic TIFF of JPEG tiles, of which level 0 leaves some out, as formats may.
+
+    Parameters
+    ----------
+    missing_tiles
+        Tiles of level 0, counted row by row; they have neither bytes nor a place in the file.
+    """
+    with TiffWriter(path) as writer:
+        for index, level in enumerate(pyramid_pixels(pixels, levels)):
+            missing = missing_tiles if index == 0 else ()
+            write_tiles(
+                writer, encode_jpeg_tiles(level, tile=tile, missing=missing),
+                resolution=(10_000 / mpp, 10_000 / mpp), resolutionunit="CENTIMETER",
+                subfiletype=int(index > 0),
+            )  # fmt: skip
     return path
 
 

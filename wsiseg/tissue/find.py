@@ -19,6 +19,7 @@ from wsiseg.tissue.detectors import ColorDetector, Everything, SaturationDetecto
 from wsiseg.tissue.glass import Mask
 from wsiseg.tissue.mask import TissueMask
 from wsiseg.tissue.pen import find_pen
+from wsiseg.tissue.unseen import doubtful, filled, unseen
 
 if TYPE_CHECKING:
     from wsiseg.source import Pyramid, View
@@ -63,11 +64,19 @@ def find_tissue(pyramid: "Pyramid", options: TissueOptions | None = None) -> Tis
         If the slide does not know its pixel size.
     DamagedFileError
         If a block of the slide cannot be decoded.
+
+    Notes
+    -----
+    What cannot be read on a slide opened to go on then (`on_damage`) is what lies nearest, up to
+    200 µm from it; further off it counts as tissue, since it may be some.
     """
     options = options or TissueOptions()
     view = pyramid.at(_spacing_to_look_at(pyramid, options.spacing_um))
     pixels = _read_all(view)
-    mask = detect(pixels, view.spacing, options)
+    lost = unseen(view)
+    mask = detect(pixels if lost is None else filled(pixels, lost), view.spacing, options)
+    if lost is not None:
+        mask = mask | doubtful(lost, view.spacing)
     if not mask.any():
         warnings.warn(
             f"{pyramid.name}: no tissue found by detector {options.detector!r}; look at the "
