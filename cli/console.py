@@ -38,12 +38,12 @@ def failed(reason: object) -> None:
 
 @contextmanager
 def stoppable(out: Path) -> Iterator[None]:
-    """Say where the finished slides are when the user stops the run; exit 130."""
+    """Say where the finished slides are when the user stops the run, and what next; exit 130."""
     gc.freeze()  # what is loaded by now stays: looking through it for garbage takes 70 ms each time
     try:
         yield
     except KeyboardInterrupt:
-        say(f"stopped; finished slides are in {out}")
+        say(f"stopped; finished slides are in {out}, the same command goes on")
         raise typer.Exit(130) from None
 
 
