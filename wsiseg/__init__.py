@@ -52,6 +52,7 @@ _HOMES = {
     "UncertaintyOptions": "wsiseg.options",
     "ExportOptions": "wsiseg.options",
     "RunOptions": "wsiseg.options",
+    "FolderOptions": "wsiseg.options",
     "WsisegError": "wsiseg.errors",
     "WsisegWarning": "wsiseg.errors",
 }
@@ -62,6 +63,7 @@ __all__ = [
     "EmbedOptions",
     "Embeddings",
     "ExportOptions",
+    "FolderOptions",
     "Grid",
     "HeatmapStore",
     "Journal",
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from wsiseg.options import (
         EmbedOptions,
         ExportOptions,
+        FolderOptions,
         RunOptions,
         SegmentOptions,
         TissueOptions,
