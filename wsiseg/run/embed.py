@@ -55,10 +55,10 @@ def embed_folder(
     """
     chosen, folder = options or EmbedOptions(), folder or FolderOptions()
     jobs = as_jobs(jobs)
-    require_any(jobs)
     require_task(model, "embedding")
     if chosen.parquet:
         require_parquet()
+    require_any(jobs)
     run = on_first_device(chosen.run)
     alone = isinstance(model, Model) or folder.timeout_s is None
     return run_folder(

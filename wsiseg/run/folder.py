@@ -378,9 +378,9 @@ def segment_folder(
     """
     options, folder = options or SegmentOptions(), folder or FolderOptions()
     out, jobs = Path(out), as_jobs(jobs)
-    require_any(jobs)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
+    require_any(jobs)
     devices: tuple[str, ...] = ()
     if not isinstance(model, Model):
         devices = _devices(model, options.run)[: len(jobs)]
@@ -470,16 +470,18 @@ def _prepared(work: SegmentWork) -> tuple[Mapping[str, Any], Work]:
 
 
 def _segment_slide(slide: Pyramid, turn: Turn, *, model: Model, options: SegmentOptions) -> Row:
-    pixels = sum(
-        math.prod(setup.placement.shape) * (len(setup.channels) + 1)
-        for setup in lay_out(model.card, slide)
-    )
-    require_room(turn.ground.out, pixels)
+    require_room_for(slide, model, turn.ground.out)
     with slide_journal(turn.ground.out, turn.job.output, "segment", guarded=True) as journal:
         result = segment(slide, model, options=options, journal=journal, listen=turn.listen)
         row = result.summary()
         result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
         return row
+
+
+def require_room_for(slide: Pyramid, model: Model, out: Path) -> None:
+    """Raise `DiskFullError` where heatmaps and mask of a slide surely do not fit."""
+    setups = lay_out(model.card, slide)
+    require_room(out, sum(math.prod(s.placement.shape) * (len(s.channels) + 1) for s in setups))
 
 
 def tissue_folder(

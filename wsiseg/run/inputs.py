@@ -168,9 +168,11 @@ def _add(found: dict[str, SlideJob], job: SlideJob) -> str:
     """
     place = job.path if "://" in job.path else os.path.abspath(job.path)  # noqa: PTH100 - any text
     earlier = found.setdefault(place, job)
+    if job.mpp is None:
+        return place
     if earlier.mpp is None:
         found[place] = replace(earlier, mpp=job.mpp)
-    elif job.mpp not in (None, earlier.mpp):
+    elif job.mpp != earlier.mpp:
         raise UsageError(
             f"{job.path}: listed twice, with {earlier.mpp} and with {job.mpp} µm per pixel; "
             "list it once"

@@ -65,8 +65,9 @@ TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 def key_of(name: str) -> str:
     """Return the name of the folder that stands for a slide's output folder."""
-    text = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:60]
-    digest = hashlib.sha256(name.casefold().encode(errors="surrogateescape")).hexdigest()
+    name = name.casefold()  # where a file system does not tell cases apart, one folder is one slide
+    text = re.sub(r"[^a-z0-9]+", "-", name).strip("-")[:60]
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
     return f"{text}-{digest[:16]}"
 
 
@@ -189,7 +190,12 @@ class Leases:
             else:
                 return holder
             if lease is not None:
-                self._keep(lease)
+                self._held[lease.holder.token] = lease
+                try:
+                    self._start_beating()
+                except RuntimeError:  # no more threads
+                    self.release(lease)
+                    raise
                 return lease
         found = ", ".join(sorted(path.name for path in key.iterdir()))[:200] or "nothing"
         raise LeaseError(
@@ -333,15 +339,12 @@ class Leases:
             shutil.rmtree(left, ignore_errors=True)
         return Lease(self._root, key, holder, deaths)
 
-    def _keep(self, lease: Lease) -> None:
-        self._held[lease.holder.token] = lease
-        self._start_beating()
-
     def _start_beating(self) -> None:
         if self._thread is None:
             self._stop.clear()
-            self._thread = threading.Thread(target=self._beat, name="wsiseg-lease", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._beat, name="wsiseg-lease", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _beat(self) -> None:
         while not self._stop.wait(self.expiry_s / BEATS):
