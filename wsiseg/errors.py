@@ -39,6 +39,7 @@ import errno
 from pathlib import Path
 
 __all__ = [
+    "NO_ROOM",
     "AnnotationError",
     "DamagedFileError",
     "DeviceMemoryError",
@@ -73,6 +74,7 @@ __all__ = [
 ]
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where there is no room for a file."""
 
 
 class WsisegError(Exception):

@@ -325,7 +325,6 @@ class Leases:
         holder = replace(self._me, token=Holder.me().token)
         folder = key / holder.name
         try:
-            os.utime(key / old.name / BEAT)  # or the next one would find it old
             (key / old.name).rename(folder)
         except FileNotFoundError:
             if not folder.is_dir():

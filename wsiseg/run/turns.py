@@ -4,6 +4,7 @@
 any machine that sees the output folder can do it.
 """
 
+import errno
 import logging
 import time
 import warnings
@@ -17,7 +18,14 @@ import orjson
 from wsiseg.engine import Listener, Publishing, ignore
 from wsiseg.engine.marker import Marker
 from wsiseg.engine.output import may_replace, refuse_foreign
-from wsiseg.errors import LeaseError, RunError, WsisegError, WsisegWarning, unwritable
+from wsiseg.errors import (
+    NO_ROOM,
+    LeaseError,
+    RunError,
+    WsisegError,
+    WsisegWarning,
+    unwritable,
+)
 from wsiseg.options import FolderOptions
 from wsiseg.run.holders import Holder
 from wsiseg.run.inputs import SlideJob
@@ -282,6 +290,9 @@ def _was_lost(lease: Lease, error: Exception) -> bool:
 
 
 def _failure(job: SlideJob, ground: Ground, summary: Row, error: Exception) -> SlideReport:
+    full = isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EROFS)
+    if full and not isinstance(error, WsisegError):  # from deep inside, where it was not expected
+        error = unwritable(error, ground.out / job.output)  # type: ignore[arg-type]
     text, name = failure_text(error, job.path), type(error).__name__
     folder = str(ground.out / job.output)
     return SlideReport(job.path, folder, summary, error=text, error_class=name)
