@@ -66,7 +66,7 @@ def print_report(report: "FolderReport", *, as_json: bool) -> None:
 
 def _say_how_many(report: "FolderReport") -> None:
     total = len(report.done) + len(report.failures) + len(report.held)
-    there = f" ({len(report.reused)} of them were done already)" if report.reused else ""
+    there = f" ({len(report.reused)} before, or by other processes)" if report.reused else ""
     held = f", {len(report.held)} left to others" if report.held else ""
     where = f"; summary in {report.summary}" if report.summary.exists() else ""
     say(f"{len(report.done)} of {total} slides done{there}{held}{where}")

@@ -87,13 +87,15 @@ def test_folders_as_paths_from_here_are_understood(tmp_path, monkeypatch):
     assert [row["folder"] for row in rows(table)] == ["b", "a"]
 
 
-def test_tissue_into_a_segmentation_is_refused_before_any_table(run, slide, tmp_path):
+def test_tissue_into_a_segmentation_is_refused_before_any_table(run, slide, tmp_path, caplog):
     out = tmp_path / "out"
     run("disc")
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    caplog.clear()
     report = tissue_folder([slide], out)
     (failure,) = report.failures
     assert failure.refused
+    assert caplog.text == ""
     assert "was written by 'segment'" in failure.error
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 

@@ -185,7 +185,8 @@ class _Pool(Generic[Job, Report]):
             if not self._workers:
                 raise RunError(
                     "no process could be started on "
-                    f"{', '.join(self._devices)}; run with --device cpu, or see the log"
+                    f"{', '.join(self._devices)}; see what it said; a script has to call this "
+                    'under `if __name__ == "__main__":`'
                 )
             wait([worker.pipe for worker in self._workers], self._until_overdue())
             for worker in [w for w in self._workers if time.monotonic() > w.overdue_at]:

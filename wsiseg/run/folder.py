@@ -65,6 +65,9 @@ POWERS = "kmgt"
 SOON_S, SELDOM_S = 0.05, 5.0
 """Between two looks at slides that others have, at first and later."""
 
+SAY_S = 2.0
+"""After which people are told whom the run waits for."""
+
 Slides = Sequence[str | Path | SlideJob] | str | Path
 """Slides to work on: from `list_slides`, or what it takes."""
 
@@ -153,7 +156,7 @@ class _Run:
         """Yield a report of each slide."""
         todo = [Task(job) for job in self._jobs.values()]
         held: dict[str, SlideReport] = {}
-        pause, waited = SOON_S, 0.0
+        pause, since, told = SOON_S, time.monotonic(), False
         while todo or held:
             for report in self._round(todo):
                 if report.held_by is None:
@@ -173,18 +176,13 @@ class _Run:
                     todo.append(found)
                 else:
                     yield found
-                pause = SOON_S
+                pause, since = SOON_S, time.monotonic()
             if held and not todo:
+                if not told and time.monotonic() - since > SAY_S:
+                    told = True
+                    _say_whom_we_wait_for(list(held.values()))
                 time.sleep(pause)
-                waited, pause = waited + pause, min(2 * pause, SELDOM_S, self._leases.expiry_s / 4)
-                if waited - pause < 1 <= waited:
-                    one = next(iter(held.values()))
-                    log.warning(
-                        "waiting for %d slides that others work on, such as %s (%s)",
-                        len(held),
-                        one.path,
-                        one.held_by,
-                    )
+                pause = min(2 * pause, SELDOM_S, self._leases.expiry_s / 4)
 
     def _round(self, tasks: Sequence[Task]) -> Iterator[SlideReport]:
         """Yield the reports of slides, done in this process or in one per device."""
@@ -263,6 +261,16 @@ class _Run:
         report = lost(task.job, self._ground, what)
         self._leases.clear(task.job.output)
         return report
+
+
+def _say_whom_we_wait_for(held: Sequence[SlideReport]) -> None:
+    others = f" and {len(held) - 1} more" if len(held) > 1 else ""
+    log.warning(
+        "waiting for other processes: %s has %s%s; stop this one if they can be left to them",
+        held[0].held_by,
+        held[0].path,
+        others,
+    )
 
 
 def _worker(

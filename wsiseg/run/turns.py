@@ -143,6 +143,8 @@ def standing(job: SlideJob, ground: Ground) -> SlideReport | tuple[str, ...]:
     """
     folder = ground.out / job.output
     record = read_record(folder)
+    if not may_replace(folder, ground.command):
+        return ()  # it is not to be touched, which is said in its turn
     if record is None:
         marker = Marker.read(folder)
         unknown = marker is not None and marker.kind == ground.command
