@@ -222,7 +222,7 @@ class FolderOptions:
     """Seconds without a sign of life after which a process on another machine counts as dead."""
 
     attempts: int = 3
-    """A slide during which so many processes died is a failure."""
+    """A slide at one place of which so many processes died is a failure."""
 
     wait: bool = True
     """Wait at the end for slides that other processes have, to see that none is lost."""

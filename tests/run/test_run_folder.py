@@ -22,17 +22,19 @@ import pytest
 from fake_work import FakeWork
 from lease_work import rows_of
 
+from wsiseg.engine.journal import FILE, SUFFIX
+from wsiseg.engine.working import journal_folder
 from wsiseg.errors import DiskFullError, LeaseError, UsageError
 from wsiseg.options import FolderOptions, SegmentOptions
 from wsiseg.run import SlideJob, list_slides, parse_seconds, segment_folder, segment_slide
 from wsiseg.run import limits as limits_module
 from wsiseg.run.folder import run_folder
 from wsiseg.run.holders import Holder
-from wsiseg.run.leases import RUN_FOLDER, Leases, key_of
+from wsiseg.run.leases import KEPT, LEASES_FOLDER, Leases, key_of
 from wsiseg.run.limits import raise_open_files, reason_of, require_room
 from wsiseg.run.records import RECORD, read_record
 from wsiseg.run.reports import SlideReport, failure_text
-from wsiseg.run.turns import Ground, Task, take_turn
+from wsiseg.run.turns import Ground, Task, clear_dead, take_turn
 from wsiseg.testing.models import make_colour_model
 from wsiseg.testing.slides import make_svs, tissue_disc
 
@@ -224,7 +226,7 @@ def test_what_another_process_does_is_waited_for(jobs, out):
     assert sorted(names(report.done)) == ["s0", "s2", "s3"]
     assert names(report.reused) == ["s0"]
     assert [row.error for row in report.failures] == [f"{jobs[1].path}: broke; mend it"]
-    assert not (out / RUN_FOLDER).exists()
+    assert not (out / LEASES_FOLDER).exists()
 
 
 def test_nobody_is_waited_for_if_so_wished(jobs, out):
@@ -299,13 +301,57 @@ def test_a_slide_that_kills_is_given_up(jobs, out):
     out.mkdir()
     with Leases(out) as leases:
         lease = leases.take("s0")
-        (lease.folder / "deaths").write_text("process 1 on a\nprocess 2 on b\n")
+        (lease.folder / "deaths").write_text("0 process 1 on a\n0 process 2 on b\n")
         dead = replace(lease.holder, token="0" * 16, started=1)
         lease.folder.rename(lease.folder.with_name(dead.name))
         begun, report = run(jobs[:1], out)
         assert begun == []
-        assert "3 processes died or stopped while they worked on it" in report.failures[0].error
+        assert "3 processes died or stopped at the same place of it" in report.failures[0].error
         assert run(jobs[:1], out)[0] == ["s0"]  # asked for anew, it is tried anew
+
+
+def leave(out, name):
+    """Leave the lease of a killed process there, with a journal and what lay beside it."""
+    with Leases(out) as leases:
+        lease = leases.take(name)
+        kept = lease.folder / KEPT
+        (kept / "heatmap.zarr").mkdir(parents=True)
+        for file in (FILE, f"patches-1{SUFFIX}", "owner"):
+            (kept / file).write_text("x")
+        holder = replace(lease.holder, token="0" * 16, started=1)
+        lease.folder.rename(lease.folder.with_name(holder.name))
+
+
+def test_of_a_dead_holder_only_the_journal_and_its_blocks_are_used(jobs, out):
+    """A stopped process may still write into files that it has open."""
+    out.mkdir()
+    leave(out, "s0")
+    found = []
+
+    def look(turn):
+        with turn.journal() as journal:
+            found.append({path.name for path in journal.folder.iterdir()})
+
+    run(jobs[:1], out, FakeWork(hook=look))
+    assert found == [{FILE, f"patches-1{SUFFIX}", "owner"}]  # the owner is a file of its own
+    assert not list(out.glob(".wsiseg-*"))
+
+
+def test_what_a_lost_process_had_finished_is_laid_by(jobs, out):
+    ground = Ground(out, "segment", FakeWork().settings())
+    out.mkdir()
+    leave(out, "s0")
+    with Leases(out) as leases:
+        clear_dead(jobs[0], ground, leases)
+        assert leases.holder("s0") is None
+    place = journal_folder(out, "s0", "segment")
+    assert (place / FILE).exists()
+    assert {path.name for path in out.iterdir()} == {place.name}
+    shutil.rmtree(place)
+    run(jobs[:1], out)
+    leave(out, "s0")
+    run(jobs[:1], out)  # its result stands: nothing is left to go on with
+    assert {path.name for path in out.iterdir()} == {"s0", "summary.csv", "report.html"}
 
 
 def test_a_slow_slide_is_a_failure_and_the_run_goes_on(jobs, out):
@@ -326,7 +372,7 @@ def test_a_hang_is_ended_by_force(jobs, out):
         hanging,
         out,
         FakeWork(hook=fake_work.hang_native),
-        options=FolderOptions(timeout_s=0.3, grace_s=0.2),
+        options=FolderOptions(timeout_s=2.0, grace_s=0.2),
         devices=("cpu",),
     )
     assert names(report.done) == ["s1"]
@@ -372,7 +418,7 @@ def test_a_folder_that_cannot_be_written_any_more_fails_slides_not_the_run(jobs,
     mkdir = Path.mkdir
 
     def refuse(self, *args, **kwargs):
-        if RUN_FOLDER in self.parts and (out / "s1").exists():
+        if LEASES_FOLDER in self.parts and (out / "s1").exists():
             raise OSError(errno.EROFS, "Read-only file system")
         return mkdir(self, *args, **kwargs)
 
@@ -580,7 +626,7 @@ def test_processes_share_the_slides_and_a_killed_one_loses_none(slides, out, tmp
         f"s{i}": 1 for i in range(4)
     }
     assert {row["folder"] for row in rows_of(out / "summary.csv")} == {f"s{i}" for i in range(4)}
-    assert not (out / RUN_FOLDER).exists()
+    assert not (out / LEASES_FOLDER).exists()
 
 
 @pytest.mark.slow
@@ -629,7 +675,7 @@ def test_chaos(slides, out, tmp_path):
     assert {row["folder"] for row in rows_of(out / "summary.csv")} == {
         f"c{i:02}" for i in range(40)
     }
-    assert not (out / RUN_FOLDER).exists()
+    assert not (out / LEASES_FOLDER).exists()
     assert not list(out.glob(".wsiseg-*"))
     for i in range(40):
         assert json.loads((out / f"c{i:02}" / RECORD).read_text())["row"]["figure"] == 1.5

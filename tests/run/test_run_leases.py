@@ -15,9 +15,10 @@ from functools import partial
 import lease_work
 import pytest
 
+from wsiseg.engine.journal import FILE
 from wsiseg.errors import LeaseError
 from wsiseg.run.holders import UNKNOWN, Holder
-from wsiseg.run.leases import BEAT, RUN_FOLDER, Lease, Leases, key_of
+from wsiseg.run.leases import BEAT, KEPT, LEASES_FOLDER, Lease, Leases, key_of
 
 context = multiprocessing.get_context("spawn")
 
@@ -49,7 +50,7 @@ def wait_for(condition, seconds=60):
 
 def leave(out, name, holder, *, age_s=0.0):
     """Leave the lease of another holder there."""
-    folder = out / RUN_FOLDER / key_of(name) / holder.name
+    folder = out / LEASES_FOLDER / key_of(name) / holder.name
     folder.mkdir(parents=True)
     beat = folder / BEAT
     beat.touch()
@@ -152,6 +153,20 @@ def test_every_death_is_counted(tmp_path):
             lease = leases.take("a")
             assert len(lease.deaths) == deaths
             lease.folder.rename(lease.folder.with_name(dead().name))
+
+
+@posix
+def test_deaths_count_anew_where_a_slide_got_further(tmp_path):
+    folder = leave(tmp_path, "a", dead()).parent
+    (folder / "deaths").write_text("0 one\n0 two\n5 three\n")
+    (folder / KEPT).mkdir()
+    (folder / KEPT / FILE).write_text("12345")
+    with Leases(tmp_path) as leases:
+        lease = leases.take("a")
+        assert [who.split()[0] for who in lease.deaths] == ["three", "process"]
+        (lease.folder / KEPT / FILE).write_text("1234567")
+        lease.folder.rename(lease.folder.with_name(dead().name))
+        assert len(leases.take("a").deaths) == 1
 
 
 def test_a_stranger_is_dead_when_not_heard_of(tmp_path):
@@ -284,7 +299,7 @@ def test_waiting_ends(tmp_path):
 
 
 def test_something_else_in_its_place_is_said(tmp_path):
-    foreign = tmp_path / RUN_FOLDER / key_of("a") / "mine.txt"
+    foreign = tmp_path / LEASES_FOLDER / key_of("a") / "mine.txt"
     foreign.parent.mkdir(parents=True)
     foreign.touch()
     with Leases(tmp_path) as leases, pytest.raises(LeaseError, match=r"mine.txt; remove it"):
@@ -302,7 +317,7 @@ def test_what_others_need_stays(tmp_path):
     ours, theirs = Leases(tmp_path), Leases(tmp_path)
     since = ours.arrive()
     assert theirs.arrive() >= since
-    note = tmp_path / RUN_FOLDER / "note.json"
+    note = tmp_path / LEASES_FOLDER / "note.json"
     note.touch()
     ours.close()
     assert note.exists()
@@ -313,10 +328,10 @@ def test_what_others_need_stays(tmp_path):
 @posix
 def test_what_dead_processes_left_goes(tmp_path):
     gone = dead()
-    (tmp_path / RUN_FOLDER).mkdir()
+    (tmp_path / LEASES_FOLDER).mkdir()
     for kind in (".new-", ".old-"):
-        (tmp_path / RUN_FOLDER / f"{kind}{gone.name}" / "x").mkdir(parents=True)
-    (tmp_path / RUN_FOLDER / f".clock-{gone.name}").touch()
+        (tmp_path / LEASES_FOLDER / f"{kind}{gone.name}" / "x").mkdir(parents=True)
+    (tmp_path / LEASES_FOLDER / f".clock-{gone.name}").touch()
     leases = Leases(tmp_path)
     leases.arrive()
     leases.close()

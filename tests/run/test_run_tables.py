@@ -152,5 +152,5 @@ def test_leftovers_of_dead_processes_go_when_a_run_begins(slide, tmp_path):
     jobs = [SlideJob(str(slide), "sub/a")]
     work = FakeWork(hook=lambda _: seen.extend(tmp_path.rglob(".wsiseg-*")))
     run_folder(jobs, tmp_path / "out", work)
-    assert [path.name for path in seen] == [".wsiseg-run"]
+    assert [path.name for path in seen] == [".wsiseg-leases"]
     assert not list(tmp_path.rglob(".wsiseg-*"))

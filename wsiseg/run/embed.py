@@ -8,7 +8,6 @@ from typing import Any
 
 from wsiseg.embedding import embed, require_parquet
 from wsiseg.engine import Listener, ignore
-from wsiseg.engine.working import slide_journal
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import EmbedOptions, FolderOptions
 from wsiseg.run.devices import on_first_device, share_of
@@ -97,7 +96,7 @@ class EmbedWork:
 
 
 def _embed_slide(slide: Pyramid, turn: Turn, *, model: Model, options: EmbedOptions) -> Row:
-    with slide_journal(turn.ground.out, turn.job.output, "embed", guarded=True) as journal:
+    with turn.journal() as journal:
         found = embed(slide, model, options=options, journal=journal, listen=turn.listen)
         row = found.summary()
         found.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))

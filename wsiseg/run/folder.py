@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wsiseg.engine import Listener, ignore, lay_out, require_layers
-from wsiseg.engine.working import slide_journal, sweep
+from wsiseg.engine.working import sweep
 from wsiseg.errors import UsageError, WsisegError, unwritable
 from wsiseg.model import Model, load_for_run, require_task, suits_gpu
 from wsiseg.options import FolderOptions, RunOptions, SegmentOptions, TissueOptions
@@ -37,6 +37,7 @@ from wsiseg.run.turns import (
     Task,
     Turn,
     Work,
+    clear_dead,
     failed_elsewhere,
     lost,
     standing,
@@ -128,7 +129,10 @@ def run_folder(
     with _run_into(out, jobs, options) as (leases, tables):
         ground = Ground(out, work.command, settings, options, leases.arrive())
         run = _Run(jobs, ground, work, leases, devices, listen)
-        return _collected(run.reports(), tables, out, slide_done)
+        try:
+            return _collected(run.reports(), tables, out, slide_done)
+        finally:
+            _clear(jobs, ground, leases)
 
 
 class _Run:
@@ -259,7 +263,7 @@ class _Run:
 
     def _lost(self, task: Task, what: str) -> SlideReport:
         report = lost(task.job, self._ground, what)
-        self._leases.clear(task.job.output)
+        clear_dead(task.job, self._ground, self._leases)
         return report
 
 
@@ -304,10 +308,9 @@ def _run_into(
             yield leases, Tables(out, leases)
         finally:
             sweep(parents)  # processes of this run may have been ended by force
-            _clear(leases, jobs)
 
 
-def _clear(leases: Leases, jobs: Sequence[SlideJob]) -> None:
+def _clear(jobs: Sequence[SlideJob], ground: Ground, leases: Leases) -> None:
     """Remove leases that dead processes have on the slides of a run, which is over."""
     try:
         there = set(os.listdir(leases.root))  # noqa: PTH208 - names are what is wanted
@@ -316,7 +319,7 @@ def _clear(leases: Leases, jobs: Sequence[SlideJob]) -> None:
     if any(not name.startswith(".") for name in there):
         for job in jobs:
             if key_of(job.output) in there:
-                leases.clear(job.output)
+                clear_dead(job, ground, leases)
 
 
 def _collected(
@@ -455,11 +458,12 @@ class SegmentWork:
 
     def settings(self) -> dict[str, Any]:
         """Return what results are made from."""
+        layers = self.options.uncertainty
         chosen = {
             "tissue": asdict(self.options.tissue),
             "export": asdict(self.options.export),
             "run": run_settings(self.options.run),
-            "uncertainty": asdict(self.options.uncertainty),
+            "uncertainty": asdict(layers) if layers.layers else {},
         }
         return settings_of(self.command, chosen, self.model)
 
@@ -479,7 +483,7 @@ def _prepared(work: SegmentWork) -> tuple[Mapping[str, Any], Work]:
 
 def _segment_slide(slide: Pyramid, turn: Turn, *, model: Model, options: SegmentOptions) -> Row:
     require_room_for(slide, model, turn.ground.out)
-    with slide_journal(turn.ground.out, turn.job.output, "segment", guarded=True) as journal:
+    with turn.journal() as journal:
         result = segment(slide, model, options=options, journal=journal, listen=turn.listen)
         row = result.summary()
         result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))

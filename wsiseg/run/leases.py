@@ -1,8 +1,8 @@
 """Leases: of several processes on one output folder, on any number of machines, one has a slide.
 
-A lease is a folder, `.wsiseg-run/<slide>/<holder>/`, and whoever works on the slide works in there.
-Everything rests on the renaming of folders, which file systems of POSIX and NFS do whole or not at
-all:
+A lease is a folder, `.wsiseg-leases/<slide>/<holder>/`, and whoever works on the slide works in
+there. Everything rests on the renaming of folders, which file systems of POSIX and NFS do whole or
+not at all:
 
 * taken: a folder that holds `<holder>/` is renamed to `<slide>`, which fails where another one is;
 * kept: `beat` in it is touched by a thread, several times within the time it takes to expire;
@@ -26,24 +26,28 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from wsiseg.engine.journal import FILE
 from wsiseg.engine.working import PREFIX
 from wsiseg.errors import LeaseError
 from wsiseg.run.holders import Holder
 
-__all__ = ["RUN_FOLDER", "Lease", "Leases", "key_of"]
+__all__ = ["KEPT", "LEASES_FOLDER", "Lease", "Leases", "key_of"]
 
 log = logging.getLogger(__name__)
 
-RUN_FOLDER = ".wsiseg-run"
+LEASES_FOLDER = ".wsiseg-leases"
 """In the output folder, while a run goes on: leases, and what processes tell each other."""
 
 BEAT, DEATHS = "beat", "deaths"
+KEPT = "journal"
+"""In a lease: the folder of the slide's journal, which goes from one holder to the next."""
+
 NEW, OLD, CLOCK = ".new-", ".old-", ".clock-"
 
 BEATS = 6
@@ -84,7 +88,8 @@ class Lease:
         `.wsiseg-*` is cleared away, anything else passes from one holder to the next."""
 
         self.deaths = deaths
-        """Earlier holders that died, or were not heard of any more, while they had the slide."""
+        """Earlier holders that died, or were not heard of any more, while they had the slide, since
+        the last of them got any further."""
 
     @property
     def lost(self) -> bool:
@@ -141,7 +146,7 @@ class Leases:
 
     def __init__(self, out: Path, *, expiry_s: float = 120.0) -> None:
         self.expiry_s = expiry_s
-        self._root = out / RUN_FOLDER
+        self._root = out / LEASES_FOLDER
         self._me = Holder.me()
         self._held: dict[str, Lease] = {}
         self._seen: dict[str, _Seen] = {}
@@ -285,14 +290,23 @@ class Leases:
             with suppress(OSError):
                 self._tidy()
 
-    def clear(self, name: str) -> None:
-        """Remove the lease of a slide if its holder is a dead process of this machine."""
+    def clear(self, name: str, rescue: Callable[[Path], None]) -> None:
+        """Remove the lease of a slide if its holder is a dead process of this machine.
+
+        Parameters
+        ----------
+        name
+            Of the slide's output folder.
+        rescue
+            Called with the lease's folder before it goes.
+        """
         with suppress(OSError):
             key = self._root / key_of(name)
             holder = _holder_of(key)
             if holder is not None and holder.is_dead():
                 lease = self._displace(key, holder)
                 if lease is not None:
+                    rescue(lease.folder)
                     lease.release()
 
     def _begin(self, key: Path) -> Lease | None:
@@ -330,9 +344,7 @@ class Leases:
             if not folder.is_dir():
                 return None
         log.info("%s: taken from %s", key.name, old)
-        with (folder / DEATHS).open("a", encoding="utf-8") as file:
-            file.write(f"{old}\n")
-        deaths = tuple((folder / DEATHS).read_text(encoding="utf-8").splitlines())
+        deaths = _note_death(folder, old)
         (folder / BEAT).write_text(_note(holder))
         for left in folder.glob(f"{PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -390,6 +402,21 @@ def _holder_of(key: Path) -> Holder | None:
     except FileNotFoundError:
         return None
     return next(filter(None, map(Holder.parse, names)), None)
+
+
+def _note_death(folder: Path, dead: Holder) -> tuple[str, ...]:
+    """Write down who died, and how far the slide was; return who has died since it got there."""
+    try:
+        far = (folder / KEPT / FILE).stat().st_size
+    except OSError:
+        far = 0
+    with (folder / DEATHS).open("a", encoding="utf-8") as file:
+        file.write(f"{far} {dead}\n")
+    deaths: list[str] = []
+    for line in (folder / DEATHS).read_text(encoding="utf-8").splitlines():
+        then, _, who = line.partition(" ")
+        deaths = [*deaths, who] if then == str(far) else []
+    return tuple(deaths)
 
 
 def _modified_ns(path: Path) -> int:

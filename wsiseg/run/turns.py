@@ -6,21 +6,25 @@ any machine that sees the output folder can do it.
 
 import errno
 import logging
+import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from wsiseg.engine import Listener, Publishing, ignore
+from wsiseg.engine import Journal, Listener, Publishing, ignore
+from wsiseg.engine.claim import Claim
+from wsiseg.engine.journal import FILE, SUFFIX
 from wsiseg.engine.marker import Marker
 from wsiseg.engine.output import may_replace, refuse_foreign
+from wsiseg.engine.working import journal_folder
 from wsiseg.errors import (
     NO_ROOM,
-    LeaseError,
     RunError,
     WsisegError,
     WsisegWarning,
@@ -29,7 +33,7 @@ from wsiseg.errors import (
 from wsiseg.options import FolderOptions
 from wsiseg.run.holders import Holder
 from wsiseg.run.inputs import SlideJob
-from wsiseg.run.leases import RUN_FOLDER, Lease, Leases, key_of
+from wsiseg.run.leases import KEPT, LEASES_FOLDER, Lease, Leases, key_of
 from wsiseg.run.limits import Watch, require_room
 from wsiseg.run.records import (
     RECORD,
@@ -53,6 +57,7 @@ __all__ = [
     "Task",
     "Turn",
     "Work",
+    "clear_dead",
     "failed_elsewhere",
     "lost",
     "standing",
@@ -131,9 +136,64 @@ class Turn:
 
         return Publishing(self.folder, seal, self.replaces)
 
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """Yield the journal of what is finished of the slide, in the folder of the lease.
+
+        If the work does not end well, it is laid beside the result's place for the next run; a
+        killed process leaves it to whoever takes the lease.
+        """
+        place = journal_folder(self.ground.out, self.job.output, self.ground.command)
+        _fetch_journal(place, self.folder / KEPT)
+        keep = False
+        try:
+            with Journal(self.folder / KEPT, guarded=True) as journal:
+                try:
+                    yield journal
+                except BaseException:
+                    keep = not journal.is_empty
+                    raise
+        finally:
+            if keep:
+                _lay_by_journal(self.folder, place)
+
 
 Work = Callable[[Pyramid, Turn], Row]
 """What is done with one slide; returns its row of `summary.csv`."""
+
+
+def _fetch_journal(place: Path, own: Path) -> None:
+    """Bring the journal of an earlier run into the lease, unless it is there."""
+    if not own.is_dir() and place.is_dir():
+        try:
+            with Claim(place, activity=FILE, guarded=True):  # nobody works there without a lease
+                place.rename(own)
+        except OSError:  # on another disk; then all is done anew
+            log.debug("%s: left where it is", place, exc_info=True)
+    if own.is_dir():  # files that a stopped process may still write to are not shared with it
+        for path in own.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != FILE and path.suffix != SUFFIX:
+                path.unlink(missing_ok=True)
+
+
+def _lay_by_journal(folder: Path, place: Path) -> None:
+    with suppress(OSError):  # the lease is lost, or somebody works there: all is done anew
+        if (folder / KEPT).is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (folder / KEPT).rename(place)
+
+
+def clear_dead(job: SlideJob, ground: Ground, leases: Leases) -> None:
+    """Remove the lease of a dead process of this machine; what it had finished is laid by."""
+
+    def rescue(folder: Path) -> None:
+        if not isinstance(standing(job, ground), SlideReport):
+            place = journal_folder(ground.out, job.output, ground.command)
+            _lay_by_journal(folder, place)
+
+    leases.clear(job.output, rescue)
 
 
 def standing(job: SlideJob, ground: Ground) -> SlideReport | tuple[str, ...]:
@@ -205,7 +265,7 @@ def _take_and_do(
         _failure_file(ground, job).unlink(missing_ok=True)
         return SlideReport(job.path, folder, row)
     except Exception as error:
-        if _was_lost(lease, error):
+        if _was_lost(lease):
             other = leases.holder(job.output) or "another process"
             log.warning("%s: was taken over by %s; what was done here is dropped", job.path, other)
             summary = {"slide": Path(job.path).name}
@@ -280,15 +340,15 @@ def _refuse_deadly(job: SlideJob, lease: Lease, ground: Ground) -> None:
     """Refuse a slide during which several processes died: the next one would die, too."""
     if len(lease.deaths) >= ground.options.attempts:
         raise RunError(
-            f"{job.path}: {len(lease.deaths)} processes died or stopped while they worked on it, "
+            f"{job.path}: {len(lease.deaths)} processes died or stopped at the same place of it, "
             f"last {lease.deaths[-1]} (out of memory?); run it again alone, with less memory "
             "(--memory) or fewer cores (--threads)"
         )
 
 
-def _was_lost(lease: Lease, error: Exception) -> bool:
-    """Return whether the work failed since another process has the slide now."""
-    return isinstance(error, LeaseError) or not lease.touch()
+def _was_lost(lease: Lease) -> bool:
+    """Return whether another process has the slide now."""
+    return not lease.touch()
 
 
 def _failure(job: SlideJob, ground: Ground, summary: Row, error: Exception) -> SlideReport:
@@ -301,7 +361,7 @@ def _failure(job: SlideJob, ground: Ground, summary: Row, error: Exception) -> S
 
 
 def _failure_file(ground: Ground, job: SlideJob) -> Path:
-    return ground.out / RUN_FOLDER / f"{key_of(job.output)}.json"
+    return ground.out / LEASES_FOLDER / f"{key_of(job.output)}.json"
 
 
 def _note_failure(report: SlideReport, ground: Ground, job: SlideJob) -> None:
