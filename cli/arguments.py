@@ -8,6 +8,7 @@ import typer
 from wsiseg.options import (
     Backend,
     Detector,
+    FolderOptions,
     Precision,
     RunOptions,
     TissueOptions,
@@ -16,14 +17,19 @@ from wsiseg.options import (
 
 __all__ = [
     "DEFAULT_TISSUE",
+    "Again",
     "AsJson",
     "Batch",
     "Device",
+    "Expiry",
+    "Limit",
+    "Match",
     "Memory",
     "MinTissue",
     "ModelName",
     "Mpp",
     "Nested",
+    "NoWait",
     "Numbers",
     "Out",
     "Quiet",
@@ -32,7 +38,9 @@ __all__ = [
     "RunBy",
     "Slides",
     "Threads",
+    "Timeout",
     "Tissue",
+    "folder_options",
     "parse_layers",
     "parse_mpp",
     "run_options",
@@ -62,6 +70,26 @@ Reader = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look into subfolders.")]
 Nested = Annotated[
     bool, typer.Option("--nested", help="Tell slides of one name apart by their folder.")
+]
+Match = Annotated[
+    list[str] | None,
+    typer.Option("--match", help="Only slides whose name or path is like this glob; repeatable."),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N slides.")]
+Again = Annotated[
+    bool, typer.Option("--again", "--overwrite", help="Redo slides that are finished, too.")
+]
+Timeout = Annotated[
+    str | None, typer.Option("--timeout", help="A slide that takes longer fails: 90, 30m, 2h.")
+]
+Expiry = Annotated[
+    str,
+    typer.Option(
+        "--expiry", help="A process elsewhere that gives no sign of life for this long is dead."
+    ),
+]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Leave slides to other processes that have them.")
 ]
 Tissue = Annotated[Detector, typer.Option("--tissue", help="Tissue detector.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON lines.")]
@@ -102,6 +130,30 @@ def parse_layers(text: str) -> tuple[UncertaintyLayer, ...]:
     """Return the names in `--uncertainty`; whether they are known is the options' business."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     return cast("tuple[UncertaintyLayer, ...]", names)
+
+
+def folder_options(
+    *,
+    again: bool,
+    timeout: str | None = None,
+    expiry: str,
+    no_wait: bool,
+) -> FolderOptions:
+    """Return what the options that runs over folders take come to.
+
+    Raises
+    ------
+    UsageError
+        If one of them is impossible.
+    """
+    from wsiseg.run import parse_seconds
+
+    return FolderOptions(
+        again=again,
+        timeout_s=parse_seconds(timeout) if timeout else None,
+        expiry_s=parse_seconds(expiry),
+        wait=not no_wait,
+    )
 
 
 def run_options(

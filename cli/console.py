@@ -50,15 +50,23 @@ def stoppable(out: Path) -> Iterator[None]:
 def print_report(report: "FolderReport", *, as_json: bool) -> None:
     """Print a line per slide; exit 1 where one failed."""
     if as_json:
-        for row in (*report.done, *report.failures):
+        for row in (*report.done, *report.failures, *report.held):
             typer.echo(json.dumps(row.to_dict()))
     else:
         for row in report.done:
             typer.echo(row.folder)
         for row in report.failures:
             failed(row.error)
-        total = len(report.done) + len(report.failures)
-        where = f"; summary in {report.summary}" if report.summary.exists() else ""
-        say(f"{len(report.done)} of {total} slides done{where}")
-    if report.failures:
+        _say_how_many(report)
+    if report.problem is not None:
+        failed(report.problem)
+    if report.failures or report.problem is not None:
         raise typer.Exit(1)
+
+
+def _say_how_many(report: "FolderReport") -> None:
+    total = len(report.done) + len(report.failures) + len(report.held)
+    there = f" ({len(report.reused)} before, or by other processes)" if report.reused else ""
+    held = f", {len(report.held)} left to others" if report.held else ""
+    where = f"; summary in {report.summary}" if report.summary.exists() else ""
+    say(f"{len(report.done)} of {total} slides done{there}{held}{where}")

@@ -1,5 +1,6 @@
 """Progress as it is drawn; see `progress`."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,10 +18,15 @@ from rich.progress import (
 from rich.text import Text
 
 from wsiseg.engine.events import Event, Listener, StageStarted, TilesDone
+from wsiseg.run.reports import SlideReport
 
 from .console import log
 
 __all__ = ["draw_progress"]
+
+
+SAID = {"there": "done before", "failed": "failed"}
+"""States of slides that the bar counts apart."""
 
 
 class _RateColumn(ProgressColumn):
@@ -46,18 +52,27 @@ def draw_progress(slides: int) -> Iterator[tuple[Listener, Callable[[object], No
     with Progress(*columns, console=log(), transient=True) as progress:
         outer = progress.add_task("slides", total=slides)
         inner: dict[str, TaskID] = {}
+        counts: Counter[str] = Counter()
+
+        def end(slide: str) -> None:
+            task = inner.pop(slide, None)
+            if task is not None:
+                progress.remove_task(task)
 
         def listen(event: Event) -> None:
             if isinstance(event, StageStarted):
-                for task in inner.values():
-                    progress.remove_task(task)
-                inner.clear()
+                end(event.slide)
                 label = f"{event.slide}: {event.stage}"
-                inner["stage"] = progress.add_task(label, total=event.tiles, unit="tiles")
-            elif isinstance(event, TilesDone):
-                progress.advance(inner["stage"], event.tiles)
+                inner[event.slide] = progress.add_task(label, total=event.tiles, unit="tiles")
+            elif isinstance(event, TilesDone) and event.slide in inner:
+                progress.advance(inner[event.slide], event.tiles)
 
-        def slide_done(_: object) -> None:
-            progress.advance(outer)
+        def slide_done(report: object) -> None:
+            if isinstance(report, SlideReport):
+                end(str(report.summary.get("slide")))
+                counts[report.state] += 1
+            said = [f"{counts[state]} {words}" for state, words in SAID.items() if counts[state]]
+            label = f"slides ({', '.join(said)})" if said else "slides"
+            progress.update(outer, advance=1, description=label)
 
         yield listen, slide_done

@@ -9,13 +9,18 @@ from wsiseg.options import EmbedOptions, TissueOptions
 
 from .arguments import (
     DEFAULT_TISSUE,
+    Again,
     AsJson,
     Batch,
     Device,
+    Expiry,
+    Limit,
+    Match,
     Memory,
     MinTissue,
     Mpp,
     Nested,
+    NoWait,
     Numbers,
     Out,
     Quiet,
@@ -24,7 +29,9 @@ from .arguments import (
     RunBy,
     Slides,
     Threads,
+    Timeout,
     Tissue,
+    folder_options,
     parse_mpp,
     run_options,
 )
@@ -45,6 +52,12 @@ def embed(
     min_tissue: MinTissue = 0.5,
     recursive: Recursive = False,
     nested: Nested = False,
+    match: Match = None,
+    limit: Limit = None,
+    again: Again = False,
+    timeout: Timeout = None,
+    expiry: Expiry = "2m",
+    no_wait: NoWait = False,
     no_parquet: Annotated[
         bool, typer.Option("--no-parquet", help="Write embeddings.zarr only.")
     ] = False,
@@ -68,11 +81,24 @@ def embed(
         run=run_options(backend, device, precision, batch, threads, memory),
         parquet=not no_parquet,
     )
+    folder = folder_options(again=again, timeout=timeout, expiry=expiry, no_wait=no_wait)
     jobs = list_slides(
-        slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
+        slides,
+        mpp=parse_mpp(mpp),
+        reader=reader,
+        recursive=recursive,
+        nested=nested,
+        match=match or (),
+        limit=limit,
     )
     with stoppable(out), show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
         report = embed_folder(
-            jobs, model, out, options=options, listen=listen, slide_done=slide_done
+            jobs,
+            model,
+            out,
+            options=options,
+            folder=folder,
+            listen=listen,
+            slide_done=slide_done,
         )
     print_report(report, as_json=as_json)

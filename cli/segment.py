@@ -1,6 +1,7 @@
 """`wsiseg segment`: slides in, annotations out."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,14 +21,19 @@ from wsiseg.options import (
 
 from .arguments import (
     DEFAULT_TISSUE,
+    Again,
     AsJson,
     Batch,
     Device,
+    Expiry,
+    Limit,
+    Match,
     Memory,
     MinTissue,
     ModelName,
     Mpp,
     Nested,
+    NoWait,
     Numbers,
     Out,
     Quiet,
@@ -36,7 +42,9 @@ from .arguments import (
     RunBy,
     Slides,
     Threads,
+    Timeout,
     Tissue,
+    folder_options,
     parse_layers,
     parse_mpp,
     run_options,
@@ -94,6 +102,12 @@ def segment(
     min_tissue: MinTissue = DEFAULT_TISSUE.min_fraction,
     recursive: Recursive = False,
     nested: Nested = False,
+    match: Match = None,
+    limit: Limit = None,
+    again: Again = False,
+    timeout: Timeout = None,
+    expiry: Expiry = "2m",
+    no_wait: NoWait = False,
     frame: InFrame = "qupath",
     simplify: Simplify = 0.0,
     min_area: MinArea = 0.0,
@@ -147,15 +161,28 @@ def segment(
         ),
         damage=DamageOptions(max_corrupt=max_corrupt, degraded=not no_degraded),
     )
+    folder = folder_options(again=again, timeout=timeout, expiry=expiry, no_wait=no_wait)
     jobs = list_slides(
-        slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
+        slides,
+        mpp=parse_mpp(mpp),
+        reader=reader,
+        recursive=recursive,
+        nested=nested,
+        match=match or (),
+        limit=limit,
     )
     if plan:
-        _print_plans(list(plan_folder(jobs, model, options=options)), as_json=as_json)
+        _print_plans(plan_folder(jobs, model, options=options), as_json=as_json)
         return
     with stoppable(out), show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
         report = segment_folder(
-            jobs, model, out, options=options, listen=listen, slide_done=slide_done
+            jobs,
+            model,
+            out,
+            options=options,
+            folder=folder,
+            listen=listen,
+            slide_done=slide_done,
         )
     print_report(report, as_json=as_json)
 
@@ -168,15 +195,17 @@ def _prepare_colors() -> None:
     cv2.cvtColor(np.zeros((1, 1, 3), np.float32), cv2.COLOR_RGB2LAB)
 
 
-def _print_plans(records: list[dict[str, Any]], *, as_json: bool) -> None:
+def _print_plans(records: Iterable[dict[str, Any]], *, as_json: bool) -> None:
+    some_failed = False
     for record in records:
+        some_failed |= "error" in record
         if as_json:
             typer.echo(json.dumps(record))
         elif "error" in record:
             failed(record["error"])
         else:
             typer.echo(_plan_text(record))
-    if any("error" in record for record in records):
+    if some_failed:
         raise typer.Exit(1)
 
 

@@ -9,16 +9,22 @@ from wsiseg.options import TissueOptions
 
 from .arguments import (
     DEFAULT_TISSUE,
+    Again,
     AsJson,
+    Expiry,
+    Limit,
+    Match,
     MinTissue,
     Mpp,
     Nested,
+    NoWait,
     Out,
     Quiet,
     Reader,
     Recursive,
     Slides,
     Tissue,
+    folder_options,
     parse_mpp,
 )
 from .console import print_report, stoppable
@@ -43,6 +49,11 @@ def tiles(
     min_tissue: MinTissue = 0.5,
     recursive: Recursive = False,
     nested: Nested = False,
+    match: Match = None,
+    limit: Limit = None,
+    again: Again = False,
+    expiry: Expiry = "2m",
+    no_wait: NoWait = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -51,8 +62,15 @@ def tiles(
 
     from .progress import show_progress
 
+    folder = folder_options(again=again, expiry=expiry, no_wait=no_wait)
     jobs = list_slides(
-        slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
+        slides,
+        mpp=parse_mpp(mpp),
+        reader=reader,
+        recursive=recursive,
+        nested=nested,
+        match=match or (),
+        limit=limit,
     )
     with stoppable(out), show_progress(len(jobs), quiet=quiet) as (_, slide_done):
         report = tiles_folder(
@@ -63,6 +81,7 @@ def tiles(
             stride=stride,
             pictures=not coordinates_only,
             options=TissueOptions(detector=tissue, min_fraction=min_tissue),
+            folder=folder,
             slide_done=slide_done,
         )
     print_report(report, as_json=as_json)

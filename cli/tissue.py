@@ -6,15 +6,21 @@ from wsiseg.options import TissueOptions
 
 from .arguments import (
     DEFAULT_TISSUE,
+    Again,
     AsJson,
+    Expiry,
+    Limit,
+    Match,
     Mpp,
     Nested,
+    NoWait,
     Out,
     Quiet,
     Reader,
     Recursive,
     Slides,
     Tissue,
+    folder_options,
     parse_mpp,
 )
 from .console import print_report, stoppable
@@ -30,6 +36,11 @@ def tissue(
     detector: Tissue = DEFAULT_TISSUE.detector,
     recursive: Recursive = False,
     nested: Nested = False,
+    match: Match = None,
+    limit: Limit = None,
+    again: Again = False,
+    expiry: Expiry = "2m",
+    no_wait: NoWait = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,9 +50,16 @@ def tissue(
     from .progress import show_progress
 
     options = TissueOptions(detector=detector)
+    folder = folder_options(again=again, expiry=expiry, no_wait=no_wait)
     jobs = list_slides(
-        slides, mpp=parse_mpp(mpp), reader=reader, recursive=recursive, nested=nested
+        slides,
+        mpp=parse_mpp(mpp),
+        reader=reader,
+        recursive=recursive,
+        nested=nested,
+        match=match or (),
+        limit=limit,
     )
     with stoppable(out), show_progress(len(jobs), quiet=quiet) as (_, slide_done):
-        report = tissue_folder(jobs, out, options=options, slide_done=slide_done)
+        report = tissue_folder(jobs, out, options=options, folder=folder, slide_done=slide_done)
     print_report(report, as_json=as_json)

@@ -53,6 +53,7 @@ _HOMES = {
     "DamageOptions": "wsiseg.options",
     "ExportOptions": "wsiseg.options",
     "RunOptions": "wsiseg.options",
+    "FolderOptions": "wsiseg.options",
     "WsisegError": "wsiseg.errors",
     "WsisegWarning": "wsiseg.errors",
 }
@@ -64,6 +65,7 @@ __all__ = [
     "EmbedOptions",
     "Embeddings",
     "ExportOptions",
+    "FolderOptions",
     "Grid",
     "HeatmapStore",
     "Journal",
@@ -110,6 +112,7 @@ if TYPE_CHECKING:
         DamageOptions,
         EmbedOptions,
         ExportOptions,
+        FolderOptions,
         RunOptions,
         SegmentOptions,
         TissueOptions,

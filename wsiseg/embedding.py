@@ -20,6 +20,7 @@ from wsiseg.engine import (
     Listener,
     Pinned,
     Plan,
+    Publishing,
     Resume,
     StageReport,
     StageSetup,
@@ -89,7 +90,13 @@ class Embeddings:
             "seconds": round(self.seconds, 2),
         }
 
-    def write(self, out: str | Path, *, name: str | None = None) -> Path:
+    def write(
+        self,
+        out: str | Path,
+        *,
+        name: str | None = None,
+        publishing: Publishing = Publishing(),  # noqa: B008 - frozen
+    ) -> Path:
         """Write the files of this slide to `out/<name>/` and return that folder.
 
         `embeddings.zarr`, `embeddings.parquet` (unless the options leave it out) and `run.json`.
@@ -108,7 +115,9 @@ class Embeddings:
             require_parquet()
         name = name or self.slide.stem
         own = fingerprint(self.slide.path) if self.slide.path else None
-        with finished_folder(Path(out), name, kind="embed", slide=own) as folder:
+        with finished_folder(
+            Path(out), name, kind="embed", slide=own, publishing=publishing
+        ) as folder:
             link_tree(self.store.path, folder / self.store.path.name)
             if self.options.parquet:
                 _write_parquet(self.store, folder / "embeddings.parquet")

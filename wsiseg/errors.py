@@ -41,6 +41,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = [
+    "NO_ROOM",
     "AnnotationError",
     "DamagedFileError",
     "DeviceMemoryError",
@@ -76,6 +77,7 @@ __all__ = [
 ]
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where there is no room for a file."""
 
 
 class WsisegError(Exception):

@@ -19,6 +19,7 @@ __all__ = [
     "Detector",
     "EmbedOptions",
     "ExportOptions",
+    "FolderOptions",
     "Frame",
     "Precision",
     "RunOptions",
@@ -219,6 +220,36 @@ class EmbedOptions:
         _need_group(self, "run", RunOptions)
         if self.run.decoding != "exact" or self.run.skip_below:
             raise UsageError("vectors need decoding 'exact' and skip_below 0; leave both alone")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderOptions:
+    """How a run over many slides goes; changes no result."""
+
+    again: bool = False
+    """Work on slides that have a finished result, too."""
+
+    timeout_s: float | None = None
+    """Seconds a slide may take; `None`: any time. The networks then run in a process of its own,
+    which can be ended if need be, unless a loaded model is given."""
+
+    grace_s: float = 30.0
+    """Seconds after that in which the work may end by itself."""
+
+    expiry_s: float = 120.0
+    """Seconds without a sign of life after which a process on another machine counts as dead."""
+
+    attempts: int = 3
+    """A slide at one place of which so many processes died is a failure."""
+
+    wait: bool = True
+    """Wait at the end for slides that other processes have, to see that none is lost."""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "grace_s", "expiry_s"):
+            if getattr(self, name) is not None:
+                _need_number(self, name, 1e-3)
+        _need_number(self, "attempts", 1, whole=True)
 
 
 def _need_number(

@@ -16,6 +16,7 @@ from wsiseg.draw import DrawnClass, overview, save_png
 from wsiseg.engine import (
     Damage,
     Plan,
+    Publishing,
     StageReport,
     fingerprint,
     finished_folder,
@@ -146,7 +147,13 @@ class Result:
 
         return plot_image(self.overview(size), title=self.slide.name)
 
-    def write(self, out: str | Path, *, name: str | None = None) -> Path:
+    def write(
+        self,
+        out: str | Path,
+        *,
+        name: str | None = None,
+        publishing: Publishing = Publishing(),  # noqa: B008 - frozen
+    ) -> Path:
         """Write the files of this slide to `out/<name>/` and return that folder.
 
         `annotations.geojson`, `tissue.geojson`, `heatmap.zarr`, `mask.zarr`, heatmaps of earlier
@@ -162,7 +169,7 @@ class Result:
             If there is no room left.
         """
         with finished_folder(
-            Path(out), name or self.slide.stem, slide=self.fingerprint()
+            Path(out), name or self.slide.stem, slide=self.fingerprint(), publishing=publishing
         ) as folder:
             export = self.options.export
             heatmaps = (*self.heatmaps.values(), *self.uncertainty.values())

@@ -104,6 +104,35 @@ def test_damage_is_reported_and_limited(slides, model, tmp_path):
     assert run(*arguments, "--max-corrupt", "1.1").exit_code == 2
 
 
+def test_finished_slides_are_said_to_be_and_a_change_is_named(slides, model, tmp_path, caplog):
+    arguments = ("segment", slides, "-m", model, "-o", tmp_path, "--match", "disc*")
+    assert "1 of 1 slides done;" in run(*arguments).stderr
+    again = run(*arguments)
+    assert again.exit_code == 0
+    assert again.stdout.strip() == str(tmp_path / "disc 😐")
+    assert "1 of 1 slides done (1 before, or by other processes)" in again.stderr
+    assert run(*arguments, "--json").stdout.count('"state": "there"') == 1
+    changed = run(*arguments, "--min-area", "10")
+    assert "(1 before" not in changed.stderr
+    assert "options.export.min_area_um2 (0.0 -> 10.0)" in caplog.text
+    forced = run(*arguments, "--min-area", "10", "--overwrite")
+    assert "(1 before" not in forced.stderr
+
+
+def test_only_so_many(slides, model, tmp_path):
+    done = run("segment", slides, "-m", model, "-o", tmp_path, "--limit", "1")
+    assert done.exit_code == 0
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["disc 😐"]
+
+
+def test_no_slide_there_is_wrong_usage(tmp_path):
+    done = shell("segment", tmp_path / "a.svs", tmp_path / "b.svs", "-o", tmp_path / "out")
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.endswith("a.svs: is not there (nor are the 1 others); check the path")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_mpp_given_helps(slides, model, tmp_path):
     done = run("segment", slides / "nompp.svs", "-m", model, "-o", tmp_path, "--mpp", "0.5")
     assert done.exit_code == 0, done.stderr
@@ -226,6 +255,8 @@ def test_version():
         ("segment", "x.svs", "--mpp", "0"),
         ("info", "x.svs", "--mpp=-1"),
         ("tissue", "x.svs", "--mpp", "nan"),
+        ("segment", "x.svs", "--timeout", "soon"),
+        ("tissue", "x.svs", "--expiry", "0"),
         ("tissue", "x.svs", "--mpp", "0.5,small"),
         ("tiles", "x.svs", "--spacing", "0"),
         ("tiles", "x.svs", "--spacing", "nan"),
@@ -283,6 +314,7 @@ def wait(*_, **__):
     pathlib.Path({str(begun)!r}).touch()
     time.sleep(60)
 folder.load_for_run, folder.segment = (lambda *_: None), wait
+folder.require_room_for = lambda *_: None
 from wsiseg_cli.main import main
 main()
 """

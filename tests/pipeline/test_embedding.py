@@ -273,7 +273,12 @@ def test_the_command_goes_on_after_a_bad_slide(slide_path, model, tmp_path):
     assert done.exit_code == 1
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert sorted("error" in row for row in rows) == [False, True]
-    assert {p.name for p in (out / "disc").iterdir()} == {"embeddings.zarr", "run.json", ".wsiseg"}
+    assert {p.name for p in (out / "disc").iterdir()} == {
+        "embeddings.zarr",
+        "run.json",
+        ".wsiseg",
+        ".wsiseg.json",
+    }
     assert (out / "failures.csv").exists()
     again = run("embed", slide_path, "-m", model.path, "-o", out)
     assert again.exit_code == 0, again.stderr

@@ -262,7 +262,12 @@ def test_one_bad_slide_never_ends_the_batch(slide_path, model, tmp_path):
     with (out / "summary.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["Tumor_mm2"]) == pytest.approx(np.pi * RADIUS**2 * 0.25e-6, rel=0.02)
-    assert {path.name for path in out.iterdir()} == {"disc", "summary.csv", "failures.csv"}
+    assert {path.name for path in out.iterdir()} == {
+        "disc",
+        "summary.csv",
+        "failures.csv",
+        "report.html",
+    }
 
 
 def test_several_devices_are_a_process_each_with_the_same_result(
@@ -309,6 +314,7 @@ def test_too_much_damage_fails_the_slide_and_leaves_no_result(slide_path, model,
     assert names - {journal_folder(tmp_path / "out", "damaged", "segment").name} == {
         "summary.csv",
         "failures.csv",
+        "report.html",
     }
 
 
@@ -352,7 +358,12 @@ def test_tissue_folder_and_tiles(slide_path, tmp_path):
     report = tissue_folder(list_slides([str(slide_path)]), tmp_path / "tissue")
     assert not report.failures
     folder = tmp_path / "tissue" / "disc"
-    assert {p.name for p in folder.iterdir()} == {"tissue.geojson", "overview.png", ".wsiseg"}
+    assert {p.name for p in folder.iterdir()} == {
+        "tissue.geojson",
+        "overview.png",
+        ".wsiseg",
+        ".wsiseg.json",
+    }
     area = json.loads((folder / "tissue.geojson").read_text())["features"][0]
     assert area["properties"]["classification"]["name"] == "Tissue"
 
@@ -459,7 +470,8 @@ def test_a_second_run_keeps_the_rows_of_the_first(slide_path, model, tmp_path):
     other = slide_path.with_name("other.svs")
     other.write_bytes(slide_path.read_bytes())
     for path in (slide_path, other, slide_path):
-        segment_folder(list_slides([str(path)]), model, tmp_path)
+        again = wsiseg.FolderOptions(again=True)
+        segment_folder(list_slides([str(path)]), model, tmp_path, folder=again)
     with (tmp_path / "summary.csv").open() as file:
         assert [row["slide"] for row in csv.DictReader(file)] == ["other.svs", "disc.svs"]
 
@@ -491,4 +503,4 @@ def test_segment_folder_takes_paths(slide_path, model, tmp_path):
     report = wsiseg.segment_folder([str(slide_path), twin], model, out)
     assert [row.folder for row in report.done] == [str(out / "disc"), str(out / "twin")]
     assert len(wsiseg.segment_folder(twin.parent, model, out).done) == 1
-    assert {p.name for p in out.iterdir()} == {"disc", "twin", "summary.csv"}
+    assert {p.name for p in out.iterdir()} == {"disc", "twin", "summary.csv", "report.html"}

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,8 @@ import orjson
 from wsiseg.engine.journal import FILE
 from wsiseg.engine.provenance import lasting
 from wsiseg.engine.working import journal_folder
+from wsiseg.run.leases import KEPT, LEASES_FOLDER
+from wsiseg.run.records import RECORD
 from wsiseg.testing.models import make_colour_model
 from wsiseg.testing.slides import make_ome_tiff, make_svs, tissue_disc
 
@@ -67,24 +71,40 @@ def content(out: Path) -> dict[str, bytes]:
     }
     for name in [name for name in files if name.endswith("run.json")]:
         files[name] = orjson.dumps(lasting(json.loads(files[name])))
+    files.pop("report.html")  # pictures and rows, which are compared themselves
+    for name in [name for name in files if name.endswith(RECORD)]:
+        record = json.loads(files[name])
+        record["row"].pop("seconds")
+        files[name] = orjson.dumps(record)
     rows = [line.split(",") for line in files.pop("summary.csv").decode().splitlines()]
     seconds = rows[0].index("seconds")
     files["summary.csv"] = repr([row[:seconds] + row[seconds + 1 :] for row in rows]).encode()
     return files
 
 
-def journal_of(slide: Path, out: Path) -> Path:
-    return journal_folder(out, slide.name.split(".")[0], "segment") / FILE
+@dataclass(frozen=True)
+class JournalPlaces:
+    """Where the journal of a slide may lie: in the lease, or beside the result's place."""
+
+    slide: Path
+    out: Path
+
+    def __iter__(self) -> Iterator[Path]:
+        yield journal_folder(self.out, self.slide.name.split(".")[0], "segment") / FILE
+        yield from self.out.glob(f"{LEASES_FOLDER}/*/*/{KEPT}/{FILE}")
 
 
-def lines(journal: Path) -> int:
-    try:
-        return journal.read_bytes().count(b"\n")
-    except OSError:
-        return 0
+def lines(journal: JournalPlaces) -> int:
+    with suppress(OSError):  # folders go while they are looked through
+        for path in journal:
+            if path.exists():
+                return path.read_bytes().count(b"\n")
+    return 0
 
 
-def kill(process: subprocess.Popen, journal: Path, after_lines: int, after_s: float) -> bool:
+def kill(
+    process: subprocess.Popen, journal: JournalPlaces, after_lines: int, after_s: float
+) -> bool:
     """Kill a run once its journal has so many lines, and some time later; tell if it lived."""
     while process.poll() is None and lines(journal) < after_lines:
         time.sleep(0.001)
@@ -100,7 +120,7 @@ def chaos(slide: Path, model: Path, folder: Path, *, kills: int, seed: int = 0) 
     rng, tally = random.Random(seed), Tally()
     seconds, whole = undisturbed(slide, model, folder / "alone")
     expected, out = content(folder / "alone"), folder / "out"
-    journal = journal_of(slide, out)
+    journal = JournalPlaces(slide, out)
     while tally.kills < kills:
         for _ in range(rng.randint(1, 5)):
             if tally.kills == kills:
@@ -123,7 +143,7 @@ def chaos(slide: Path, model: Path, folder: Path, *, kills: int, seed: int = 0) 
 def undisturbed(slide: Path, model: Path, out: Path) -> tuple[float, int]:
     """Run once; return the seconds, and the lines of the journal, which goes at the end."""
     started, most = time.perf_counter(), 0
-    process, journal = start(slide, model, out), journal_of(slide, out)
+    process, journal = start(slide, model, out), JournalPlaces(slide, out)
     while process.poll() is None:
         most = max(most, lines(journal))
         time.sleep(0.001)

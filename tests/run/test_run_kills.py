@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from wsiseg.engine.journal import FILE, Journal
 from wsiseg.engine.working import discard_journal, journal_folder, slide_journal
 from wsiseg.errors import LeaseError
 from wsiseg.run import segment_folder
+from wsiseg.run.holders import Holder
+from wsiseg.run.leases import BEAT, KEPT, LEASES_FOLDER, key_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,6 +27,17 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
     return make_slides(tmp_path_factory.mktemp("slides"), 400)
+
+
+def leave_to_a_dead_process(out: Path, name: str, folder: Path) -> None:
+    """Put a journal where a process that is killed leaves it: in its lease."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    holder = replace(Holder.me(), pid=gone.pid, started=1)
+    lease = out / LEASES_FOLDER / key_of(name) / holder.name
+    lease.mkdir(parents=True)
+    (lease / BEAT).touch()
+    folder.rename(lease / KEPT)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +79,7 @@ def test_a_failure_keeps_what_is_finished_and_success_leaves_nothing(
     assert report.failures
     folder = journal_folder(out, "single", "segment")
     assert (folder / FILE).exists()
+    leave_to_a_dead_process(out, "single", folder)
     called = []
     inner = type(network.predictors[0]).__call__
     monkeypatch.setattr(
@@ -75,7 +90,7 @@ def test_a_failure_keeps_what_is_finished_and_success_leaves_nothing(
     report = segment_folder(slide, network, out)
     assert not report.failures
     assert not any(called)  # but for the zeros that the plan times
-    assert {path.name for path in out.iterdir()} == {"single", "summary.csv"}
+    assert {path.name for path in out.iterdir()} == {"single", "summary.csv", "report.html"}
 
 
 def test_a_run_that_has_finished_nothing_leaves_nothing(tmp_path):

@@ -5,11 +5,14 @@ import os
 import shutil
 
 import pytest
+from fake_work import FakeWork
 
 from wsiseg.engine import finished_folder
-from wsiseg.errors import RunError, SourceError
+from wsiseg.errors import RunError
+from wsiseg.options import FolderOptions
 from wsiseg.run import SlideJob, tissue_folder
-from wsiseg.run.folder import run_each
+from wsiseg.run.folder import run_folder
+from wsiseg.run.leases import Leases
 from wsiseg.run.tables import SlideReport, Tables
 from wsiseg.testing.slides import make_svs, tissue_disc
 
@@ -25,15 +28,10 @@ def run(slide, tmp_path):
     """Run a command that writes a folder, or fails, into tmp_path / "out"."""
     out = tmp_path / "out"
 
-    def run(*names, fail=False, kind="segment", into=out):
-        def work(opened, job):
-            if fail:
-                raise SourceError(f"{job.path}: broke")
-            with finished_folder(into, job.output, kind=kind) as folder:
-                (folder / "annotations.geojson").write_text("{}")
-            return {"slide": opened.name, "model": kind}
-
-        return run_each([SlideJob(str(slide), name) for name in names], into, work, kind=kind)
+    def run(*names, fail=False, into=out, **options):
+        jobs = [SlideJob(str(slide), name) for name in names]
+        work = FakeWork(fail=frozenset(names) if fail else frozenset())
+        return run_folder(jobs, into, work, options=FolderOptions(again=True, **options))
 
     return run
 
@@ -51,7 +49,8 @@ def test_a_failed_rerun_keeps_the_row_of_the_result_that_stands(run, tmp_path):
     failures = {row["folder"]: row for row in rows(out / "failures.csv")}
     assert failures["a"]["older_result"] == "still there"
     assert failures["c"]["older_result"] == ""
-    assert "broke" in failures["a"]["error"]
+    assert failures["a"]["message"] == f"{failures['a']['path']}: broke"
+    assert failures["a"]["remedy"] == "mend it"
     run("a", "c")
     assert [row["folder"] for row in rows(out / "summary.csv")] == ["b", "a", "c"]
     assert not (out / "failures.csv").exists()
@@ -82,17 +81,21 @@ def test_folders_as_paths_from_here_are_understood(tmp_path, monkeypatch):
     (tmp_path / "out" / "a").mkdir(parents=True)
     table = tmp_path / "out" / "summary.csv"
     table.write_text(f"slide,model,folder,path\na.svs,m,out/a,a.svs\nb.svs,m,{tmp_path}/out/b,b\n")
-    Tables(tmp_path / "out").add(SlideReport("x/a.svs", "out/a", {"slide": "a.svs"}))
+    with Leases(tmp_path / "out") as leases:
+        tables = Tables(tmp_path / "out", leases)
+        tables.add(SlideReport("x/a.svs", "out/a", {"slide": "a.svs"}))
     assert [row["folder"] for row in rows(table)] == ["b", "a"]
 
 
-def test_tissue_into_a_segmentation_is_refused_before_any_table(run, slide, tmp_path):
+def test_tissue_into_a_segmentation_is_refused_before_any_table(run, slide, tmp_path, caplog):
     out = tmp_path / "out"
     run("disc")
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    caplog.clear()
     report = tissue_folder([slide], out)
     (failure,) = report.failures
     assert failure.refused
+    assert caplog.text == ""
     assert "was written by 'segment'" in failure.error
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
@@ -102,7 +105,7 @@ def test_segment_takes_the_place_of_tissue(run, slide, tmp_path):
     assert not tissue_folder([str(slide)], out).failures
     assert not run("disc").failures
     (row,) = rows(out / "summary.csv")
-    assert row["model"] == "segment"
+    assert row["model"] == "m"
     assert not (out / "disc" / "tissue.geojson").exists()
 
 
@@ -111,7 +114,7 @@ def test_another_slides_folder_is_refused_before_the_work(slide, tmp_path):
         pass
     done = []
     job = SlideJob(str(slide), "disc")
-    report = run_each([job], tmp_path, lambda *_: done.append(1) or {}, kind="segment")
+    report = run_folder([job], tmp_path, FakeWork(hook=done.append))
     assert "is the result of another slide" in report.failures[0].error
     assert not done
 
@@ -124,7 +127,7 @@ def test_another_slides_folder_is_refused_before_the_work(slide, tmp_path):
         b"slide;model;folder;path\n",
         "slide,model,folder,path\n\u00fc,m,a,b\n".encode("latin-1"),
         b"slide,model,folder,path\na,b,c\n",
-        b"path,error_class,error\na,b\n",
+        b"path,error_class,message,remedy\na,b\n",
         b"",
     ],
 )
@@ -147,5 +150,7 @@ def test_leftovers_of_dead_processes_go_when_a_run_begins(slide, tmp_path):
         mine.rename(parent / mine.name.replace(f"{os.getpid()}@", "99999999@"))
     seen = []
     jobs = [SlideJob(str(slide), "sub/a")]
-    run_each(jobs, tmp_path / "out", lambda *_: {"seen": seen.extend(tmp_path.rglob(".wsiseg-*"))})
-    assert seen == []
+    work = FakeWork(hook=lambda _: seen.extend(tmp_path.rglob(".wsiseg-*")))
+    run_folder(jobs, tmp_path / "out", work)
+    assert [path.name for path in seen] == [".wsiseg-leases"]
+    assert not list(tmp_path.rglob(".wsiseg-*"))

@@ -15,7 +15,7 @@ from wsiseg.engine.folders import link_tree, temporary_folder
 from wsiseg.engine.graph import StageSetup, lay_out, select_tiles
 from wsiseg.engine.inputs import connect
 from wsiseg.engine.journal import Journal
-from wsiseg.engine.output import finished_folder
+from wsiseg.engine.output import Publishing, finished_folder
 from wsiseg.engine.plan import Plan, StagePlan, make_plan
 from wsiseg.engine.provenance import fingerprint, run_record, summary_head, versions
 from wsiseg.engine.resume import Pinned, Resume
@@ -35,6 +35,7 @@ __all__ = [
     "Listener",
     "Pinned",
     "Plan",
+    "Publishing",
     "Resume",
     "StageFinished",
     "StagePlan",

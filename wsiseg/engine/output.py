@@ -2,8 +2,9 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsiseg.engine.marker import Marker, carry_over
@@ -11,7 +12,7 @@ from wsiseg.engine.working import working_folder
 from wsiseg.errors import RunError, WsisegError, WsisegWarning, unwritable
 from wsiseg.files import make_durable, make_durable_name
 
-__all__ = ["REPLACES", "check_name", "finished_folder", "refuse_foreign"]
+__all__ = ["REPLACES", "Publishing", "check_name", "finished_folder", "refuse_foreign"]
 
 RESERVED = re.compile(
     r"(con|prn|aux|nul|com\d|lpt\d)(\..*)? | (summary|failures)\.csv | report\.html | \.wsiseg.*",
@@ -27,9 +28,32 @@ REPLACES: Mapping[str, tuple[str, ...]] = {"segment": ("segment", "tissue")}
 `segment` writes all that `tissue` does."""
 
 
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """What a run over many slides asks of the way a result gets its name."""
+
+    workspace: Path | None = None
+    """Where the folder is filled, on the file system of the output; `None`: beside its final place.
+    Whoever takes the workspace away keeps the result from getting its name."""
+
+    seal: Callable[[Path], None] | None = None
+    """Called with the folder when all else is in it; what it raises keeps it from its name."""
+
+    replaces: str | None = None
+    """Fingerprint of an earlier state of the slide, whose result may be replaced as well."""
+
+
+PLAIN = Publishing()
+
+
 @contextmanager
 def finished_folder(
-    out: Path, name: str, *, kind: str = "segment", slide: str | None = None
+    out: Path,
+    name: str,
+    *,
+    kind: str = "segment",
+    slide: str | None = None,
+    publishing: Publishing = PLAIN,
 ) -> Iterator[Path]:
     """Yield a folder to fill; it becomes `out/name` only when the block ends without an error.
 
@@ -55,11 +79,14 @@ def finished_folder(
         raise RunError(
             f"{name!r}: would write outside the output folder {out}; choose another name"
         )
-    refuse_foreign(final, kind, slide)
+    refuse_foreign(final, kind, slide, publishing.replaces)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with working_folder(final.parent) as partial, _final_names(partial, final):
+        place = _on_one_disk(publishing.workspace, final.parent)
+        with working_folder(place) as partial, _final_names(partial, final):
             yield partial
+            if publishing.seal is not None:
+                publishing.seal(partial)
             Marker.of_folder(partial, kind, slide).write(partial)
             make_durable(partial)
             renamed = _replace(partial, final)
@@ -119,8 +146,21 @@ def may_replace(final: Path, kind: str) -> bool:
     return marker is None or marker.kind in REPLACES.get(kind, (kind,))
 
 
-def refuse_foreign(final: Path, kind: str, slide: str | None = None) -> None:
+def refuse_foreign(
+    final: Path, kind: str, slide: str | None = None, replaces: str | None = None
+) -> None:
     """Refuse a folder that a run of this kind must not replace.
+
+    Parameters
+    ----------
+    final
+        The folder.
+    kind
+        The command.
+    slide
+        Fingerprint of the slide; `None`: not compared.
+    replaces
+        That of an earlier state of the slide.
 
     Raises
     ------
@@ -135,11 +175,18 @@ def refuse_foreign(final: Path, kind: str, slide: str | None = None) -> None:
         what = "was not written by wsiseg"
     elif not may_replace(final, kind):
         what = f"was written by {marker.kind!r}"
-    elif not marker.is_of(slide):
+    elif not marker.is_of(slide) and not (replaces and marker.slide == replaces):
         what = "is the result of another slide"
     else:
         return
     raise RunError(f"{final}: is there and {what}; needed a free name: choose another --out")
+
+
+def _on_one_disk(workspace: Path | None, parent: Path) -> Path:
+    """Return the workspace; `parent` where there is none, or it cannot be renamed from there."""
+    if workspace is None or workspace.stat().st_dev != parent.stat().st_dev:
+        return parent
+    return workspace
 
 
 def _replace(partial: Path, final: Path) -> dict[str, str]:

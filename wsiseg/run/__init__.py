@@ -1,20 +1,20 @@
-"""Many slides: which, one after the other, none of them ending the rest.
+"""Many slides: which, one after the other or shared by processes, none of them ending the rest.
 
 `demo`, `doctor` and `embed` are loaded by those who name them: a segmentation starts without.
 """
 
 from wsiseg.run.describe import describe_slide
 from wsiseg.run.folder import (
-    FolderReport,
-    failure_text,
     parse_bytes,
     plan_folder,
     segment_folder,
+    segment_slide,
     tissue_folder,
 )
 from wsiseg.run.inputs import SlideJob, list_slides
+from wsiseg.run.limits import parse_seconds
+from wsiseg.run.reports import FolderReport, SlideReport, failure_text
 from wsiseg.run.slide_table import parse_mpp
-from wsiseg.run.tables import SlideReport
 from wsiseg.run.tiles import export_tiles, tiles_folder
 
 __all__ = [
@@ -27,8 +27,10 @@ __all__ = [
     "list_slides",
     "parse_bytes",
     "parse_mpp",
+    "parse_seconds",
     "plan_folder",
     "segment_folder",
+    "segment_slide",
     "tiles_folder",
     "tissue_folder",
 ]

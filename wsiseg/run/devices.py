@@ -7,9 +7,11 @@ A script that starts them must be importable without starting them again: it nee
 """
 
 import logging
+import math
 import multiprocessing
 import re
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +108,7 @@ def each_on_a_device(
     lost: Callable[[Job, str], Report],
     *,
     listen: Listener = ignore,
+    limit_s: float | None = None,
 ) -> Iterator[Report]:
     """Yield a report of each job, in the order they end, done by one process per device.
 
@@ -123,6 +126,8 @@ def each_on_a_device(
         process takes the place of the dead one; the job is not tried again.
     listen
         Gets the events of all processes.
+    limit_s
+        The process of a job that takes longer is killed; `None`: never.
 
     Raises
     ------
@@ -131,7 +136,7 @@ def each_on_a_device(
     RunError
         If no process could even begin.
     """
-    pool = _Pool(devices, make_work, listen)
+    pool = _Pool(devices, make_work, listen, limit_s)
     try:
         yield from pool.run(jobs, lost)
     finally:
@@ -147,6 +152,8 @@ class _Worker(Generic[Job]):
     pipe: Connection
     ready: bool = False
     job: Job | None = None
+    overdue_at: float = math.inf
+    """When its job is to be ended by force, by the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +166,13 @@ class _Message:
 
 class _Pool(Generic[Job, Report]):
     def __init__(
-        self, devices: Sequence[str], make_work: MakeWork[Job, Report], listen: Listener
+        self,
+        devices: Sequence[str],
+        make_work: MakeWork[Job, Report],
+        listen: Listener,
+        limit_s: float | None,
     ) -> None:
+        self._limit_s = math.inf if limit_s is None else limit_s
         self._devices = devices
         self._make_work = make_work
         self._listen = listen
@@ -173,9 +185,13 @@ class _Pool(Generic[Job, Report]):
             if not self._workers:
                 raise RunError(
                     "no process could be started on "
-                    f"{', '.join(self._devices)}; run with --device cpu, or see the log"
+                    f"{', '.join(self._devices)}; see what it said; a script has to call this "
+                    'under `if __name__ == "__main__":`'
                 )
-            wait([worker.pipe for worker in self._workers])
+            wait([worker.pipe for worker in self._workers], self._until_overdue())
+            for worker in [w for w in self._workers if time.monotonic() > w.overdue_at]:
+                worker.process.kill()  # found to be dead below
+                worker.process.join()
             for worker in [w for w in self._workers if w.pipe.poll()]:
                 try:
                     message = worker.pipe.recv()
@@ -187,6 +203,11 @@ class _Pool(Generic[Job, Report]):
                 if message.kind == "done":
                     yield message.value
                 self._answer(worker, message, todo)
+
+    def _until_overdue(self) -> float | None:
+        """Return the seconds until a job takes too long; `None` where none can."""
+        first = min(worker.overdue_at for worker in self._workers)
+        return None if math.isinf(first) else max(0.0, first - time.monotonic())
 
     def close(self) -> None:
         """End all processes: those without work at once by themselves, the others by force."""
@@ -208,8 +229,10 @@ class _Pool(Generic[Job, Report]):
             raise message.value
         else:
             worker.ready = True
-            worker.job = todo.popleft() if todo else None
+            worker.job = todo.popleft() if todo and worker.process.is_alive() else None
+            worker.overdue_at = math.inf
             if worker.job is not None:
+                worker.overdue_at = time.monotonic() + self._limit_s
                 # A process that died meanwhile is found out by reading from it.
                 _send(worker.pipe, worker.job)
 
@@ -237,6 +260,11 @@ class _Pool(Generic[Job, Report]):
 def _death(worker: _Worker[Any]) -> str:
     """Return what is known of the end of a process."""
     worker.process.join(END_S)
+    if time.monotonic() > worker.overdue_at:
+        return (
+            "took longer than allowed and did not end by itself, so its process was ended; allow "
+            "more (--timeout), or leave the slide out"
+        )
     code = worker.process.exitcode
     if code is not None and code < 0:
         how = f"killed by {signal.Signals(-code).name}"

@@ -1,17 +1,20 @@
 """Vectors of the tiles of many slides."""
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wsiseg.embedding import embed, require_parquet
 from wsiseg.engine import Listener, ignore
-from wsiseg.engine.working import slide_journal
 from wsiseg.model import Model, load_for_run, require_task
-from wsiseg.options import EmbedOptions
-from wsiseg.run.devices import on_first_device
-from wsiseg.run.folder import FolderReport, Slides, run_each
-from wsiseg.run.inputs import SlideJob
+from wsiseg.options import EmbedOptions, FolderOptions
+from wsiseg.run.devices import on_first_device, share_of
+from wsiseg.run.folder import FolderReport, Slides, run_folder
+from wsiseg.run.inputs import as_jobs, require_any
+from wsiseg.run.records import run_settings, settings_of
+from wsiseg.run.turns import Row, Turn, Work
 from wsiseg.source import Pyramid
 
 __all__ = ["embed_folder"]
@@ -23,6 +26,7 @@ def embed_folder(
     out: str | Path,
     *,
     options: EmbedOptions | None = None,
+    folder: FolderOptions | None = None,
     listen: Listener = ignore,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
@@ -34,8 +38,10 @@ def embed_folder(
         As for `segment_folder`.
     model
         Of task `embedding`; loaded once.
+    folder
+        How the run goes, as for `segment_folder`.
     slide_done
-        Called after each slide.
+        Called with the report of each slide.
 
     Raises
     ------
@@ -46,16 +52,52 @@ def embed_folder(
     RunError
         If the output folder cannot be written. What is wrong with a slide is in the report.
     """
-    chosen, out = options or EmbedOptions(), Path(out)
+    chosen, folder = options or EmbedOptions(), folder or FolderOptions()
+    jobs = as_jobs(jobs)
     require_task(model, "embedding")
     if chosen.parquet:
         require_parquet()
-    loaded = load_for_run(model, on_first_device(chosen.run))
+    require_any(jobs)
+    run = on_first_device(chosen.run)
+    alone = isinstance(model, Model) or folder.timeout_s is None
+    return run_folder(
+        jobs,
+        Path(out),
+        EmbedWork(model, replace(chosen, run=run)),
+        options=folder,
+        devices=() if alone else (run.device,),
+        listen=listen,
+        slide_done=slide_done,
+    )
 
-    def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        with slide_journal(out, job.output, "embed") as journal:
-            found = embed(slide, loaded, options=chosen, journal=journal, listen=listen)
-            found.write(out, name=job.output)
-            return found.summary()
 
-    return run_each(jobs, out, work, kind="embed", slide_done=slide_done)
+@dataclass(frozen=True)
+class EmbedWork:
+    """Computing the vectors of slides with one model."""
+
+    model: Model | str | Path
+    options: EmbedOptions
+    command = "embed"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results are made from."""
+        chosen = {
+            "tissue": asdict(self.options.tissue),
+            "run": run_settings(self.options.run),
+            "parquet": self.options.parquet,
+        }
+        return settings_of(self.command, chosen, self.model)
+
+    def load(self, device: str = "", processes: int = 1) -> Work:
+        """Load the model."""
+        run = share_of(self.options.run, device, processes) if device else self.options.run
+        options = replace(self.options, run=run)
+        return partial(_embed_slide, model=load_for_run(self.model, run), options=options)
+
+
+def _embed_slide(slide: Pyramid, turn: Turn, *, model: Model, options: EmbedOptions) -> Row:
+    with turn.journal() as journal:
+        found = embed(slide, model, options=options, journal=journal, listen=turn.listen)
+        row = found.summary()
+        found.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
+        return row

@@ -1,63 +1,350 @@
-"""A run over slides: one bad slide never ends the batch."""
+"""A run over slides: one bad slide never ends the batch, and none is lost or done twice.
+
+Any number of processes may run on one output folder: they share the slides by lease.
+"""
 
 import logging
+import math
+import os
 import re
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from wsiseg.engine import Listener, fingerprint, ignore, require_layers
-from wsiseg.engine.output import check_name, may_replace, refuse_foreign
-from wsiseg.engine.working import slide_journal, sweep
-from wsiseg.errors import TooDamagedError, UsageError, WsisegError, WsisegWarning, unwritable
+from wsiseg.engine import Listener, ignore, lay_out, require_layers
+from wsiseg.engine.working import sweep
+from wsiseg.errors import UsageError, WsisegError, unwritable
 from wsiseg.model import Model, load_for_run, require_task, suits_gpu
-from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
+from wsiseg.options import FolderOptions, RunOptions, SegmentOptions, TissueOptions
 from wsiseg.pipeline import plan, segment
 from wsiseg.run.devices import devices_to_use, each_on_a_device, on_first_device, share_of
-from wsiseg.run.inputs import SlideJob, as_jobs
-from wsiseg.run.tables import SUMMARY, SlideReport, Tables
+from wsiseg.run.inputs import SlideJob, as_jobs, require_any
+from wsiseg.run.leases import Leases, key_of
+from wsiseg.run.limits import raise_open_files, require_room
+from wsiseg.run.records import run_settings, settings_of
+from wsiseg.run.reports import FolderReport, SlideReport, failure_text
+from wsiseg.run.tables import SUMMARY, Tables
 from wsiseg.run.tissue import write_tissue
+from wsiseg.run.turns import (
+    AGAIN,
+    Ground,
+    Row,
+    Task,
+    Turn,
+    Work,
+    clear_dead,
+    failed_elsewhere,
+    lost,
+    standing,
+    take_turn,
+)
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
 
 __all__ = [
     "FolderReport",
     "SlideReport",
+    "SlideWork",
     "failure_text",
     "parse_bytes",
     "plan_folder",
-    "run_each",
+    "run_folder",
     "segment_folder",
+    "segment_slide",
     "tissue_folder",
 ]
 
 log = logging.getLogger(__name__)
 
 POWERS = "kmgt"
-SAME_SPACING = 0.02
-"""Pixel sizes this close (relative) say the same."""
 
-Work = Callable[[Pyramid, SlideJob], dict[str, Any]]
-"""What is done with one slide; returns its row of `summary.csv`."""
+SOON_S, SELDOM_S = 0.05, 5.0
+"""Between two looks at slides that others have, at first and later."""
+
+SAY_S = 2.0
+"""After which people are told whom the run waits for."""
 
 Slides = Sequence[str | Path | SlideJob] | str | Path
 """Slides to work on: from `list_slides`, or what it takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class FolderReport:
-    """What became of a run."""
+class SlideWork(Protocol):
+    """What a run does with each slide; can be pickled, for other processes to do it."""
 
-    done: tuple[SlideReport, ...]
-    failures: tuple[SlideReport, ...]
-    summary: Path
-    """`summary.csv`; `failures.csv` stands beside it where there are failures."""
+    @property
+    def command(self) -> str:
+        """The command; results of another one are not replaced."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results are made from, see `records.settings_of`."""
+        ...
+
+    def load(self, device: str = "", processes: int = 1) -> Work:
+        """Return what does one slide after the other, in this process or one of several."""
+        ...
+
+
+def run_folder(
+    jobs: Slides,
+    out: Path,
+    work: SlideWork,
+    *,
+    options: FolderOptions | None = None,
+    devices: Sequence[str] = (),
+    listen: Listener = ignore,
+    slide_done: Callable[[object], None] = ignore,
+) -> FolderReport:
+    """Do `work` on each slide that has no finished result; whatever goes wrong is recorded.
+
+    Parameters
+    ----------
+    jobs
+        The slides.
+    out
+        A folder each goes in there.
+    options
+        How the run goes.
+    devices
+        A process each does the work; none: this process does.
+    slide_done
+        Called with the report of each slide.
+
+    Raises
+    ------
+    RunError
+        If the output folder cannot be written, or holds a foreign `summary.csv`.
+    UsageError
+        If `jobs` names no slide, or only slides that are not there.
+    """
+    jobs, options = as_jobs(jobs), options or FolderOptions()
+    require_any(jobs)
+    settings = work.settings()
+    raise_open_files()
+    with _run_into(out, jobs, options) as (leases, tables):
+        ground = Ground(out, work.command, settings, options, leases.arrive())
+        run = _Run(jobs, ground, work, leases, devices, listen)
+        try:
+            return _collected(run.reports(), tables, out, slide_done)
+        finally:
+            _clear(jobs, ground, leases)
+
+
+class _Run:
+    """The slides of a run, each done here, found done, or seen to be done by others."""
+
+    def __init__(
+        self,
+        jobs: Sequence[SlideJob],
+        ground: Ground,
+        work: SlideWork,
+        leases: Leases,
+        devices: Sequence[str],
+        listen: Listener,
+    ) -> None:
+        self._jobs = {str(ground.out / job.output): job for job in jobs}
+        self._ground = ground
+        self._work = work
+        self._leases = leases
+        self._devices = devices
+        self._listen = listen
+        self._loaded: Work | None = None
+        self._told: set[tuple[str, ...]] = set()
+
+    def reports(self) -> Iterator[SlideReport]:
+        """Yield a report of each slide."""
+        todo = [Task(job) for job in self._jobs.values()]
+        held: dict[str, SlideReport] = {}
+        pause, since, told = SOON_S, time.monotonic(), False
+        while todo or held:
+            for report in self._round(todo):
+                if report.held_by is None:
+                    yield report
+                else:
+                    held[report.folder] = report
+            if held and not self._ground.options.wait:
+                yield from held.values()
+                return
+            todo = []
+            for folder in list(held):
+                found = self._look_at(self._jobs[folder])
+                if found is None:
+                    continue
+                del held[folder]
+                if isinstance(found, Task):
+                    todo.append(found)
+                else:
+                    yield found
+                pause, since = SOON_S, time.monotonic()
+            if held and not todo:
+                if not told and time.monotonic() - since > SAY_S:
+                    told = True
+                    _say_whom_we_wait_for(list(held.values()))
+                time.sleep(pause)
+                pause = min(2 * pause, SELDOM_S, self._leases.expiry_s / 4)
+
+    def _round(self, tasks: Sequence[Task]) -> Iterator[SlideReport]:
+        """Yield the reports of slides, done in this process or in one per device."""
+        if self._devices:
+            yield from self._round_elsewhere(tasks)
+            return
+        for task in tasks:
+            report = self._known(task)
+            if report is None:
+                self._loaded = self._loaded or self._work.load()
+                report = take_turn(task, self._ground, self._loaded, self._leases, self._listen)
+            yield report
+
+    def _round_elsewhere(self, tasks: Sequence[Task]) -> Iterator[SlideReport]:
+        todo = []
+        for task in tasks:
+            report = self._known(task)
+            if report is None:
+                todo.append(task)
+            else:
+                yield report
+        devices = self._devices[: len(todo)]
+        timeout_s, grace_s = self._ground.options.timeout_s, self._ground.options.grace_s
+        if todo:
+            yield from each_on_a_device(
+                todo,
+                devices,
+                partial(_worker, work=self._work, ground=self._ground, processes=len(devices)),
+                self._lost,
+                listen=self._listen,
+                limit_s=None if timeout_s is None else timeout_s + grace_s,
+            )
+
+    def _known(self, task: Task) -> SlideReport | None:
+        """Return the report of a slide that is done or under way; `None`: it is to be tried."""
+        try:
+            return self._looked_up(task)
+        except (OSError, WsisegError):  # trying will tell
+            return None
+
+    def _looked_up(self, task: Task) -> SlideReport | None:
+        job = task.job
+        holder = self._leases.holder(job.output)
+        if holder is not None and holder.name != task.displacing and not holder.is_dead():
+            row = {"slide": Path(job.path).name}
+            return SlideReport(
+                job.path, str(self._ground.out / job.output), row, held_by=str(holder)
+            )
+        found = standing(job, self._ground)
+        if isinstance(found, SlideReport):
+            return found
+        if found and found != AGAIN and found not in self._told:
+            self._told.add(found)
+            log.warning(
+                "%s: is done again, as changed since its result was made: %s%s",
+                job.path,
+                "; ".join(found),
+                "" if len(self._jobs) == 1 else " (said once for all slides of which it is true)",
+            )
+        return None
+
+    def _look_at(self, job: SlideJob) -> SlideReport | Task | None:
+        """Return what has become of a slide that somebody else had; `None`: they still have it."""
+        try:
+            if self._leases.holder(job.output) is not None:
+                abandoned = self._leases.abandoned(job.output)
+                return Task(job, abandoned.name) if abandoned is not None else None
+        except OSError:  # to be seen to when it is tried
+            return Task(job)
+        found = standing(job, self._ground)
+        if isinstance(found, SlideReport):
+            return found
+        return failed_elsewhere(job, self._ground) or Task(job)
+
+    def _lost(self, task: Task, what: str) -> SlideReport:
+        report = lost(task.job, self._ground, what)
+        clear_dead(task.job, self._ground, self._leases)
+        return report
+
+
+def _say_whom_we_wait_for(held: Sequence[SlideReport]) -> None:
+    others = f" and {len(held) - 1} more" if len(held) > 1 else ""
+    log.warning(
+        "waiting for other processes: %s has %s%s; stop this one if they can be left to them",
+        held[0].held_by,
+        held[0].path,
+        others,
+    )
+
+
+def _worker(
+    device: str, *, work: SlideWork, ground: Ground, processes: int
+) -> Callable[[Task, Listener], SlideReport]:
+    """Return what does one slide after the other in a process of its own."""
+    raise_open_files()
+    leases = Leases(ground.out, expiry_s=ground.options.expiry_s)
+    loaded = work.load(device, processes)
+
+    def turn(task: Task, listen: Listener) -> SlideReport:
+        return take_turn(task, ground, loaded, leases, listen)
+
+    return turn
+
+
+@contextmanager
+def _run_into(
+    out: Path, jobs: Sequence[SlideJob], options: FolderOptions
+) -> Iterator[tuple[Leases, Tables]]:
+    """Yield leases and tables of a folder that can be written; leave nothing of dead processes."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise unwritable(error, out) from error
+    parents = {out, *map(out.joinpath, {os.path.dirname(job.output) for job in jobs})}  # noqa: PTH120
+    sweep(parents)
+    with Leases(out, expiry_s=options.expiry_s) as leases:
+        try:
+            yield leases, Tables(out, leases)
+        finally:
+            sweep(parents)  # processes of this run may have been ended by force
+
+
+def _clear(jobs: Sequence[SlideJob], ground: Ground, leases: Leases) -> None:
+    """Remove leases that dead processes have on the slides of a run, which is over."""
+    try:
+        there = set(os.listdir(leases.root))  # noqa: PTH208 - names are what is wanted
+    except OSError:
+        return
+    if any(not name.startswith(".") for name in there):
+        for job in jobs:
+            if key_of(job.output) in there:
+                clear_dead(job, ground, leases)
+
+
+def _collected(
+    reports: Iterator[SlideReport],
+    tables: Tables,
+    out: Path,
+    slide_done: Callable[[object], None],
+) -> FolderReport:
+    """Write the tables after each slide, and return all reports."""
+    found: dict[str, list[SlideReport]] = {"done": [], "there": [], "failed": [], "held": []}
+    done: list[SlideReport] = []
+    try:
+        for report in reports:
+            found[report.state].append(report)
+            if report.state in ("done", "there"):
+                done.append(report)
+            tables.add(report)
+            slide_done(report)
+    except BaseException:
+        tables.finish(patient=False)
+        raise
+    problem = tables.finish()
+    return FolderReport(
+        tuple(done), tuple(found["failed"]), out / SUMMARY, tuple(found["held"]), problem
+    )
 
 
 def segment_folder(
@@ -66,10 +353,15 @@ def segment_folder(
     out: str | Path,
     *,
     options: SegmentOptions | None = None,
+    folder: FolderOptions | None = None,
     listen: Listener = ignore,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
     """Segment each slide into `out/<slide>/` and write `out/summary.csv`.
+
+    Slides that have a finished result of the same slide, model, options and code are left as they
+    are. Several processes, on several machines, too, may do this at once with the same folder: they
+    share the slides.
 
     Parameters
     ----------
@@ -80,8 +372,10 @@ def segment_folder(
         Loaded once per device; a model that cannot be used is an error before the first slide. By
         name or folder, and with several GPUs in `options.run.device`, each GPU has a process of its
         own, which takes slide after slide.
+    folder
+        How the run goes: doing slides again, time limits, other processes.
     slide_done
-        Called after each slide.
+        Called with the report of each slide.
 
     Raises
     ------
@@ -91,69 +385,116 @@ def segment_folder(
         If the output folder cannot be written, or holds a foreign `summary.csv`. What is wrong with
         a slide is in the report.
     UsageError
-        If `jobs` names no slide.
+        If `jobs` names no slide, or only slides that are not there.
     """
-    options = options or SegmentOptions()
+    options, folder = options or SegmentOptions(), folder or FolderOptions()
     out, jobs = Path(out), as_jobs(jobs)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
-    with _run_into(out, jobs) as tables:
-        reports = _segmented(jobs, model, out, options, listen)
-        return _collected(reports, tables, out, slide_done)
+    require_any(jobs)
+    devices: tuple[str, ...] = ()
+    if not isinstance(model, Model):
+        devices = _devices(model, options.run)[: len(jobs)]
+        if len(devices) == 1 and folder.timeout_s is None:
+            devices = ()
+    return run_folder(
+        jobs,
+        out,
+        SegmentWork(model, options),
+        options=folder,
+        devices=devices,
+        listen=listen,
+        slide_done=slide_done,
+    )
 
 
-def _segmented(
-    jobs: Sequence[SlideJob],
-    model: Model | str | Path,
-    out: Path,
-    options: SegmentOptions,
-    listen: Listener,
-) -> Iterator[SlideReport]:
-    """Yield the report of each slide, from this process or from one per GPU."""
-    devices = _devices(model, options.run)[: len(jobs)]
-    if isinstance(model, Model) or len(devices) == 1:
-        loaded = load_for_run(model, on_first_device(options.run))
-        yield from (_segment_one(job, listen, loaded, out, options) for job in jobs)
-        return
-    make_work = partial(_segmenter, model=model, out=out, options=options, processes=len(devices))
-    yield from each_on_a_device(jobs, devices, make_work, partial(_lost, out), listen=listen)
+def segment_slide(
+    job: SlideJob,
+    model: str | Path,
+    out: str | Path,
+    options: SegmentOptions | None = None,
+    *,
+    folder: FolderOptions | None = None,
+    since_ns: int = 0,
+    listen: Listener = ignore,
+) -> SlideReport:
+    """Segment one slide of many, as `segment_folder` does: the unit of work of a cluster.
+
+    All but `listen` are plain values that can be pickled, and so is the report. The model stays
+    loaded for the next slide. The tables are left to whoever collects the reports.
+
+    Parameters
+    ----------
+    since_ns
+        When the run began, by the clock of the file system (`Leases.arrive`): with `folder.again`,
+        results that are older are made anew; failures since then are not tried again.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be used. What is wrong with the slide is in the report.
+    """
+    out, folder = Path(out), folder or FolderOptions()
+    out.mkdir(parents=True, exist_ok=True)
+    settings, work = _prepared(SegmentWork(model, options or SegmentOptions()))
+    ground = Ground(out, SegmentWork.command, settings, folder, since_ns)
+    with Leases(out, expiry_s=folder.expiry_s) as leases:
+        return take_turn(Task(job), ground, work, leases, listen)
 
 
-def _devices(model: Model | str | Path, options: RunOptions) -> tuple[str, ...]:
-    """Return the devices to use: a loaded model's own, `auto` as the model can."""
-    if isinstance(model, Model):
-        return (model.device,)
+def _devices(model: str | Path, options: RunOptions) -> tuple[str, ...]:
+    """Return the devices to use: `auto` as the model can."""
     on_cpu = options.device == "auto" and not suits_gpu(model, options)
     return devices_to_use("cpu" if on_cpu else options.device)
 
 
-def _segmenter(
-    device: str, *, model: str | Path, out: Path, options: SegmentOptions, processes: int
-) -> Callable[[SlideJob, Listener], SlideReport]:
-    """Return what segments one slide after the other in a process of its own."""
-    options = replace(options, run=share_of(options.run, device, processes))
-    loaded = load_for_run(model, options.run)
-    return partial(_segment_one, model=loaded, out=out, options=options)
+@dataclass(frozen=True)
+class SegmentWork:
+    """Segmenting slides with one model."""
+
+    model: Model | str | Path
+    options: SegmentOptions
+    command = "segment"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results are made from."""
+        layers = self.options.uncertainty
+        chosen = {
+            "tissue": asdict(self.options.tissue),
+            "export": asdict(self.options.export),
+            "run": run_settings(self.options.run),
+            "uncertainty": asdict(layers) if layers.layers else {},
+            "damage": asdict(self.options.damage),
+        }
+        return settings_of(self.command, chosen, self.model)
+
+    def load(self, device: str = "", processes: int = 1) -> Work:
+        """Load the model."""
+        if not device:
+            loaded = load_for_run(self.model, on_first_device(self.options.run))
+            return partial(_segment_slide, model=loaded, options=self.options)
+        options = replace(self.options, run=share_of(self.options.run, device, processes))
+        return partial(_segment_slide, model=load_for_run(self.model, options.run), options=options)
 
 
-def _segment_one(
-    job: SlideJob, listen: Listener, model: Model, out: Path, options: SegmentOptions
-) -> SlideReport:
-    def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        with slide_journal(out, job.output, "segment") as journal:
-            result = segment(slide, model, options=options, journal=journal, listen=listen)
-            result.write(out, name=job.output)
-            return result.summary()
-
-    return _run_one(job, out, work, kind="segment")
+@lru_cache(maxsize=1)
+def _prepared(work: SegmentWork) -> tuple[Mapping[str, Any], Work]:
+    return work.settings(), work.load()
 
 
-def _lost(out: Path, job: SlideJob, what: str) -> SlideReport:
-    """Report a slide whose process died."""
-    name = Path(job.path).name
-    return SlideReport(
-        job.path, str(out / job.output), {"slide": name}, (), f"{job.path}: {what}", "RunError"
-    )
+def _segment_slide(slide: Pyramid, turn: Turn, *, model: Model, options: SegmentOptions) -> Row:
+    require_room_for(slide, model, turn.ground.out)
+    with turn.journal() as journal:
+        result = segment(slide, model, options=options, journal=journal, listen=turn.listen)
+        row = result.summary()
+        result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
+        return row
+
+
+def require_room_for(slide: Pyramid, model: Model, out: Path) -> None:
+    """Raise `DiskFullError` where heatmaps and mask of a slide surely do not fit."""
+    setups = lay_out(model.card, slide)
+    require_room(out, sum(math.prod(s.placement.shape) * (len(s.channels) + 1) for s in setups))
 
 
 def tissue_folder(
@@ -161,29 +502,43 @@ def tissue_folder(
     out: str | Path,
     *,
     options: TissueOptions | None = None,
+    folder: FolderOptions | None = None,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
     """Write `tissue.geojson` and `overview.png` of each slide into `out/<slide>/`.
 
     Results of `segment`, which have both, are refused and stay as they are.
     """
-    chosen = options or TissueOptions()
-    out = Path(out)
+    work = TissueWork(options or TissueOptions())
+    return run_folder(jobs, Path(out), work, options=folder, slide_done=slide_done)
 
-    def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        return write_tissue(slide, out, job.output, chosen)
 
-    return run_each(jobs, out, work, kind="tissue", slide_done=slide_done)
+@dataclass(frozen=True)
+class TissueWork:
+    """Finding the tissue of slides."""
+
+    options: TissueOptions
+    command = "tissue"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results are made from."""
+        return settings_of(self.command, {"tissue": asdict(self.options)})
+
+    def load(self, device: str = "", processes: int = 1) -> Work:
+        """Return what finds the tissue of one slide."""
+        return partial(write_tissue, options=self.options)
 
 
 def plan_folder(
     jobs: Slides, model: str | Path, *, options: SegmentOptions
 ) -> Iterator[dict[str, Any]]:
     """Yield the plan of each slide as plain values; with `error` where there is none."""
+    jobs = as_jobs(jobs)
+    require_any(jobs)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
     loaded = load_for_run(model, on_first_device(options.run))
-    for job in as_jobs(jobs):
+    for job in jobs:
         row: dict[str, Any] = {
             "slide": Path(job.path).name,
             "path": job.path,
@@ -194,114 +549,6 @@ def plan_folder(
                 yield row | plan(slide, loaded, options=options).to_dict()
         except WsisegError as error:
             yield row | {"error": failure_text(error, job.path)}
-
-
-def run_each(
-    jobs: Slides,
-    out: Path,
-    work: Work,
-    *,
-    kind: str | None = None,
-    slide_done: Callable[[object], None] = ignore,
-) -> FolderReport:
-    """Do `work` on each slide; whatever goes wrong with one is recorded and the next begun.
-
-    Parameters
-    ----------
-    kind
-        The command. A slide whose folder holds another one's result is then refused before it is
-        opened.
-    """
-    jobs = as_jobs(jobs)
-    with _run_into(out, jobs) as tables:
-        reports = (_run_one(job, out, work, kind=kind) for job in jobs)
-        return _collected(reports, tables, out, slide_done)
-
-
-@contextmanager
-def _run_into(out: Path, jobs: Sequence[SlideJob]) -> Iterator[Tables]:
-    """Yield the tables of a folder that can be written; leave nothing there of dead processes."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise unwritable(error, out) from error
-    parents = {out, *((out / job.output).parent for job in jobs)}
-    sweep(parents)
-    try:
-        yield Tables(out)
-    finally:
-        sweep(parents)  # processes of this run may have been ended by force
-
-
-def _collected(
-    reports: Iterable[SlideReport],
-    tables: Tables,
-    out: Path,
-    slide_done: Callable[[object], None],
-) -> FolderReport:
-    """Write the tables after each slide, and return all reports."""
-    done: list[SlideReport] = []
-    failures: list[SlideReport] = []
-    for report in reports:
-        (failures if report.error else done).append(report)
-        tables.add(report)
-        slide_done(report)
-    return FolderReport(tuple(done), tuple(failures), out / SUMMARY)
-
-
-def _run_one(job: SlideJob, out: Path, work: Work, *, kind: str | None) -> SlideReport:
-    folder = out / job.output
-    summary: dict[str, Any] = {"slide": Path(job.path).name}
-    refused = kind is not None and not may_replace(folder, kind)
-    problem: Exception | None = None
-    started = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", WsisegWarning)
-        try:
-            check_name(job.output)
-            if kind is not None and refused:
-                refuse_foreign(folder, kind)
-            with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
-                if kind is not None:  # now rather than when all is done
-                    refuse_foreign(folder, kind, fingerprint(job.path))
-                _warn_of_override(slide)
-                summary = work(slide, job)
-        except Exception as error:  # the one broad boundary: no slide may end the batch
-            log.debug("%s failed", job.path, exc_info=True)
-            if isinstance(error, TooDamagedError):
-                summary |= error.found
-            summary["seconds"] = round(time.perf_counter() - started, 2)
-            problem = error
-    heard = tuple(str(w.message) for w in caught if issubclass(w.category, WsisegWarning))
-    for message in heard:
-        log.warning("%s", message)
-    if problem is None:
-        return SlideReport(job.path, str(folder), summary, heard)
-    text, name = failure_text(problem, job.path), type(problem).__name__
-    return SlideReport(job.path, str(folder), summary, heard, text, name, refused=refused)
-
-
-def _warn_of_override(slide: Pyramid) -> None:
-    """Say so where a pixel size given by hand replaces another one in the file."""
-    own = slide.source.metadata.spacing
-    if own is None or own == slide.spacing:
-        return
-    if any(abs(ratio - 1) > SAME_SPACING for ratio in slide.spacing.ratio_to(own)):
-        used, found = (" x ".join(f"{um:.4g}" for um in s.um[::-1]) for s in (slide.spacing, own))
-        warnings.warn(
-            f"{slide.name}: taken as {used} µm per pixel, as told; the file says {found}",
-            WsisegWarning,
-            stacklevel=2,
-        )
-
-
-def failure_text(error: Exception, path: str) -> str:
-    """Return in one line what went wrong with the slide at `path`, which it names."""
-    text = " ".join(str(error).split())
-    if isinstance(error, WsisegError):
-        return text if Path(path).name in text else f"{path}: {text}"
-    return f"{path}: {type(error).__name__}: {text}; run `wsiseg --debug ...` and report it"
 
 
 def parse_bytes(text: str) -> int:

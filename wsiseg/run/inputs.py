@@ -1,9 +1,11 @@
 """Which slides a command line names: files, folders, globs, URLs, and tables `slide,mpp`."""
 
+import fnmatch
 import glob
 import os
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from wsiseg.run.dicom_files import first_of_series
 from wsiseg.run.slide_table import Mpp, read_slide_table
 from wsiseg.source.naming import stem_of
 
-__all__ = ["SlideJob", "as_jobs", "list_slides"]
+__all__ = ["SlideJob", "as_jobs", "list_slides", "require_any"]
 
 SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
@@ -48,6 +50,8 @@ def list_slides(
     reader: str | None = None,
     recursive: bool = False,
     nested: bool = False,
+    match: Sequence[str] = (),
+    limit: int | None = None,
 ) -> tuple[SlideJob, ...]:
     """Return the slides that `arguments` name, each once, in the order named.
 
@@ -63,12 +67,17 @@ def list_slides(
         Look into the subfolders of folders.
     nested
         Put slides of one stem into folders named after their own folder, too.
+    match
+        Globs; of the slides only those whose name, or whose path as seen from the folder searched,
+        is like one of them, in upper or lower case. `*` stands for folders, too.
+    limit
+        Only the first so many.
 
     Raises
     ------
     UsageError
-        If an argument names nothing, a table is malformed, a slide is listed with two pixel sizes,
-        or two slides would write to the same folder.
+        If an argument names nothing, nothing matches, a table is malformed, a slide is listed with
+        two pixel sizes, or two slides would write to the same folder.
 
     Warns
     -----
@@ -77,20 +86,32 @@ def list_slides(
     """
     finder = _Finder(recursive=recursive)
     found: dict[str, SlideJob] = {}
+    wanted: set[str] = set()
+    is_wanted = _matcher(match)
     for argument in arguments:
-        for job in finder.expand(argument):
-            _add(found, job)
+        for job, seen in finder.expand(argument):
+            place = _add(found, job)
+            if is_wanted(seen):
+                wanted.add(place)
     finder.warn_of_left_out()
     if not found:
         raise UsageError(
             f"no slides in {', '.join(arguments)}: needed files such as .svs, .tif, .ndpi, .mrxs "
             "or .zarr; name a file, or add --recursive"
         )
-    jobs = [
-        replace(job, mpp=mpp if job.mpp is None else job.mpp, reader=reader)
+    if not wanted:
+        raise UsageError(
+            f"--match {' '.join(match)}: matches none of {len(found)} slides, such as "
+            f"{next(iter(found.values())).path}; write a pattern such as '*HE*.svs'"
+        )
+    jobs: Sequence[SlideJob] = [
+        SlideJob(job.path, job.output, mpp if job.mpp is None else job.mpp, reader)
         for job in found.values()
     ]
-    return _named(jobs, nested=nested)
+    if nested:  # by all slides, so that a name does not depend on which of them are wanted
+        jobs = _with_folders(jobs)
+    chosen = [job for place, job in zip(found, jobs, strict=True) if place in wanted]
+    return _named(chosen)[:limit]
 
 
 def as_jobs(slides: Sequence[str | Path | SlideJob] | str | Path) -> tuple[SlideJob, ...]:
@@ -104,20 +125,59 @@ def as_jobs(slides: Sequence[str | Path | SlideJob] | str | Path) -> tuple[Slide
     given = [slides] if isinstance(slides, str | Path) else slides
     own = [one for one in given if isinstance(one, SlideJob)]
     arguments = [str(one) for one in given if not isinstance(one, SlideJob)]
-    return _named([*own, *(list_slides(arguments) if arguments else ())], nested=False)
+    return _named([*own, *(list_slides(arguments) if arguments else ())])
 
 
-def _add(found: dict[str, SlideJob], job: SlideJob) -> None:
-    """Add a slide unless it is there; the pixel size that a table gives it counts."""
+def require_any(jobs: Sequence[SlideJob]) -> None:
+    """Raise `UsageError` where not a single slide is there, before anything else is done."""
+    if not any("://" in job.path or _is_there(job.path) for job in jobs):
+        if not jobs:
+            raise UsageError("no slides: needed the path of at least one; name a file or a folder")
+        others = f" (nor are the {len(jobs) - 1} others)" if len(jobs) > 1 else ""
+        raise UsageError(f"{jobs[0].path}: is not there{others}; check the path")
+
+
+def _is_there(path: str) -> bool:
+    """Return whether there is such a file; where the system cannot tell, opening it will."""
+    try:
+        os.stat(path)  # noqa: PTH116 - of a hundred thousand
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return what tells whether a path, or its name, is like one of the patterns."""
+    if not patterns:
+        return lambda _: True
+    any_of = re.compile("|".join(map(fnmatch.translate, patterns)), re.IGNORECASE)
+
+    def is_like(path: str) -> bool:
+        text = path.replace(os.sep, "/")
+        return bool(any_of.match(text) or any_of.match(text.rpartition("/")[2]))
+
+    return is_like
+
+
+def _add(found: dict[str, SlideJob], job: SlideJob) -> str:
+    """Add a slide unless it is there, and return its place.
+
+    The pixel size that a table gives it counts.
+    """
     place = job.path if "://" in job.path else os.path.abspath(job.path)  # noqa: PTH100 - any text
     earlier = found.setdefault(place, job)
+    if job.mpp is None:
+        return place
     if earlier.mpp is None:
         found[place] = replace(earlier, mpp=job.mpp)
-    elif job.mpp not in (None, earlier.mpp):
+    elif job.mpp != earlier.mpp:
         raise UsageError(
             f"{job.path}: listed twice, with {earlier.mpp} and with {job.mpp} µm per pixel; "
             "list it once"
         )
+    return place
 
 
 class _Finder:
@@ -133,21 +193,22 @@ class _Finder:
         self._recursive = recursive
         self._left_out: list[Path] = []
 
-    def expand(self, argument: str) -> Iterator[SlideJob]:
-        """Yield the slides of one argument."""
+    def expand(self, argument: str) -> Iterator[tuple[SlideJob, str]]:
+        """Yield the slides of one argument, each with its path as seen from the folder searched."""
         if "://" in argument:
-            yield _job(argument)
+            yield _job(argument), argument
             return
         path = Path(argument)
         if not _is_possible(path):
-            yield _job(argument)  # the reader says what is wrong with it
+            yield _job(argument), argument  # the reader says what is wrong with it
         elif path.suffix.lower() == ".csv":
             for slide, mpp in read_slide_table(path):
-                yield replace(_job(slide), mpp=mpp)
+                yield replace(_job(slide), mpp=mpp), slide
         elif path.is_dir() and not _is_slide_folder(path):
-            yield from (_job(str(file)) for file in self._search(path))
+            for seen in self._search(str(path), ""):
+                yield _job(os.path.join(path, seen)), seen  # noqa: PTH118 - of a hundred thousand
         elif path.exists() or not glob.has_magic(argument):
-            yield _job(argument)
+            yield _job(argument), argument
         else:
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
             if not matches:
@@ -166,22 +227,40 @@ class _Finder:
                 stacklevel=3,
             )
 
-    def _search(self, folder: Path) -> Iterator[Path]:
-        if is_result(folder):  # what is in it are heatmaps and pictures, not slides
+    def _search(self, root: str, seen: str) -> Iterator[str]:
+        """Yield the slides of a folder, named as seen from `root`; nothing is opened but DICOM."""
+        folder = os.path.join(root, seen)  # noqa: PTH118
+        if is_result(Path(folder)):  # what is in it are heatmaps and pictures, not slides
             return
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        dicom = [path for path in paths if path.suffix.lower() == ".dcm" and path.is_file()]
-        stand_for_slides = set(first_of_series(dicom, self._left_out))
-        for path in paths:
-            if path.is_dir():
-                if _is_slide_folder(path):
-                    yield path
-                elif self._recursive and not path.with_suffix(".mrxs").exists():
-                    yield from self._search(path)
-            elif path in stand_for_slides or (
-                path.suffix.lower() in SUFFIXES and path not in dicom
-            ):
-                yield path
+        with os.scandir(folder) as listing:
+            there = [entry for entry in listing if not entry.name.startswith(".")]
+        there.sort(key=lambda entry: entry.name)
+        entries = [(entry.name, entry.is_dir(), _suffix(entry.name)) for entry in there]
+        names = {name for name, *_ in entries}
+        dicom = [
+            Path(entry.path)
+            for entry, (_, _, suffix) in zip(there, entries, strict=True)
+            if suffix == ".dcm" and entry.is_file()
+        ]
+        stand_for_slides = {path.name for path in first_of_series(dicom, self._left_out)}
+        parts = {path.name for path in dicom}
+        for name, is_folder, suffix in entries:
+            inner = f"{seen}{os.sep}{name}" if seen else name
+            if is_folder:
+                if _is_slide_folder(Path(folder, name)):
+                    yield inner
+                elif self._recursive and f"{_stem(name)}.mrxs" not in names:
+                    yield from self._search(root, inner)
+            elif name in stand_for_slides or (suffix in SUFFIXES and name not in parts):
+                yield inner
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122 - of a hundred thousand
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122
 
 
 def _is_possible(path: Path) -> bool:
@@ -205,9 +284,7 @@ def _is_slide_folder(path: Path) -> bool:
     return any((path / marker).exists() for marker in ("zarr.json", ".zgroup", ".zarray"))
 
 
-def _named(jobs: Sequence[SlideJob], *, nested: bool) -> tuple[SlideJob, ...]:
-    if nested:
-        jobs = _with_folders(jobs)
+def _named(jobs: Sequence[SlideJob]) -> tuple[SlideJob, ...]:
     taken: dict[str, str] = {}
     for job in jobs:
         key = job.output.casefold()

@@ -3,6 +3,7 @@
 import csv
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from wsiseg.errors import MemoryBudgetError, MissingSpacingError, UsageError
 from wsiseg.geometry import COARSEST_UM, FINEST_UM, Spacing
 from wsiseg.grid import Grid, Tile
 from wsiseg.machine import machine_memory, usable_cores
-from wsiseg.options import TissueOptions
-from wsiseg.run.folder import FolderReport, Slides, run_each
-from wsiseg.run.inputs import SlideJob
+from wsiseg.options import FolderOptions, TissueOptions
+from wsiseg.run.folder import FolderReport, Slides, run_folder
+from wsiseg.run.records import settings_of
+from wsiseg.run.turns import Row, Turn, Work
 from wsiseg.source import Pyramid, View
 from wsiseg.tissue import find_tissue
 
@@ -35,7 +37,7 @@ MEMORY_SHARE = 0.75
 """Of the machine's memory, for the patches under way."""
 
 
-def tiles_folder(
+def tiles_folder(  # noqa: PLR0913 - which patches, and how the run goes
     jobs: Slides,
     out: str | Path,
     *,
@@ -44,6 +46,7 @@ def tiles_folder(
     stride: int | None = None,
     pictures: bool = True,
     options: TissueOptions | None = None,
+    folder: FolderOptions | None = None,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
     """Export the patches of each slide into `out/<slide>/`; see `export_tiles`.
@@ -55,23 +58,51 @@ def tiles_folder(
     RunError
         If the output folder cannot be written. What is wrong with a slide is in the report.
     """
-    out = Path(out)
     _check_patches(spacing_um, patch, stride, pictures=pictures)
+    work = TilesWork(spacing_um, patch, stride, pictures, options or TissueOptions())
+    return run_folder(jobs, Path(out), work, options=folder, slide_done=slide_done)
 
-    def work(slide: Pyramid, job: SlideJob) -> dict[str, Any]:
-        own = fingerprint(job.path)
-        with finished_folder(out, job.output, kind="tiles", slide=own) as folder:
-            return export_tiles(
+
+@dataclass(frozen=True)
+class TilesWork:
+    """Exporting the patches of slides."""
+
+    spacing_um: float
+    patch: int
+    stride: int | None
+    pictures: bool
+    options: TissueOptions
+    command = "tiles"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results are made from."""
+        chosen = asdict(self)
+        return settings_of(self.command, {"tissue": chosen.pop("options"), **chosen})
+
+    def load(self, device: str = "", processes: int = 1) -> Work:
+        """Return what exports the patches of one slide."""
+        return self._export
+
+    def _export(self, slide: Pyramid, turn: Turn) -> Row:
+        row: Row = {}
+        own = fingerprint(turn.job.path)
+        with finished_folder(
+            turn.ground.out,
+            turn.job.output,
+            kind=self.command,
+            slide=own,
+            publishing=turn.publishing(row),
+        ) as folder:
+            row |= export_tiles(
                 slide,
                 folder,
-                spacing_um=spacing_um,
-                patch=patch,
-                stride=stride,
-                pictures=pictures,
-                options=options or TissueOptions(),
+                spacing_um=self.spacing_um,
+                patch=self.patch,
+                stride=self.stride,
+                pictures=self.pictures,
+                options=self.options,
             )
-
-    return run_each(jobs, out, work, kind="tiles", slide_done=slide_done)
+        return row
 
 
 def _check_patches(spacing_um: float, patch: int, stride: int | None, *, pictures: bool) -> None:

