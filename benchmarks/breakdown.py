@@ -1,18 +1,20 @@
 """Where the time of a classifier goes: the pipeline's pace beside what its parts alone would take.
 
-    python benchmarks/breakdown.py SLIDE MODEL
+    python benchmarks/breakdown.py SLIDE MODEL [--rounds 3]
 
 Segments the slide, then reads the same tiles in one thread with nothing else running, then runs
 the network on tiles read before. The pipeline cannot be faster than (CPU seconds of reading + CPU
-seconds of the network) / cores; prints one JSON line with both. `end_to_end.py` calls it.
+seconds of the network) / cores; prints one JSON line with both, each the median over the rounds,
+which alternate. `end_to_end.py` calls it.
 """
 
 import argparse
 import functools
 import itertools
 import json
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +28,9 @@ from wsiseg.engine.events import StageFinished, StageStarted
 from wsiseg.engine.execute import Threaded
 from wsiseg.machine import usable_cores
 
-BATCHES = 20
-"""Batches of the network alone that are timed, after one that is not."""
+BATCHES, NETWORK_S = 20, 4.0
+"""Batches the network alone runs on, and for how long, over and over; a slow machine next door
+passes in less."""
 
 
 class StageClock:
@@ -59,6 +62,7 @@ def tile_readers(slide: wsiseg.Pyramid, model: wsiseg.Model, chosen: np.ndarray)
 
 
 def break_down(path: Path, name: str) -> dict[str, Any]:
+    """Return one round: the pipeline, then its parts."""
     model = wsiseg.load_model(name)
     clock = StageClock()
     with wsiseg.open(path) as slide:
@@ -70,40 +74,63 @@ def break_down(path: Path, name: str) -> dict[str, Any]:
         size = stage.batch_size
         count = min(BATCHES, max(1, len(readers) // size))
         patches = [reader() for reader in itertools.islice(itertools.cycle(readers), count * size)]
-    batches = np.split(np.stack(patches), count)
     (predictor,) = model.predictors
     if isinstance(predictor, Threaded):  # as the pipeline calls it: one thread each, all cores
         predictor = predictor.for_workers(stage.pace.workers, stage.pace.threads or 1)
-    with ThreadPoolExecutor(stage.pace.workers) as pool:
-        list(pool.map(predictor, batches[: stage.pace.workers]))
-        _, run_wall, run_cpu = timed(lambda: list(pool.map(predictor, batches)))
-    share = stage.batches / count
-    ideal = (read_cpu + run_cpu * share) / usable_cores()
+    batches = np.split(np.stack(patches), count)
+    wall_s, cpu_s = network_alone(predictor, batches, stage.pace.workers)
     return {
         "tiles": report.tiles,
         "batch_size": size,
-        "cores": usable_cores(),
         "backend": model.backend,
-        "total_s": round(result.seconds, 2),
-        "steady_s": round(report.seconds, 2),
-        "steady_cpu_s": round(clock.cpu_s, 2),
-        "report": {k: round(v, 2) for k, v in asdict(report).items() if k.endswith("_s")},
-        "read_alone_s": round(read_wall, 2),
-        "read_alone_cpu_s": round(read_cpu, 2),
-        "network_alone_s": round(run_wall * share, 2),
-        "network_alone_cpu_s": round(run_cpu * share, 2),
-        "ideal_s": round(ideal, 2),
-        "ideal_share": round(ideal / report.seconds, 3),
-        "tiles_per_s": round(report.tiles / report.seconds, 1),
+        "total_s": result.seconds,
+        "steady_s": report.seconds,
+        "steady_cpu_s": clock.cpu_s,
+        "report": {k: v for k, v in asdict(report).items() if k.endswith("_s")},
+        "read_alone_s": read_wall,
+        "read_alone_cpu_s": read_cpu,
+        "network_alone_s": wall_s * stage.batches,
+        "network_alone_cpu_s": cpu_s * stage.batches,
+        "ideal_s": (read_cpu + cpu_s * stage.batches) / usable_cores(),
     }
+
+
+def network_alone(
+    predictor: Callable[[np.ndarray], Any], batches: Sequence[np.ndarray], workers: int
+) -> tuple[float, float]:
+    """Return wall and CPU seconds per batch with nothing else running."""
+    done = 0
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(predictor, batches[:workers]))
+        started, cpu = time.perf_counter(), time.process_time()
+        while not done or time.perf_counter() - started < NETWORK_S:
+            done += len(list(pool.map(predictor, batches)))
+    return (time.perf_counter() - started) / done, (time.process_time() - cpu) / done
+
+
+def medians(rounds: Sequence[Any]) -> Any:
+    """Return the median of each number over the rounds; of the rest, that of the last round."""
+    if isinstance(rounds[-1], dict):
+        return {key: medians([one[key] for one in rounds]) for key in rounds[-1]}
+    return round(statistics.median(rounds), 2) if isinstance(rounds[-1], float) else rounds[-1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide", type=Path)
     parser.add_argument("model", help="name or folder of a model with one classifier")
+    parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
-    print(json.dumps(break_down(args.slide, args.model)))
+    rounds = [break_down(args.slide, args.model) for _ in range(args.rounds)]
+    shares = [one["ideal_s"] / one["steady_s"] for one in rounds]
+    found = medians(rounds)
+    found |= {
+        "rounds": args.rounds,
+        "cores": usable_cores(),
+        "ideal_share": round(statistics.median(shares), 3),
+        "tiles_per_s": round(found["tiles"] / found["steady_s"], 1),
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

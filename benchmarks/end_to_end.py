@@ -145,6 +145,7 @@ def main() -> None:
     }
     if "wsiseg" in who:
         command = [sys.executable, HERE / "breakdown.py", args.slide, models / "wsiseg"]
+        command += ["--rounds", str(args.rounds)]
         result["breakdown"] = measure.run(command).last_json()
         print(json.dumps(result["breakdown"]))
     print(measure.save(f"end_to_end-{args.slide.stem.lower()}-{args.model}", result))
