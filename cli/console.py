@@ -27,8 +27,11 @@ def log() -> "Console":
 
 
 def say(text: str, *, style: str | None = None) -> None:
-    """Print a line as it is."""
-    log().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """Print a line as it is: above what is drawn, if anything is."""
+    if log.cache_info().currsize:
+        log().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    else:  # rich takes 50 ms to load
+        typer.secho(text, fg=style, err=True)
 
 
 def failed(reason: object) -> None:

@@ -28,7 +28,7 @@ from . import (
     train,
     verify_geojson,
 )
-from .console import log, say
+from .console import say
 
 __all__ = ["app", "main"]
 
@@ -94,13 +94,13 @@ def main() -> None:
     except WsisegError as error:
         if "--debug" in sys.argv:
             raise
-        log().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"error: {error}", style="red")
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         text = f"unexpected {type(error).__name__}: {error}; run `wsiseg --debug ...` and report it"
-        log().print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(text, style="red")
         raise SystemExit(1) from error
     finally:
         gc.freeze()  # nothing is left to be found: searching for it at exit takes 0.3 s
@@ -131,6 +131,4 @@ class _Messages(logging.Handler):
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    log().print(
-        f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True
-    )
+    say(f"warning: {message}", style="yellow")

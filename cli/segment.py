@@ -1,6 +1,7 @@
 """`wsiseg segment`: slides in, annotations out."""
 
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from wsiseg.machine import beside
 from wsiseg.options import (
     DamageOptions,
     Decoding,
@@ -133,10 +133,10 @@ def segment(
     quiet: Quiet = False,
 ) -> None:
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
-    with beside(_prepare_colors):
-        from wsiseg.run import list_slides, plan_folder, segment_folder
+    threading.Thread(target=_prepare).start()
+    from wsiseg.run import list_slides, plan_folder, segment_folder
 
-        from .progress import show_progress
+    from .progress import show_progress
 
     options = SegmentOptions(
         tissue=TissueOptions(detector=tissue, min_fraction=min_tissue),
@@ -187,12 +187,13 @@ def segment(
     print_report(report, as_json=as_json)
 
 
-def _prepare_colors() -> None:
-    """Let OpenCV make its tables for CIELAB, which takes 0.2 s at the first use."""
+def _prepare() -> None:
+    """Load what takes long and is needed late, while the model is loaded and tissue looked for."""
     import cv2
     import numpy as np
 
-    cv2.cvtColor(np.zeros((1, 1, 3), np.float32), cv2.COLOR_RGB2LAB)
+    cv2.cvtColor(np.zeros((1, 1, 3), np.float32), cv2.COLOR_RGB2LAB)  # makes tables: 0.2 s
+    import zarr  # noqa: F401
 
 
 def _print_plans(records: Iterable[dict[str, Any]], *, as_json: bool) -> None:

@@ -285,6 +285,8 @@ def segment(
         listen=listen,
         check=watch.check,
     )
+    slide.forget()
+    release_memory()
     damage = _warned(watch.look(output.reports[-1].lost_mm2), slide)
     image = ImageRef.of(slide)
     *_, heatmap = output.heatmaps.values()

@@ -26,7 +26,7 @@ from wsiseg.engine import (
 )
 from wsiseg.engine.annotate import AREA
 from wsiseg.geometry import Box, ceil_div
-from wsiseg.machine import release_memory
+from wsiseg.machine import beside
 from wsiseg.model import Model
 from wsiseg.options import SegmentOptions
 from wsiseg.resample import area, target_shape
@@ -171,29 +171,31 @@ class Result:
         with finished_folder(
             Path(out), name or self.slide.stem, slide=self.fingerprint(), publishing=publishing
         ) as folder:
-            export = self.options.export
             heatmaps = (*self.heatmaps.values(), *self.uncertainty.values())
             paths = [*(store.path for store in heatmaps), self.labels.path]
             for path in paths:
                 link_tree(path, folder / path.name)
-            for stem, annotations in (
-                ("annotations", self._with_corrupt()),
-                ("tissue", [self.tissue_annotations]),
-            ):
-                write_annotations(
-                    folder,
-                    annotations,
-                    name=stem,
-                    frame=export.frame,
-                    compress=export.compress,
-                    extra=self._origin(stem),
-                )
-            release_memory()
-            save_png(folder / "overview.png", self.overview())
-            (folder / "run.json").write_bytes(_json(self.provenance()))
+            with beside(lambda: save_png(folder / "overview.png", self.overview())):
+                self._write_annotations(folder)
+                (folder / "run.json").write_bytes(_json(self.provenance()))
             if self.damage.blocks:
                 (folder / "corrupt.json").write_bytes(_json(self.damage.record()))
         return Path(out) / (name or self.slide.stem)
+
+    def _write_annotations(self, folder: Path) -> None:
+        export = self.options.export
+        for stem, annotations in (
+            ("annotations", self._with_corrupt()),
+            ("tissue", [self.tissue_annotations]),
+        ):
+            write_annotations(
+                folder,
+                annotations,
+                name=stem,
+                frame=export.frame,
+                compress=export.compress,
+                extra=self._origin(stem),
+            )
 
     def _with_corrupt(self) -> list[Annotations]:
         """Return the objects and, after them, the places `Corrupt`, for whoever opens the file."""

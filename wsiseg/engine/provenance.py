@@ -5,7 +5,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -214,15 +214,22 @@ def fingerprint(path: Path | str) -> str | None:
     path = Path(path)
     if not path.exists():
         return None
-    digest = hashlib.sha256()
-    if path.suffix.lower() == ".mrxs":  # an index; the pixels are in the folder beside it
-        digest.update(str(fingerprint(path.with_suffix(""))).encode())
     if path.is_dir():
+        digest = hashlib.sha256()
         for part in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(part.relative_to(path).as_posix().encode())
             digest.update(str(fingerprint(part)).encode())
         return digest.hexdigest()
-    size = path.stat().st_size
+    # An index of MIRAX: the pixels are in the folder beside it.
+    beside = str(fingerprint(path.with_suffix(""))) if path.suffix.lower() == ".mrxs" else ""
+    told = path.stat()
+    return _fingerprint_of_file(path, beside, (told.st_size, told.st_mtime_ns, told.st_ino))
+
+
+@lru_cache(maxsize=256)
+def _fingerprint_of_file(path: Path, beside: str, state: tuple[int, int, int]) -> str:
+    size, *_ = state
+    digest = hashlib.sha256(beside.encode())
     digest.update(str(size).encode())
     with path.open("rb") as file:
         for offset in _offsets(size):

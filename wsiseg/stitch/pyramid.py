@@ -6,15 +6,17 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
-import zarr
 
 from wsiseg.errors import HeatmapError, HeatmapExistsError, WsisegError, unwritable
 from wsiseg.geometry import Box
 from wsiseg.stitch.placement import Placement
 from wsiseg.stitch.slab import Codes
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["LABELS", "PyramidWriter", "partial_path", "writer_bytes"]
 
@@ -140,6 +142,8 @@ class PyramidWriter(Generic[Store]):
         with self._disk():
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.parent.mkdir(parents=True, exist_ok=True)
+            import zarr
+
             self._group = zarr.create_group(self._partial, zarr_format=2)
             self._levels = [self._create_level(i) for i in range(placement.levels)]
 
@@ -216,7 +220,7 @@ class PyramidWriter(Generic[Store]):
                 f"{self.path}: needed uint8 of shape {needed}, found {codes.dtype} {codes.shape}"
             )
 
-    def _create_level(self, level: int) -> zarr.Array[Any]:
+    def _create_level(self, level: int) -> "zarr.Array[Any]":
         shape = self.placement.level_shape(level)
         chunks = tuple(min(CHUNK[len(shape)], n) for n in shape)
         return self._group.create_array(
@@ -258,7 +262,7 @@ class _Column:
     """Rows of one column of the finest level, collected until a row of chunks is whole."""
 
     def __init__(
-        self, array: zarr.Array[Any], first: Box, channels: tuple[int, ...], *, turned: bool
+        self, array: "zarr.Array[Any]", first: Box, channels: tuple[int, ...], *, turned: bool
     ) -> None:
         self._array = array
         self._turned = turned
@@ -308,8 +312,8 @@ class _Column:
 
 
 def _fill_level(
-    finer: zarr.Array[Any],
-    coarser: zarr.Array[Any],
+    finer: "zarr.Array[Any]",
+    coarser: "zarr.Array[Any]",
     axes: int,
     halve: Callable[[Codes], Codes],
 ) -> None:
@@ -385,6 +389,8 @@ def _vote(children: list[Codes]) -> Codes:
 
 def _list_label(path: Path) -> None:
     """List the label images of an image, as NGFF asks; sorted, so that order never counts."""
+    import zarr
+
     group = zarr.open_group(path.parent, mode="a", zarr_format=2)
     names = {known.name for known in path.parent.iterdir() if not known.name.startswith(".")}
     group.attrs.put({LABELS: sorted(names)})

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from wsiseg.errors import HeatmapError, UnfinishedHeatmapError
 from wsiseg.geometry import Box, Spacing
+from wsiseg.machine import HeapTrimmer
 from wsiseg.stitch.placement import Placement
 from wsiseg.stitch.pyramid import partial_path
 from wsiseg.stitch.slab import Codes
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["describe", "open_level_0", "read_codes", "read_placement"]
 
@@ -39,7 +42,7 @@ def describe(
     }
 
 
-def open_level_0(path: Path, kind: Kind) -> tuple[zarr.Array[Any], dict[str, Any]]:
+def open_level_0(path: Path, kind: Kind) -> "tuple[zarr.Array[Any], dict[str, Any]]":
     """Return level 0 of a finished store, and our entry.
 
     Raises
@@ -50,6 +53,8 @@ def open_level_0(path: Path, kind: Kind) -> tuple[zarr.Array[Any], dict[str, Any
         If there is nothing, or something else.
     """
     try:
+        import zarr
+
         group = zarr.open_group(path, mode="r", zarr_format=2)
         array = zarr.open_array(path / "0", mode="r", zarr_format=2)
     except FileNotFoundError as error:
@@ -76,7 +81,7 @@ def read_placement(shape: tuple[int, ...], entry: Mapping[str, Any]) -> Placemen
     )
 
 
-def read_codes(array: zarr.Array[Any], box: Box) -> Codes:
+def read_codes(array: "zarr.Array[Any]", box: Box) -> Codes:
     """Return uint8 `(*lead, *box.shape)`: the codes in the box, 0 outside the array."""
     lead = array.shape[: array.ndim - len(box.shape)]
     codes = np.zeros((*lead, *box.shape), dtype=np.uint8)
@@ -91,11 +96,12 @@ def read_codes(array: zarr.Array[Any], box: Box) -> Codes:
 class ChunkRows:
     """Rows of a Zarr array (..., y, x), read a row of chunks at a time: each is decoded once."""
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
+    def __init__(self, array: "zarr.Array[Any]") -> None:
         self.shape = array.shape[-2:]
         self._array = array
         self._depth = array.chunks[-2]
         self._top = -1
+        self._trim_heap = HeapTrimmer()
         self._band = np.zeros((*array.shape[:-2], 0, self.shape[1]), np.uint8)
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
@@ -109,6 +115,8 @@ class ChunkRows:
 
     def _rows_of(self, top: int) -> NDArray[np.uint8]:
         if top != self._top:
+            self._band = self._band[..., :0, :].copy()  # gone before the next one comes
+            self._trim_heap()
             self._band = np.asarray(self._array[..., top : top + self._depth, :])
             self._top = top
         return self._band

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from wsiseg.errors import HeatmapError, HeatmapExistsError, unwritable
 from wsiseg.stitch.pyramid import partial_path
 from wsiseg.stitch.slab import Slab
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["VectorStore", "VectorWriter"]
 
@@ -47,6 +49,8 @@ class VectorStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
+            import zarr
+
             group = zarr.open_group(self.path, mode="r", zarr_format=3)
             names = ("vectors", "coordinates", "tissue")
             self.vectors, self.coordinates, self.tissue = (_array(group, name) for name in names)
@@ -148,6 +152,8 @@ class VectorWriter:
 
     def _write(self) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
+        import zarr
+
         group = zarr.create_group(self._partial, zarr_format=3, attributes=self._attributes)
         rows = max(1, CHUNK_BYTES // self._row_bytes)
         vectors = group.create_array(
@@ -180,5 +186,5 @@ def _row_chunks(count: int, rows: int) -> Iterator[slice]:
         yield slice(start, min(start + rows, count))
 
 
-def _array(group: zarr.Group, name: str) -> Any:  # noqa: ANN401 - Zarr's types depend on the version
+def _array(group: "zarr.Group", name: str) -> Any:  # noqa: ANN401 - Zarr's types depend on the version
     return group[name]
