@@ -49,6 +49,7 @@ def make_network() -> Any:
         scale = 2 / (logits[:, 1] - logits[:, 0]).std()
         network.classify.weight *= scale
         network.classify.bias.copy_((network.classify.bias - logits.mean((0, 2, 3))) * scale)
+        network.classify.bias[0] += 6  # else outlines of noise are what takes the time
     return network
 
 

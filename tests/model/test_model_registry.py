@@ -91,6 +91,19 @@ def test_folders_are_models_too(package: Path, tmp_path: Path) -> None:
         find_model("models/tiny")
 
 
+def test_a_name_is_no_folder_and_that_is_said(
+    package: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_model(package, name=package.name)
+    monkeypatch.chdir(package.parent)
+    assert find_model(package.name) == user_models() / package.name
+    assert find_model(f"./{package.name}").resolve() == package.resolve()
+    (message,) = caplog.messages
+    assert message.endswith(
+        f"the added model of that name; for the folder here say ./{package.name}"
+    )
+
+
 def test_a_name_cannot_climb(package: Path) -> None:
     add_model(package)
     with pytest.raises(ModelError, match="no model package"):

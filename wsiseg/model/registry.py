@@ -1,8 +1,10 @@
 """Which models there are, and where: bundled ones, those the user added, and any folder."""
 
 import difflib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,8 @@ from wsiseg.model.card import CARD_FILE, ModelCard
 from wsiseg.model.describe import describe_card
 
 __all__ = ["ModelEntry", "describe", "find_model", "list_models"]
+
+log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent.parent / "bundled" / "models"
 
@@ -41,6 +45,13 @@ class ModelEntry:
         }
 
 
+@cache
+def _say_which(name: str, root: Path) -> None:
+    """Say once that a name is taken for the model of that name, not for a folder here."""
+    kind = "bundled" if root == BUNDLED else "added"
+    log.warning("%s: the %s model of that name; for the folder here say ./%s", name, kind, name)
+
+
 def list_models() -> tuple[ModelEntry, ...]:
     """Return the models that can be named, by name; one whose card is broken says so."""
     return tuple(sorted(_entries(), key=lambda entry: entry.name))
@@ -65,6 +76,8 @@ def find_model(name_or_path: str | Path) -> Path:
     if is_name:
         for root in (BUNDLED, user_models()):
             if (root / text / CARD_FILE).is_file():
+                if Path(text, CARD_FILE).is_file():
+                    _say_which(text, root)
                 return root / text
     folder = Path(name_or_path).expanduser()
     if folder.name == CARD_FILE and folder.is_file():
