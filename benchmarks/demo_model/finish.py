@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     args = parser.parse_args()
-    trained = args.work / "both" / "models" / NAME
+    trained = args.work / "both" / NAME
     card: dict[str, Any] = json.loads((trained / "model.json").read_text())
     card["provenance"]["metrics"] = held_out(args.data, args.work)
     card["provenance"]["limits"] += LIMITS
