@@ -207,6 +207,7 @@ class Checkup:
         """
         seconds = self.seconds
         alone = ONCE if self.on_device else tuple(seconds)
+        groups: dict[tuple[StepName, ...], float]
         groups = {(step,): seconds[step] for step in alone if step != "plan"}
         if self.on_device:
             groups |= self._at_once
