@@ -31,7 +31,7 @@ def run_once(slide: Path, model: str) -> dict[str, Any]:
         )
         found = used.last_json()
         (run,) = Path(out).glob("*/run.json")
-        stages = json.loads(run.read_text())["stages"]
+        recorded = json.loads(run.read_text())
     area = found["tissue_mm2"]
     return {
         **used.to_dict(),
@@ -39,7 +39,11 @@ def run_once(slide: Path, model: str) -> dict[str, Any]:
         "s_per_mm2": round(used.wall_s / area, 3),
         "tiles": found["tiles"],
         "objects": found["objects"],
-        "stages": [{k: stage[k] for k in ("stage", "tiles", "seconds")} for stage in stages],
+        "columns": max(stage["columns"] for stage in recorded["stages"]),
+        "amplification": recorded["reads"] and round(recorded["reads"]["amplification"], 4),
+        "stages": [
+            {k: stage[k] for k in ("stage", "tiles", "seconds")} for stage in recorded["stages"]
+        ],
     }
 
 

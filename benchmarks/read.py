@@ -161,6 +161,7 @@ def against_openslide(
                 "OpenSlide tiles/s": round(rates[1]),
                 "ratio, CPU": round(cpu, 2),
                 "ratio, wall": round(wall, 2),
+                "amplification": round(ran[-1][2], 2),
                 "pixels": pixels,
             }
         )

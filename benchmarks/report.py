@@ -50,12 +50,14 @@ def end_to_end(record: Record) -> list[str]:
         name = row["who"]
         version = record["peer_versions"].get(name, record["versions"]).get(name, "")
         if "failure" in row:
-            rows.append([f"{name} {version}", "failed", "", "", "", "", ""])
+            rows.append([f"{name} {version}", "failed", "", "", "", "", "", ""])
             continue
-        times = row["ms_per_tile"] / ours["ms_per_tile"] if ours.get("ms_per_tile") else ""
+        compared = ("wall_s", "ms_per_tile")
+        times = [row[key] / ours[key] if ours.get(key) else "" for key in compared]
         sizes = [row[key] for key in ("wall_s", "cpu_s", "peak_mb", "tiles", "ms_per_tile")]
-        rows.append([f"{name} {version}", *sizes, times])
-    header = ["who", "wall s", "CPU s", "peak MB", "tiles", "ms per tile", "times ours"]
+        rows.append([f"{name} {version}", *sizes, *times])
+    header = ["who", "wall s", "CPU s", "peak MB", "tiles", "ms per tile"]
+    header += ["wall, times ours", "per tile, times ours"]
     title = f"{slide['name']}, {slide['width']:,} x {slide['height']:,} at {slide['mpp']} µm"
     return [f"**{record['network']}**, {title}", "", *table(header, rows), *_parts(record)]
 
@@ -75,9 +77,12 @@ def _parts(record: Record) -> list[str]:
 
 def cascade(record: Record) -> list[str]:
     slide = record["slide"]
-    row = [record[key] for key in ("wall_s", "cpu_s", "peak_mb", "tissue_mm2", "s_per_mm2")]
+    keys = ("wall_s", "cpu_s", "peak_mb", "tissue_mm2", "s_per_mm2", "published_s")
     header = ["slide", "wall s", "CPU s", "peak MB", "tissue mm²", "s per mm²", "published s"]
-    return table(header, [[slide["name"], *row, record["published_s"]]])
+    row = [slide["name"], *(record[key] for key in keys)]
+    if "amplification" in record:
+        header, row = [*header, "times decoded"], [*row, record["amplification"]]
+    return table(header, [row])
 
 
 def trace(record: Record) -> list[str]:

@@ -1,10 +1,12 @@
 """Dense outputs stitched where they are made, against the host: the same codes and labels."""
 
+import time
+
 import numpy as np
 import pytest
 
 import wsiseg
-from wsiseg.engine import cascade
+from wsiseg.engine import cascade, execute
 from wsiseg.engine.plan import _Walk
 from wsiseg.errors import DeviceMemoryError
 from wsiseg.options import RunOptions, SegmentOptions, TissueOptions
@@ -72,6 +74,23 @@ def test_stitching_on_the_device_gives_the_same(
         patch.setattr(cascade, "device_of", lambda _: None)
         expected = codes(model)
     agree(found, expected)
+
+
+def test_seconds_without_patches_are_told(model, stitchers, monkeypatch):
+    read = execute.TileReader.read
+
+    def slowly(reader, *args):
+        if reader._setup.spec.kind == "segmenter":
+            time.sleep(0.5)
+        return read(reader, *args)
+
+    monkeypatch.setattr(execute.TileReader, "read", slowly)
+    pixels, _ = tissue_disc((400, 400), center=(200, 200), radius=150)
+    with wsiseg.open(pixels, mpp=0.9) as slide:
+        result = wsiseg.segment(slide, model, options=OPTIONS)
+    assert stitchers
+    assert [report.starve_s >= 0.25 for report in result.reports] == [False, True]
+    assert result.reports[-1].wait_s == 0
 
 
 def test_a_front_that_does_not_fit_is_stitched_on_the_host(model, monkeypatch):

@@ -14,9 +14,10 @@ from tiny_model import CARD, PATCH, check_inputs, content, networks, noise, requ
 
 import wsiseg
 from wsiseg.errors import ModelError, OutputShapeError, WeightsError
-from wsiseg.model import Model, cache, export, load_model
+from wsiseg.model import Model, cache, export, load_model, onnx_backend
 from wsiseg.model.card import StageSpec
 from wsiseg.model.predictor import StagePredictor
+from wsiseg.testing.models import make_colour_model
 
 BACKENDS = ["torch", "onnxruntime", "openvino"]
 Write = Callable[..., Path]
@@ -83,6 +84,16 @@ def test_calls_from_many_threads_give_the_same(model: Model) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(model.predictors[0], batches))
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_gpu_that_does_not_start_is_an_error_and_no_cpu(tmp_path, monkeypatch) -> None:
+    """ONNX Runtime with CUDA but without cuDNN, say, falls back to the CPU by itself."""
+    monkeypatch.setattr(
+        onnx_backend.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
+    )
+    with pytest.raises(ModelError, match=r"cuda:0: ONNX Runtime .* could not start.*--device cpu"):
+        load_model(make_colour_model(tmp_path), backend="onnxruntime", device="cuda:0")
 
 
 def test_read_only_and_strided_patches_are_fine(model: Model) -> None:

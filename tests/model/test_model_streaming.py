@@ -159,6 +159,17 @@ def test_what_fitted_once_is_taken_from_then_on(way):
     assert set(small.sizes) == {2}
 
 
+def test_what_large_windows_need_holds_back_no_patches():
+    """One network serves both; only the large ones were too many."""
+    network, small = network_of("one by one", limit=2)
+    with pytest.warns(SmallerBatchWarning):
+        network(noise(8, *(2 * n for n in PATCH), 3))
+    small.limit = 8
+    small.sizes.clear()
+    network(noise(8, *PATCH, 3))
+    assert small.sizes == [8]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_too_little_for_one_patch_is_an_error_with_numbers(way):
     network, _ = network_of(way, limit=0)

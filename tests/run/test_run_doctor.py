@@ -126,6 +126,20 @@ def test_on_a_gpu_the_slowest_of_three_decides():
     assert slow.total_s == pytest.approx(0.75 + (0.5 + 100 + 0.5 + 0.7) + 4.5)
 
 
+def test_on_a_gpu_the_bottleneck_is_in_what_decides():
+    """Decoding and reducing take 9 s together, the device 6 s: more GPU would not help."""
+    stages = (StageRates("patches", 2e4, 10_000 / 4), RATES.stages[1])  # 4 s, and 2.5 s
+    rates = replace(RATES, decode_mpx_s=100 / 5, reduce_mpx_s=200 / 4, copy_mb_s=1e3, stages=stages)
+    checkup = replace(CHECKUP, device="cuda:0", rates=rates)
+    seconds = checkup.seconds
+    assert max(seconds, key=seconds.__getitem__) == "predict"
+    assert checkup.bottleneck == "decode"
+    assert replace(checkup, work=replace(WORK, tissue_s=99.0)).bottleneck == "tissue"
+    fast = replace(rates, decode_mpx_s=1e6)
+    assert replace(checkup, rates=fast).bottleneck == "predict"
+    assert replace(checkup, rates=fast, work=replace(WORK, plan_s=99.0)).bottleneck == "predict"
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
@@ -197,6 +211,21 @@ def test_scaled_decoding_is_named_where_decoding_dominates_and_it_was_faster():
     assert "--decoding" not in sentences(decoding, decoding="scaled")
     assert "--decoding" not in sentences(with_rates(decode_mpx_s=2.0, scaled_gain=None))
     assert "--decoding" not in sentences(PREDICTING)
+
+
+def test_scaled_decoding_is_measured_only_where_the_card_allows_it(examined, slide, model):
+    assert examined.rates.scaled_gain is None
+    card = wsiseg.load_model(model).card
+    stages = tuple(s.model_copy(update={"allows_scaled_decoding": True}) for s in card.stages)
+    with wsiseg.open(slide) as opened:
+        setups = lay_out(card.model_copy(update={"stages": stages}), opened)
+        chosen = [np.ones(setup.grid.counts, np.bool_) for setup in setups]
+        assert gauges.scaled_gain(opened, setups, needed_tiles(setups, chosen)[0]) > 0
+
+
+def test_a_busy_machine_gives_a_rate_all_the_same(monkeypatch):
+    monkeypatch.setattr(gauges, "SECONDS", -1.0)
+    assert gauges._rate([(10, lambda: None)] * 3, 2) > 0
 
 
 def test_no_room_and_no_remedy_are_said():

@@ -311,6 +311,16 @@ def test_threads_read_reduced_at_once(tmp_path: Path):
     assert source.reads.amplification == 2  # once in full, once reduced
 
 
+def test_a_corner_tile_of_one_pixel_stays_what_it_is(tmp_path: Path):
+    """It needs no reducing; the memory it was decoded in is used again for the next tile."""
+    pixels = PIXELS[:257, :257]
+    view = Pyramid(TiffSource(make_svs(tmp_path / "a.svs", pixels, levels=(1,), tile=128))).at(1.0)
+    corner = Box((128, 128), (129, 129))
+    first = view.read(corner)
+    view.read(Box.of_shape((128, 128)))
+    np.testing.assert_array_equal(view.read(corner), first)
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_damage_is_named_in_reduced_reads(tmp_path: Path, scaled):
     good = make_svs(tmp_path / "a.svs", PIXELS, levels=(1,), tile=256, mpp=0.25)

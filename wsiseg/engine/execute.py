@@ -114,7 +114,10 @@ class StageReport:
     """Stitching, encoding and writing."""
 
     wait_s: float
-    """Results were waited for: the writer had nothing to do."""
+    """Results were waited for: the writer had nothing to do; 0 where a GPU stitches."""
+
+    starve_s: float = 0.0
+    """Patches were waited for: a GPU had nothing to do."""
 
     skipped: SkipReport | None = None
     """What was not looked at, as asked; `None` where everything was."""
@@ -232,6 +235,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         predict_s=clock.seconds["predict"],
         write_s=clock.seconds["write"],
         wait_s=clock.seconds["wait"],
+        starve_s=clock.seconds["starve"],
         kept=finished,
     )
 

@@ -104,12 +104,12 @@ def stitched_on_device(
     write
         Gets each slab, in the pixels of the column, from a thread of its own.
     clock
-        Gets the seconds of predicting, and of waiting for patches.
+        Gets the seconds of predicting, and those in which the device waits for patches.
     """
     waiting: deque[Indices] = deque()
 
     def arrays() -> Iterator[tuple[NDArray[Any], ...]]:
-        for indices, patches in clock.counted("wait", batches, instead_of="predict"):
+        for indices, patches in clock.counted("starve", batches, instead_of="predict"):
             waiting.append(indices)
             yield tuple(patches)
 

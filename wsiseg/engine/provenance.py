@@ -75,6 +75,7 @@ MOMENTARY = (
     "stages.predict_s",
     "stages.write_s",
     "stages.wait_s",
+    "stages.starve_s",
     "stages.kept",
     "reads",
     "summary.seconds",

@@ -21,6 +21,8 @@ from wsiseg.model.fixed_batch import run_in_parts
 
 __all__ = ["OnnxNetwork"]
 
+CUDA = "CUDAExecutionProvider"
+
 LOAD_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -119,7 +121,7 @@ class OnnxNetwork:
         options.use_deterministic_compute = True
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            return onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 name if isinstance(self._model, Path) else self._model,
                 sess_options=options,
                 providers=_providers(self.device),
@@ -130,15 +132,23 @@ class OnnxNetwork:
                 f"{str(error).splitlines()[0]}; if it lies in the cache, delete it; else "
                 "export it again"
             ) from error
+        # Without its libraries, cuDNN say, ONNX Runtime would go on on the CPU.
+        if self.device != "cpu" and CUDA not in session.get_providers():
+            raise ModelError(
+                f"device {self.device}: ONNX Runtime {onnxruntime.__version__} could not start "
+                "CUDA: install the CUDA and cuDNN it was built for, or use --device cpu or "
+                "--backend torch"
+            )
+        return session
 
 
 def _providers(device: str) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if CUDA not in onnxruntime.get_available_providers():
         raise ModelError(
             f"device {device}: this ONNX Runtime ({onnxruntime.__version__}) has no CUDA; install "
             "onnxruntime-gpu, or use --device cpu or --backend torch"
         )
     index = int(device.partition(":")[2] or 0)
-    return [("CUDAExecutionProvider", {"device_id": index, "use_tf32": 0})]
+    return [(CUDA, {"device_id": index, "use_tf32": 0})]

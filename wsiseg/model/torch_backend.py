@@ -77,7 +77,8 @@ class TorchNetwork:
         self._gpu: Device[Any] | None = None
         if self.device.type == "cuda":
             self._gpu = CudaDevice(self.device)
-        self._largest: int | None = None  # patches that fit, where that was found out
+        self._largest: dict[tuple[tuple[int, ...], ...], int] = {}
+        """Patches of a shape that fit, where that was found out."""
         self._idle: dict[tuple[BufferSpec, ...], SlotPipeline] = {}
         self._lock = threading.Lock()
 
@@ -145,7 +146,7 @@ class TorchNetwork:
         """Yield the outputs of `run`, fed with parts that fit into memory."""
         source = Unanswered(batches)
         while (batch := source.peek()) is not None:
-            size = min(self._largest or len(batch[0]), len(batch[0]))
+            size = min(self._largest.get(_patches(batch), len(batch[0])), len(batch[0]))
             try:
                 for output in in_parts(run, source.feed(), size, join):
                     source.answered()
@@ -162,7 +163,7 @@ class TorchNetwork:
     def _halve(self, size: int, batch: Batch, reason: str) -> None:
         self._idle.clear()
         release_cached(self.device)
-        patches = " and ".join(str(array.shape[1:]) for array in batch)
+        patches = " and ".join(map(str, _patches(batch)))
         found = f"{self.device}: out of memory with {size} patches of {patches} at once"
         memory = f"{describe_memory(self.device)}: {reason}"
         if size == 1:
@@ -170,10 +171,9 @@ class TorchNetwork:
                 f"{found} ({memory}); take a model with smaller patches, end what else uses the "
                 "device, or use --device cpu"
             )
-        self._largest = size // 2
+        half = self._largest[_patches(batch)] = size // 2
         warnings.warn(
-            f"{found} ({memory}); goes on with {self._largest}; --batch {self._largest} saves "
-            "the attempt",
+            f"{found} ({memory}); goes on with {half}; --batch {half} saves the attempt",
             SmallerBatchWarning,
             stacklevel=2,
         )
@@ -227,6 +227,11 @@ class TorchNetwork:
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.to(self.device)
+
+
+def _patches(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    """Return the shape of a patch of each input."""
+    return tuple(array.shape[1:] for array in batch)
 
 
 def _join_tensors(outputs: Iterator[torch.Tensor], n: int) -> torch.Tensor:

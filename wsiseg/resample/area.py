@@ -108,7 +108,7 @@ def _block_means(source: Pixels, shape: tuple[int, int]) -> Pixels:
     import cv2
 
     if source.shape[:2] == shape:
-        return source
+        return source.copy()  # what is given may lie in memory that is used again
     means = cv2.resize(source, shape[::-1], interpolation=cv2.INTER_AREA)
     return means.reshape(*shape, -1).astype(np.uint8, copy=False)
 

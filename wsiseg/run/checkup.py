@@ -65,7 +65,7 @@ class Rates:
 
     scaled_gain: float | None
     """How many times faster tissue is read where the codec reduces while it decodes; `None` where
-    it cannot for some stage's spacing."""
+    it cannot for the first stage's spacing, or the model's card does not allow it."""
 
     copy_mb_s: float | None
     """From pinned memory of the host to the GPU; `None` without one."""
@@ -196,16 +196,33 @@ class Checkup:
         seconds = self.seconds
         if not self.on_device:
             return sum(seconds.values())
-        reading = sum(seconds[step] for step in READING)
-        device = max(seconds[step] for step in DEVICE)
-        return max(reading, device, seconds["write"]) + sum(seconds[step] for step in ONCE)
+        return max(self._at_once.values()) + sum(seconds[step] for step in ONCE)
 
     @property
     def bottleneck(self) -> StepName:
-        """The step that takes longest; planning, which costs any slide the same, does not count."""
+        """The step that takes longest; planning, which costs any slide the same, does not count.
+
+        With a GPU the steps of reading count together, since they share the cores: where their sum
+        decides, it is the longest of them.
+        """
         seconds = self.seconds
-        steps = [step for step in seconds if step != "plan"]
-        return max(steps, key=lambda step: seconds[step])
+        alone = ONCE if self.on_device else tuple(seconds)
+        groups: dict[tuple[StepName, ...], float]
+        groups = {(step,): seconds[step] for step in alone if step != "plan"}
+        if self.on_device:
+            groups |= self._at_once
+        slowest = max(groups, key=groups.__getitem__)
+        return max(slowest, key=seconds.__getitem__)
+
+    @property
+    def _at_once(self) -> dict[tuple[StepName, ...], float]:
+        """Seconds of the groups of steps that run beside each other where there is a GPU."""
+        seconds = self.seconds
+        return {
+            READING: sum(seconds[step] for step in READING),
+            DEVICE: max(seconds[step] for step in DEVICE),
+            ("write",): seconds["write"],
+        }
 
     @property
     def disk_bytes(self) -> int:

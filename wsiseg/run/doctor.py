@@ -145,7 +145,7 @@ def remedies(
         if gain is not None and gain > WORTH_IT and run.decoding == "exact":
             said.append(
                 f"--decoding auto: the first stage's pixels come {gain:.1f} times as fast where "
-                "JPEG is reduced while it is decoded; it is done only if the model's card allows it"
+                "JPEG is reduced while it is decoded; done only if probabilities hardly change"
             )
     elif checkup.bottleneck == "file":
         said.append(

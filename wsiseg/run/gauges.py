@@ -218,10 +218,14 @@ def reduce_rate(needed: Sequence[Needed], workers: int) -> float | None:
 
 
 def scaled_gain(slide: Pyramid, setups: Sequence[StageSetup], needed: Needed) -> float | None:
-    """Return how many times faster a view is read whose codec reduces; `None` where none can.
+    """Return how many times faster a view is read whose codec reduces.
 
-    The first stage counts; each way reads pieces of tissue of its own, so that no cache serves.
+    `None` where none can, or the model's card does not allow it. The first stage counts; each way
+    reads pieces of tissue of its own, so that no cache serves.
     """
+    alone = [s.spec for s in setups if all(item.view is not None for item in s.inputs)]
+    if not all(spec.allows_scaled_decoding for spec in alone):
+        return None
     exact = setups[0].inputs[0].view
     if exact is None or exact.level.index != needed.level.index:
         return None
@@ -333,20 +337,22 @@ def _call(function: Callable[..., Pixels], *arguments: object) -> Callable[[], P
 
 
 def _rate(jobs: Sequence[Job], workers: int) -> float:
-    """Return million pixels per second of jobs done by so many threads, for a limited time."""
-    done = 0
+    """Return million pixels per second of jobs done by so many threads, for a limited time.
+
+    One is done in any case, also where the machine is so busy that time is up before it begins.
+    """
     started = time.perf_counter()
     deadline = started + SECONDS
 
-    def work(job: Job) -> int:
-        if time.perf_counter() > deadline:
+    def work(number: int, job: Job) -> int:
+        if number and time.perf_counter() > deadline:
             return 0
         pixels, call = job
         call()
         return pixels
 
     with ThreadPoolExecutor(workers) as pool:
-        done = sum(pool.map(work, jobs))
+        done = sum(pool.map(work, range(len(jobs)), jobs))
     return done / 1e6 / max(time.perf_counter() - started, 1e-9)
 
 
