@@ -71,5 +71,6 @@ def _say_how_many(report: "FolderReport") -> None:
     total = len(report.done) + len(report.failures) + len(report.held)
     there = f" ({len(report.reused)} before, or by other processes)" if report.reused else ""
     held = f", {len(report.held)} left to others" if report.held else ""
-    where = f"; summary in {report.summary}" if report.summary.exists() else ""
+    table = report.summary if report.done else report.summary.with_name("failures.csv")
+    where = f"; see {table}" if table.exists() else ""
     say(f"{len(report.done)} of {total} slides done{there}{held}{where}")

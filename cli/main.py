@@ -110,12 +110,21 @@ def _interrupt_on_sigterm() -> list[int]:
     """Have SIGTERM end a command as Ctrl-C does; the list is empty until it has come."""
     heard: list[int] = []
 
-    def interrupt(number: int, _: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not end the cleaning up
-        heard.append(number)
+    signals = [signal.SIGTERM, *([] if sys.platform == "win32" else [signal.SIGALRM])]
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        loading = frame and frame.f_code.co_filename.startswith("<frozen importlib")
+        if loading and sys.platform != "win32":
+            # an error raised here may be lost, and leaves the lock of imports taken: a hang
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            return
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)  # a second one must not end the cleaning up
+        heard.append(signal.SIGTERM)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in signals:
+        signal.signal(number, interrupt)
     return heard
 
 

@@ -334,6 +334,35 @@ main()
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM is of POSIX")
+def test_sigterm_waits_until_no_module_is_being_loaded():
+    code = """
+import os, signal, time
+from wsiseg_cli.main import _interrupt_on_sigterm
+heard = _interrupt_on_sigterm()
+kill = compile("os.kill(os.getpid(), signal.SIGTERM); x = 1; print('loaded')", NAME, "exec")
+try:
+    exec(kill)
+    time.sleep(30)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    print("stopped", *map(int, heard))
+"""
+    for name, lines in (
+        ("<frozen importlib._bootstrap>", ["loaded", "stopped 15"]),
+        ("a.py", ["stopped 15"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("NAME", repr(name))],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout.splitlines() == lines, done.stderr
+
+
 def test_verify_geojson_goes_on_after_an_unreadable_file(tmp_path):
     feature = {
         "type": "Feature",

@@ -93,7 +93,7 @@ def test_a_gpu_that_does_not_start_is_an_error_and_no_cpu(tmp_path, monkeypatch)
         onnx_backend.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
     )
     with pytest.raises(ModelError, match=r"cuda:0: ONNX Runtime .* could not start.*--device cpu"):
-        load_model(make_colour_model(tmp_path), backend="onnxruntime", device="cuda:0")
+        load_model(make_colour_model(tmp_path / "m"), backend="onnxruntime", device="cuda:0")
 
 
 def test_read_only_and_strided_patches_are_fine(model: Model) -> None:

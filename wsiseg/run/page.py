@@ -100,6 +100,10 @@ def _aligned(key: str, texts: set[str]) -> str:
     return ' class="text"' if key in texts else ""
 
 
+LONGEST_NUMBER = 9
+"""Characters; longer ones are rounded: the table has them in full."""
+
+
 def _is_number(value: object) -> bool:
     try:
         float(str(value or 0))
@@ -118,4 +122,6 @@ def _last(path: object) -> str:
 
 def _text(value: object) -> str:
     text = "" if value is None else str(value)
+    if "." in text and len(text) > LONGEST_NUMBER and _is_number(text):
+        text = f"{float(text):.6g}"
     return escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
