@@ -71,7 +71,9 @@ def _slides(out: Path, rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         cells = [f'<td class="text">{_picture(out, row)}</td>', _name(row)]
-        cells += [f"<td{_aligned(key, texts)}>{_text(row.get(key))}</td>" for key in figures]
+        cells += [
+            f"<td{_aligned(key, texts)}>{_text(_short(row.get(key)))}</td>" for key in figures
+        ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return _table(heads, lines)
 
@@ -120,8 +122,11 @@ def _last(path: object) -> str:
     return str(path or "").replace("\\", "/").rpartition("/")[2]
 
 
+def _short(value: object) -> object:
+    is_long = "." in str(value) and len(str(value)) > LONGEST_NUMBER
+    return f"{float(str(value)):.6g}" if is_long and _is_number(value) else value
+
+
 def _text(value: object) -> str:
     text = "" if value is None else str(value)
-    if "." in text and len(text) > LONGEST_NUMBER and _is_number(text):
-        text = f"{float(text):.6g}"
     return escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
