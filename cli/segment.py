@@ -26,6 +26,7 @@ from .arguments import (
     Batch,
     Device,
     Expiry,
+    Isolate,
     Limit,
     Match,
     Memory,
@@ -108,6 +109,7 @@ def segment(
     timeout: Timeout = None,
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
+    isolate: Isolate = False,
     frame: InFrame = "qupath",
     simplify: Simplify = 0.0,
     min_area: MinArea = 0.0,
@@ -161,7 +163,9 @@ def segment(
         ),
         damage=DamageOptions(max_corrupt=max_corrupt, degraded=not no_degraded),
     )
-    folder = folder_options(again=again, timeout=timeout, expiry=expiry, no_wait=no_wait)
+    folder = folder_options(
+        again=again, timeout=timeout, expiry=expiry, no_wait=no_wait, isolate=isolate
+    )
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),
@@ -172,7 +176,7 @@ def segment(
         limit=limit,
     )
     if plan:
-        _print_plans(plan_folder(jobs, model, options=options), as_json=as_json)
+        _print_plans(plan_folder(jobs, model, options=options, folder=folder), as_json=as_json)
         return
     with stoppable(out), show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
         report = segment_folder(

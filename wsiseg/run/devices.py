@@ -1,4 +1,4 @@
-"""Several GPUs: one process each, which takes slide after slide.
+"""Several GPUs, or slides that may crash a process: processes that take slide after slide.
 
 A process has one device, its own copy of the model and its own readers; nothing is shared. The
 processes are spawned, since a fork would inherit a CUDA context that does not work in the child.
@@ -271,7 +271,9 @@ def _death(worker: _Worker[Any]) -> str:
         how += " (out of memory?)" if code == -signal.SIGKILL else ""
     else:
         how = f"exit code {code}"
-    return f"the process on {worker.device} died: {how}; run the slide again, alone"
+    return (
+        f"the process on {worker.device} died: {how}; run the slide again, alone, or leave it out"
+    )
 
 
 def _send(pipe: Connection, value: object) -> None:
