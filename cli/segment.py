@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsiseg.errors import WsisegError
 from wsiseg.machine import beside
 from wsiseg.options import (
     DamageOptions,
@@ -52,6 +53,9 @@ from .arguments import (
 )
 from .console import failed, print_report, stoppable
 
+if TYPE_CHECKING:
+    from wsiseg.run import FolderReport
+
 __all__ = ["segment"]
 
 CERTAIN = UncertaintyOptions()
@@ -89,6 +93,9 @@ MaxCorrupt = Annotated[
 ]
 NoDegraded = Annotated[
     bool, Option("--no-degraded", help="No result where only a coarser level can be read.")
+]
+Crate = Annotated[
+    bool, Option("--ro-crate", help="Describe OUT in ro-crate-metadata.json (RO-Crate).")
 ]
 PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds, and stop.")]
 
@@ -130,6 +137,7 @@ def segment(
     batch: Batch = None,
     memory: Memory = None,
     threads: Threads = None,
+    ro_crate: Crate = False,
     plan: PlanOnly = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -188,7 +196,20 @@ def segment(
             listen=listen,
             slide_done=slide_done,
         )
+    if ro_crate and report.done:
+        report = _described(report, out)
     print_report(report, as_json=as_json)
+
+
+def _described(report: "FolderReport", out: Path) -> "FolderReport":
+    """Write or replace the description of a run; somebody else's stays, which is a problem."""
+    from wsiseg.exchange.to_ro_crate import CRATE, describe_in_place, is_own_crate
+
+    try:
+        describe_in_place(out, overwrite=is_own_crate(out / CRATE))
+    except WsisegError as error:
+        return replace(report, problem=report.problem or str(error))
+    return report
 
 
 def _prepare_colors() -> None:

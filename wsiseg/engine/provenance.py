@@ -5,6 +5,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ MOMENTARY = (
     "stages.kept",
     "reads",
     "summary.seconds",
+    "ended",
     "versions.system",
 )
 """Parts of `run.json` that are of the moment or the machine; see `lasting`."""
@@ -104,6 +106,7 @@ def run_record(
         "stages": [asdict(report) for report in reports],
         "reads": _describe_reads(slide),
         "summary": summary,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
 
@@ -190,6 +193,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
         "version": model.card.version,
         "digest": model.digest,
         "path": str(model.path),
+        "license": model.card.provenance.license,
         "intended_use": model.card.provenance.intended_use,
         "backend": model.backend,
         "device": model.device,
