@@ -189,7 +189,8 @@ class _Crate:
         record = _record(folder)
         marker = Marker.read(folder)
         written = dict(marker.written) | {MARKER: ""} if marker and marker.written else None
-        made, given = [], []
+        made: list[Entity] = []
+        given: list[Entity] = []
         for path in _entries(folder):
             reference = self._described(path)
             (made if written is None or path.name in written else given).append(reference)

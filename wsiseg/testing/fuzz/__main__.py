@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _say(f"{outcome.index} {outcome.name}: {outcome.kind}: {outcome.text}")
                 if outcome.where:
                     _say(outcome.where)
+            if len(outcomes) % 100 == 0:
+                bad = sum(one.kind in BAD for one in outcomes)
+                _say(f"{len(outcomes)} of {len(indices)}, {bad} bad")
             if time.monotonic() > until:
                 _say(f"the time is up after {len(outcomes)} inputs")
                 break

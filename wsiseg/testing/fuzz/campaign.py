@@ -106,11 +106,7 @@ def fuzz(
         If there is no such format.
     """
     limits = limits or Limits()
-    originals = make_originals(folder / "originals")
-    chosen = [o for o in originals if not only or any(part in o.name for part in only)]
-    if not chosen:
-        known = ", ".join(o.name for o in originals)
-        raise ValueError(f"no format is called like {', '.join(only)}; there are {known}")
+    chosen = make_originals(folder / "originals", only)
     cases = [Case(seed, index, chosen[index % len(chosen)]) for index in indices]
     work = partial(_worker, folder=folder, limits=limits)
     found = each_on_a_device(

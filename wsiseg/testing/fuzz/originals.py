@@ -4,7 +4,7 @@ import gzip
 import json
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,19 +52,33 @@ class Original:
 Maker = Callable[[Path], Path]
 
 
-def make_originals(folder: Path) -> tuple[Original, ...]:
+def make_originals(folder: Path, only: Sequence[str] = ()) -> tuple[Original, ...]:
     """Write a file of every format into a folder; those that lack their package are left out.
 
-    The same bytes each time, but for the few containers that note a random id.
+    Parameters
+    ----------
+    folder
+        Each format gets a folder in it, made anew.
+    only
+        Parts of the names of formats; none: all formats.
+
+    Raises
+    ------
+    ValueError
+        If no format is called so.
     """
     made = []
     for entry, makers in _MAKERS.items():
         for name, make in makers.items():
-            if not any(find_spec(package) is None for package in _NEEDS.get(name, ())):
+            wanted = not only or any(part in name for part in only)
+            if wanted and all(find_spec(package) for package in _NEEDS.get(name, ())):
                 place = folder / entry / name.split(" ")[0]
                 shutil.rmtree(place, ignore_errors=True)
                 place.mkdir(parents=True)
                 made.append(Original(name, make(place), entry))
+    if not made:
+        known = ", ".join(name for makers in _MAKERS.values() for name in makers)
+        raise ValueError(f"no format is called like {', '.join(only)}; there are {known}")
     return tuple(made)
 
 
@@ -471,9 +485,3 @@ _NEEDS = {
     "dicom-sparse": ("pydicom", "wsidicom"),
     "clam": ("h5py",),
 }
-
-
-def names() -> Iterator[str]:
-    """Yield the names of all formats."""
-    for makers in _MAKERS.values():
-        yield from makers
