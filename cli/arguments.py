@@ -22,6 +22,7 @@ __all__ = [
     "Batch",
     "Device",
     "Expiry",
+    "Isolate",
     "Limit",
     "Match",
     "Memory",
@@ -88,6 +89,12 @@ Expiry = Annotated[
         "--expiry", help="A process elsewhere that gives no sign of life for this long is dead."
     ),
 ]
+Isolate = Annotated[
+    bool,
+    typer.Option(
+        "--isolate", help="Open slides in a process of its own, which may crash: untrusted files."
+    ),
+]
 NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Leave slides to other processes that have them.")
 ]
@@ -138,6 +145,7 @@ def folder_options(
     timeout: str | None = None,
     expiry: str,
     no_wait: bool,
+    isolate: bool = False,
 ) -> FolderOptions:
     """Return what the options that runs over folders take come to.
 
@@ -153,6 +161,7 @@ def folder_options(
         timeout_s=parse_seconds(timeout) if timeout else None,
         expiry_s=parse_seconds(expiry),
         wait=not no_wait,
+        isolate=isolate,
     )
 
 

@@ -14,6 +14,7 @@ from .arguments import (
     Batch,
     Device,
     Expiry,
+    Isolate,
     Limit,
     Match,
     Memory,
@@ -58,6 +59,7 @@ def embed(
     timeout: Timeout = None,
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
+    isolate: Isolate = False,
     no_parquet: Annotated[
         bool, typer.Option("--no-parquet", help="Write embeddings.zarr only.")
     ] = False,
@@ -81,7 +83,9 @@ def embed(
         run=run_options(backend, device, precision, batch, threads, memory),
         parquet=not no_parquet,
     )
-    folder = folder_options(again=again, timeout=timeout, expiry=expiry, no_wait=no_wait)
+    folder = folder_options(
+        again=again, timeout=timeout, expiry=expiry, no_wait=no_wait, isolate=isolate
+    )
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),

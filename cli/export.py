@@ -20,7 +20,8 @@ Option = typer.Option
 To = Annotated[
     str,
     Option(
-        help="qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, dicom-seg or dicom-ann."
+        help="qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, dicom-seg, dicom-ann "
+        "or ro-crate."
     ),
 ]
 As = Annotated[
@@ -55,6 +56,9 @@ Version = Annotated[str, Option("--ngff", help="OME-Zarr 0.4 (QuPath reads it) o
 SlideOption = Annotated[
     Path | None, Option("--slide", help="Where the slide is, if it was moved; DICOM needs it.")
 ]
+License = Annotated[
+    str, Option(help="Of the data of an RO-Crate: a URL, or an SPDX name such as CC-BY-4.0.")
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace files that are there.")]
 
 
@@ -63,7 +67,10 @@ def export(
         list[Path], typer.Argument(help="Result folders, or the --out folders of runs.")
     ],
     to: To,
-    out: Annotated[Path, Option("--out", "-o", help="Folder for the files.")] = Path("export"),
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", help="Folder for the files (export); an RO-Crate is made in place."),
+    ] = None,
     kind: As = "annotations",
     frame: Frame = "qupath",
     gzip: Gzip = False,
@@ -78,6 +85,7 @@ def export(
     tile: Tile = 0.0,
     ngff: Version = "0.4",
     slide: SlideOption = None,
+    license: License = "",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -87,6 +95,10 @@ def export(
     from wsiseg.exchange.request import MAX_BYTES
 
     find_exporter(to)  # before anything is looked at
+    if to == "ro-crate" and out is None:
+        _describe(results, license, overwrite=overwrite, as_json=as_json)
+        return
+    out = out or Path("export")
     request = ExportRequest(
         kind=kind,  # type: ignore[arg-type]  # checked there
         frame=frame,  # type: ignore[arg-type]
@@ -101,6 +113,7 @@ def export(
         heatmap=heatmap,
         tile_um=tile,
         ngff=ngff,
+        license=license,
         overwrite=overwrite,
     )
     folders = [folder for given in results for folder in find_results(given)]
@@ -122,6 +135,23 @@ def export(
             print_written(folder, report, as_json=as_json)
     if failures:
         say(f"{len(folders) - failures} of {len(folders)} results exported")
+        raise typer.Exit(1)
+
+
+def _describe(folders: list[Path], license: str, *, overwrite: bool, as_json: bool) -> None:
+    """Make RO-Crates of folders where they are."""
+    from wsiseg.exchange import describe_in_place
+
+    failures = 0
+    for folder in folders:
+        try:
+            report = describe_in_place(folder, license=license, overwrite=overwrite)
+        except WsisegError as error:
+            failures += 1
+            print_failure(folder, error, as_json=as_json)
+        else:
+            print_written(folder, report, as_json=as_json)
+    if failures:
         raise typer.Exit(1)
 
 

@@ -5,10 +5,11 @@ import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsiseg.errors import WsisegError
 from wsiseg.options import (
     DamageOptions,
     Decoding,
@@ -26,6 +27,7 @@ from .arguments import (
     Batch,
     Device,
     Expiry,
+    Isolate,
     Limit,
     Match,
     Memory,
@@ -50,6 +52,9 @@ from .arguments import (
     run_options,
 )
 from .console import failed, print_report, stoppable
+
+if TYPE_CHECKING:
+    from wsiseg.run import FolderReport
 
 __all__ = ["segment"]
 
@@ -89,6 +94,9 @@ MaxCorrupt = Annotated[
 NoDegraded = Annotated[
     bool, Option("--no-degraded", help="No result where only a coarser level can be read.")
 ]
+Crate = Annotated[
+    bool, Option("--ro-crate", help="Describe OUT in ro-crate-metadata.json (RO-Crate).")
+]
 PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds, and stop.")]
 
 
@@ -108,6 +116,7 @@ def segment(
     timeout: Timeout = None,
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
+    isolate: Isolate = False,
     frame: InFrame = "qupath",
     simplify: Simplify = 0.0,
     min_area: MinArea = 0.0,
@@ -128,6 +137,7 @@ def segment(
     batch: Batch = None,
     memory: Memory = None,
     threads: Threads = None,
+    ro_crate: Crate = False,
     plan: PlanOnly = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -161,7 +171,9 @@ def segment(
         ),
         damage=DamageOptions(max_corrupt=max_corrupt, degraded=not no_degraded),
     )
-    folder = folder_options(again=again, timeout=timeout, expiry=expiry, no_wait=no_wait)
+    folder = folder_options(
+        again=again, timeout=timeout, expiry=expiry, no_wait=no_wait, isolate=isolate
+    )
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),
@@ -172,7 +184,7 @@ def segment(
         limit=limit,
     )
     if plan:
-        _print_plans(plan_folder(jobs, model, options=options), as_json=as_json)
+        _print_plans(plan_folder(jobs, model, options=options, folder=folder), as_json=as_json)
         return
     with stoppable(out), show_progress(len(jobs), quiet=quiet) as (listen, slide_done):
         report = segment_folder(
@@ -184,7 +196,20 @@ def segment(
             listen=listen,
             slide_done=slide_done,
         )
+    if ro_crate and report.done:
+        report = _described(report, out)
     print_report(report, as_json=as_json)
+
+
+def _described(report: "FolderReport", out: Path) -> "FolderReport":
+    """Write or replace the description of a run; somebody else's stays, which is a problem."""
+    from wsiseg.exchange.to_ro_crate import CRATE, describe_in_place, is_own_crate
+
+    try:
+        describe_in_place(out, overwrite=is_own_crate(out / CRATE))
+    except WsisegError as error:
+        return replace(report, problem=report.problem or str(error))
+    return report
 
 
 def _prepare() -> None:

@@ -12,6 +12,7 @@ from .arguments import (
     Again,
     AsJson,
     Expiry,
+    Isolate,
     Limit,
     Match,
     MinTissue,
@@ -54,6 +55,7 @@ def tiles(
     again: Again = False,
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
+    isolate: Isolate = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -62,7 +64,7 @@ def tiles(
 
     from .progress import show_progress
 
-    folder = folder_options(again=again, expiry=expiry, no_wait=no_wait)
+    folder = folder_options(again=again, expiry=expiry, no_wait=no_wait, isolate=isolate)
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),

@@ -9,6 +9,7 @@ from .arguments import (
     Again,
     AsJson,
     Expiry,
+    Isolate,
     Limit,
     Match,
     Mpp,
@@ -41,6 +42,7 @@ def tissue(
     again: Again = False,
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
+    isolate: Isolate = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -50,7 +52,7 @@ def tissue(
     from .progress import show_progress
 
     options = TissueOptions(detector=detector)
-    folder = folder_options(again=again, expiry=expiry, no_wait=no_wait)
+    folder = folder_options(again=again, expiry=expiry, no_wait=no_wait, isolate=isolate)
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),

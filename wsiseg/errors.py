@@ -33,7 +33,8 @@
   + SmallerBatchWarning          the device could not hold a batch, and took smaller ones
 
 Messages read *what failed: needed, found; what to do*. Every error takes one positional argument,
-so that it survives the way back from a worker process.
+so that it survives the way back from a worker process. A message is one printable line, whatever a
+file or a library put into it.
 """
 
 import errno
@@ -80,8 +81,24 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the system says where there is no room for a file."""
 
 
+LONGEST_MESSAGE = 1000
+"""Characters of a message; what is longer loses its middle."""
+
+
 class WsisegError(Exception):
     """Root of all wsiseg errors; the command line prints it as one line, without a traceback."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_one_line(str(message)))
+
+
+def _one_line(text: str) -> str:
+    """Return a text without what moves a terminal's cursor, and not too long to be read."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text.strip())
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    return f"{text[: LONGEST_MESSAGE // 2]} ... {text[-(LONGEST_MESSAGE // 2 - 5) :]}"
 
 
 class SourceError(WsisegError):

@@ -245,11 +245,21 @@ class FolderOptions:
     wait: bool = True
     """Wait at the end for slides that other processes have, to see that none is lost."""
 
+    isolate: bool = False
+    """Open slides in a process of its own only: one that makes a library crash, or takes all
+    memory, is a failure, and a new process goes on. For files that nobody vouches for. Needs a
+    model by name or folder."""
+
     def __post_init__(self) -> None:
         for name in ("timeout_s", "grace_s", "expiry_s"):
             if getattr(self, name) is not None:
                 _need_number(self, name, 1e-3)
         _need_number(self, "attempts", 1, whole=True)
+
+    @property
+    def apart(self) -> bool:
+        """Whether slides are worked on in a process that can be ended."""
+        return self.isolate or self.timeout_s is not None
 
 
 def _need_number(

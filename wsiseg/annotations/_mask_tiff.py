@@ -11,10 +11,11 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFileError, TiffPage
 
 from wsiseg.annotations._mask_image import one_channel, refuse_lossy_jpeg
 from wsiseg.errors import AnnotationError
-from wsiseg.geometry import Box
+from wsiseg.geometry import Box, ceil_div
 from wsiseg.source._blocks import block_indices
 from wsiseg.source._bytes import ByteReader, open_bytes
 from wsiseg.source._cache import BlockCache
+from wsiseg.source._tiff_layout import walk_pages
 
 __all__ = ["TiffLevel", "open_mask_tiff"]
 
@@ -50,7 +51,8 @@ class TiffLevel:
         self._page, self._file, self._cache, self._path = page, file, cache, path
         block = page.chunks[:2] if page.is_tiled else (page.rowsperstrip, page.imagewidth)
         self._block = (min(block[0], page.imagelength), block[1])
-        self._columns = -(-page.imagewidth // self._block[1])
+        self._check_blocks()
+        self._columns = ceil_div(page.imagewidth, self._block[1])
         self._check()
 
     def read(self, box: Box) -> Values:
@@ -64,12 +66,24 @@ class TiffLevel:
             values[part.relative_to(box).slices()] = block[part.relative_to(whole).slices()]
         return values
 
+    def _check_blocks(self) -> None:
+        """Refuse a directory whose blocks do not cover the image."""
+        found = min(len(self._page.dataoffsets), len(self._page.databytecounts))
+        needed = 0
+        if min(*self.shape, *self._block) > 0:
+            needed = math.prod(map(ceil_div, self.shape, self._block))
+        if not 0 < needed <= found:
+            raise AnnotationError(
+                f"{self._path}: {self.shape[1]} x {self.shape[0]} pixels in blocks of "
+                f"{self._block[1]} x {self._block[0]}, of which {found} are listed; copy it anew"
+            )
+
     def _check(self) -> None:
         page, path = self._page, self._path
         integers = page.sampleformat == 1 and page.bitspersample in {1, 2, 4, 8, 16}
         if (
             not integers
-            or page.imagedepth > 1
+            or max(page.imagedepth, page.tiledepth if page.is_tiled else 1) > 1
             or (page.planarconfig != 1 and page.samplesperpixel > 1)
         ):
             raise AnnotationError(
@@ -101,7 +115,7 @@ class TiffLevel:
             refuse_lossy_jpeg(data, self._path)
         try:
             decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
-        except (ValueError, RuntimeError, OSError, TypeError) as error:
+        except (ValueError, RuntimeError, OSError, TypeError, MemoryError) as error:
             raise AnnotationError(
                 f"{self._path}: block {index} cannot be decoded: {error}; copy the file anew"
             ) from error
@@ -128,6 +142,8 @@ def open_mask_tiff(path: Path) -> tuple[TiffLevel, ...]:
     """
     try:
         with TiffFile(path) as tiff:
+            for _ in walk_pages(tiff):  # refuses circles, which would be followed without end
+                pass
             pages = [level.keyframe for level in tiff.series[0].levels]
             if len(tiff.series[0].pages) != 1:
                 raise AnnotationError(f"{path}: needed one image, found a stack; export one")

@@ -1,5 +1,6 @@
 """Label images in OME-Zarr: those of wsiseg, and any with the metadata of OME-NGFF."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,12 +104,33 @@ def open_mask_zarr(path: Path, spacing: Spacing | None) -> ZarrMask:
     levels.sort(key=lambda level: level.shape, reverse=True)
     own = label.attrs.asdict().get(KEY)
     if isinstance(own, dict) and own.get("kind") == "labels":
-        names = dict(enumerate(map(str, own["names"])))
-        downsample, origin = _pair(own["downsample"]), _pair(own["origin"])
+        names, downsample, origin = _own_words(own, path)
         return ZarrMask(tuple(levels), names, downsample, origin, is_exact=True)
     if isinstance(own, dict):
         raise AnnotationError(f"{path}: needed labels, found a heatmap; name the labels beside it")
-    return ZarrMask(tuple(levels), _names(attributes), *_placed(label, multiscale, spacing))
+    try:
+        placed = _placed(label, multiscale, spacing)
+    except ZARR_ERRORS as error:
+        raise AnnotationError(
+            f"{path}: does not say where it lies: {error!r}; write it anew"
+        ) from error
+    return ZarrMask(tuple(levels), _names(attributes), *placed)
+
+
+def _own_words(
+    own: Mapping[str, Any], path: Path
+) -> tuple[dict[int, str], tuple[float, float], tuple[float, float]]:
+    """Return names, downsample and origin as wsiseg wrote them."""
+    try:
+        names = dict(enumerate(map(str, own["names"])))
+        downsample, origin = _pair(own["downsample"]), _pair(own["origin"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise AnnotationError(
+            f"{path}: its metadata are damaged: {error!r}; copy it anew"
+        ) from error
+    if min(downsample) <= 0:
+        raise AnnotationError(f"{path}: its metadata are damaged: downsample {downsample}")
+    return names, downsample, origin
 
 
 def _multiscale(attributes: Mapping[str, Any], path: Path) -> Multiscale:
@@ -196,4 +218,6 @@ def _unit(multiscale: Multiscale, entry: Mapping[str, Any]) -> tuple[float, floa
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:
     y, x = (float(value) for value in values)
+    if not (math.isfinite(y) and math.isfinite(x)):
+        raise ValueError(f"{y}, {x}: not finite")
     return y, x

@@ -13,7 +13,7 @@ from wsiseg.annotations._documents import JsonWalk, open_documents
 from wsiseg.annotations._outlines import Outline, read_outline
 from wsiseg.annotations._rules import RULES
 from wsiseg.annotations.base import AnnotationClass, Annotations, Frame, ImageRef, ObjectType
-from wsiseg.errors import AnnotationError
+from wsiseg.errors import AnnotationError, GridError
 from wsiseg.geometry import Box, Spacing
 
 __all__ = ["read_geojson", "read_image"]
@@ -149,5 +149,5 @@ def read_image(path: Path, about: Mapping[str, Any]) -> ImageRef:
             vendor=str(about["vendor"]),
             bounds=bounds,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, GridError) as error:
         raise AnnotationError(f"{path}: its wsiseg member is incomplete: {error!r}") from error

@@ -5,6 +5,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ MOMENTARY = (
     "stages.kept",
     "reads",
     "summary.seconds",
+    "ended",
     "versions.system",
 )
 """Parts of `run.json` that are of the moment or the machine; see `lasting`."""
@@ -105,6 +107,7 @@ def run_record(
         "stages": [asdict(report) for report in reports],
         "reads": _describe_reads(slide),
         "summary": summary,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
 
@@ -191,6 +194,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
         "version": model.card.version,
         "digest": model.digest,
         "path": str(model.path),
+        "license": model.card.provenance.license,
         "intended_use": model.card.provenance.intended_use,
         "backend": model.backend,
         "device": model.device,

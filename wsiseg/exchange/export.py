@@ -23,6 +23,7 @@ FORMATS: Mapping[str, str] = {
     "coco": "to_coco.to_coco",
     "dicom-seg": "to_dicom.to_dicom_seg",
     "dicom-ann": "to_dicom.to_dicom_ann",
+    "ro-crate": "to_ro_crate.to_ro_crate",
 }
 """Name -> the module and the function in it; loaded when it is asked for."""
 

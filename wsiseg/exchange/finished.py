@@ -17,6 +17,7 @@ from wsiseg.errors import AnnotationError, RunError
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
 from wsiseg.stitch import HeatmapStore, LabelStore
+from wsiseg.stitch.store import readable
 
 __all__ = ["FinishedResult", "find_results"]
 
@@ -145,13 +146,14 @@ class FinishedResult:
     def mask_classes(self) -> tuple[AnnotationClass, ...]:
         """Return name and colour of the values 0, 1, ... of the mask."""
         mask = self.mask
-        entry: Any = zarr.open_group(mask.path, mode="r").attrs.asdict().get("image-label", {})
-        colors = {item["label-value"]: item["rgba"] for item in entry.get("colors", ())}
-        grey = (128, 128, 128)
-        return tuple(
-            AnnotationClass(name, tuple(colors.get(value, grey)[:3]))
-            for value, name in enumerate(mask.names)
-        )
+        with readable(mask.path):
+            entry: Any = zarr.open_group(mask.path, mode="r").attrs.asdict().get("image-label", {})
+            colors = {item["label-value"]: item["rgba"] for item in entry.get("colors", ())}
+            grey = (128, 128, 128)
+            return tuple(
+                AnnotationClass(name, tuple(colors.get(value, grey)[:3]))
+                for value, name in enumerate(mask.names)
+            )
 
     def objects(self, stem: str = "annotations") -> Iterator[Annotations]:
         """Yield the objects of the GeoJSON files, one file after the other.

@@ -21,6 +21,12 @@ PROBABILITY = "prob_"
 SCORES = ("probabilities", "attention_scores", "attention")
 """Data sets beside the coordinates that become measurements."""
 
+MAX_TILES = 50_000_000
+"""More are no slide's: one of 100,000 pixels a side has 40,000 tiles of 512."""
+
+HDF5_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, EOFError)
+"""What h5py raises where a file is damaged."""
+
 
 def from_wsinfer(path: Path, image: ImageRef) -> FoundObjects:
     """Read tiles of a CSV with the columns minx, miny, width, height and prob_<class>.
@@ -73,9 +79,7 @@ def from_clam(path: Path, image: ImageRef) -> FoundObjects:
     h5py = hdf5()
     try:
         with h5py.File(path, "r") as file:
-            if "coords" not in file or file["coords"].ndim != 2 or file["coords"].shape[1] != 2:
-                raise AnnotationError(f"{path}: needed coords (n, 2), found {sorted(file)}")
-            corners = np.asarray(file["coords"][:], np.float64)
+            corners = _coordinates(file, path)
             side = _side(path, dict(file["coords"].attrs))
             names, columns = [], [np.empty((len(corners), 0))]
             for name in SCORES:
@@ -83,14 +87,27 @@ def from_clam(path: Path, image: ImageRef) -> FoundObjects:
                     values = np.asarray(file[name][:], np.float64).reshape(len(corners), -1)
                     names += _names_of(name, values.shape[1], dict(file[name].attrs))
                     columns.append(values)
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read as HDF5: {error}") from error
+    except AnnotationError:
+        raise
+    except HDF5_ERRORS as error:
+        raise AnnotationError(f"{path}: cannot be read as HDF5: {error}; make it anew") from error
     scores = np.concatenate(columns, axis=1)
     boxes = np.concatenate([corners, corners + side], axis=1)
     is_class = [name.startswith(PROBABILITY) for name in names]
     likely = [name[len(PROBABILITY) :] for name in names if name.startswith(PROBABILITY)]
     classes, index = _likeliest(likely, scores[:, np.flatnonzero(is_class)])
     return _tiles(boxes, classes, index, dict(zip(names, scores.T, strict=True)), image)
+
+
+def _coordinates(file: Any, path: Path) -> NDArray[np.float64]:  # noqa: ANN401 - h5py has no types
+    """Return the corners (n, 2) that an open HDF5 file lists."""
+    coords = file.get("coords")
+    shape: tuple[int, ...] = getattr(coords, "shape", ())
+    if len(shape) != 2 or shape[1] != 2:
+        raise AnnotationError(f"{path}: needed coords (n, 2), found {sorted(file)}")
+    if shape[0] > MAX_TILES:
+        raise AnnotationError(f"{path}: claims {shape[0]} tiles: needed at most {MAX_TILES}")
+    return np.asarray(coords[:], np.float64)
 
 
 def _side(path: Path, attributes: dict[str, Any]) -> NDArray[np.float64]:

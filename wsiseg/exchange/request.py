@@ -56,6 +56,9 @@ class ExportRequest:
     ngff: str = "0.4"
     """Version of OME-Zarr: 0.4 or 0.5."""
 
+    license: str = ""
+    """Of the data of an RO-Crate: a URL, or an SPDX name such as `CC-BY-4.0`."""
+
     overwrite: bool = False
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from wsiseg.exchange.objects import result_objects
 from wsiseg.exchange.pieces import without_holes
 from wsiseg.exchange.request import ExportReport, ExportRequest
 from wsiseg.stitch import Placement
+from wsiseg.stitch.store import readable
 
 __all__ = ["to_dicom_ann", "to_dicom_seg"]
 
@@ -65,7 +66,8 @@ def to_dicom_seg(result: FinishedResult, out: Path, request: ExportRequest) -> E
             "of them for DICOM SEG; export ome-tiff"
         )
     base = _base_image(result)
-    labels = np.asarray(mask.labels)
+    with readable(mask.path):
+        labels = np.asarray(mask.labels)
     if not labels.any():
         raise RunError(f"{mask.path}: empty, which DICOM SEG cannot say; export another format")
     classes = result.mask_classes()[1:]

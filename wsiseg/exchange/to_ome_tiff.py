@@ -13,6 +13,7 @@ from wsiseg.exchange._writing import whole_file
 from wsiseg.exchange.finished import FinishedResult
 from wsiseg.exchange.request import ExportReport, ExportRequest
 from wsiseg.stitch import HeatmapStore, LabelStore, Placement
+from wsiseg.stitch.store import readable
 
 __all__ = ["to_ome_tiff"]
 
@@ -61,7 +62,8 @@ def _write(path: Path, store: LabelStore | HeatmapStore, metadata: Mapping[str, 
         **_places(placement, planes=len(getattr(store, "channels", "1"))),
         "UUID": str(uuid.uuid5(NAMESPACE, metadata["Name"])),  # else every file is another one
     }
-    levels = [zarr.open_array(store.path / str(i), mode="r") for i in range(placement.levels)]
+    with readable(store.path):
+        levels = [zarr.open_array(store.path / str(i), mode="r") for i in range(placement.levels)]
     with tifffile.TiffWriter(path, bigtiff=True, ome=True) as tiff:
         for number, level in enumerate(levels):
             um_y, um_x = placement.scale_um(number)
@@ -106,7 +108,8 @@ def _tiles(level: "zarr.Array[Any]") -> Iterator[NDArray[np.uint8]]:
         for y in range(0, height, TILE):
             for x in range(0, width, TILE):
                 place: Sequence[Any] = (*plane, slice(y, y + TILE), slice(x, x + TILE))
-                found = np.asarray(level[tuple(place)], np.uint8)
+                with readable(str(level.store_path)):
+                    found = np.asarray(level[tuple(place)], np.uint8)
                 if found.shape == (TILE, TILE):
                     yield np.ascontiguousarray(found)
                 else:

@@ -275,7 +275,7 @@ def _prove(folder: Path) -> None:
 
 
 def _example(arrays: Mapping[str, NDArray[Any]], stage: StageSpec) -> Example:
-    inputs = tuple(arrays[f"{stage.name}.input{i}"] for i in range(len(stage.inputs)))
+    inputs = tuple(_array(arrays, f"{stage.name}.input{i}") for i in range(len(stage.inputs)))
     for array, spec in zip(inputs, stage.inputs, strict=True):
         dtype = np.dtype(np.uint8 if spec.source == SLIDE else np.float32)
         shape = (*spec.patch, len(spec.channels))
@@ -284,7 +284,14 @@ def _example(arrays: Mapping[str, NDArray[Any]], stage: StageSpec) -> Example:
                 f"stage {stage.name!r} needs inputs (n, {', '.join(map(str, shape))}) {dtype}, "
                 f"found {array.shape} {array.dtype}"
             )
-    output = arrays[f"{stage.name}.output"]
+    output = _array(arrays, f"{stage.name}.output")
     if output.dtype != np.float32:
         raise ValueError(f"stage {stage.name!r} needs a float32 output, found {output.dtype}")
     return Example(inputs, output)
+
+
+def _array(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    found = arrays[name]
+    if not isinstance(found, np.ndarray):  # NumPy gives other files of the archive as bytes
+        raise ValueError(f"{name!r} is no array")  # noqa: TRY004 - as for any other bad content
+    return found

@@ -1,4 +1,4 @@
-"""Several GPUs: one process each, which takes slide after slide.
+"""Several GPUs, or slides that may crash a process: processes that take slide after slide.
 
 A process has one device, its own copy of the model and its own readers; nothing is shared. The
 processes are spawned, since a fork would inherit a CUDA context that does not work in the child.
@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import re
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -180,6 +181,7 @@ class _Pool(Generic[Job, Report]):
 
     def run(self, jobs: Sequence[Job], lost: Callable[[Job, str], Report]) -> Iterator[Report]:
         todo = deque(jobs)
+        _start_tracker()
         self._workers = [self._start(device) for device in self._devices[: len(jobs)]]
         while todo or any(worker.job is not None for worker in self._workers):
             if not self._workers:
@@ -271,7 +273,23 @@ def _death(worker: _Worker[Any]) -> str:
         how += " (out of memory?)" if code == -signal.SIGKILL else ""
     else:
         how = f"exit code {code}"
-    return f"the process on {worker.device} died: {how}; run the slide again, alone"
+    return (
+        f"the process on {worker.device} died: {how}; run the slide again, alone, or leave it out"
+    )
+
+
+def _start_tracker() -> None:
+    """Start what frees the semaphores of processes that crash, without its complaint at the end."""
+    if sys.platform == "win32":
+        return
+    from multiprocessing import resource_tracker
+
+    quiet = "ignore:resource_tracker:UserWarning"
+    sys.warnoptions.append(quiet)  # read by the process that this starts, unless it is there
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(quiet)
 
 
 def _send(pipe: Connection, value: object) -> None:

@@ -67,6 +67,8 @@ def _read(path: Path) -> _Header | None:
     try:
         import pydicom
         from pydicom.uid import VLWholeSlideMicroscopyImageStorage
+
+        from wsiseg.source._dicom_files import BROKEN
     except ImportError:
         return None
     try:
@@ -83,7 +85,7 @@ def _read(path: Path) -> _Header | None:
                 int(header.get("TotalPixelMatrixRows") or 0),
             ),
         )
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, TypeError):
+    except (pydicom.errors.InvalidDicomError, OSError, *BROKEN):
         return None
 
 

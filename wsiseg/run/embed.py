@@ -8,6 +8,7 @@ from typing import Any
 
 from wsiseg.embedding import embed, require_parquet
 from wsiseg.engine import Listener, ignore
+from wsiseg.errors import UsageError
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import EmbedOptions, FolderOptions
 from wsiseg.run.devices import on_first_device, share_of
@@ -59,7 +60,12 @@ def embed_folder(
         require_parquet()
     require_any(jobs)
     run = on_first_device(chosen.run)
-    alone = isinstance(model, Model) or folder.timeout_s is None
+    if isinstance(model, Model) and folder.isolate:
+        raise UsageError(
+            "isolate needs the model's name or folder, since other processes load it; found a "
+            "loaded model"
+        )
+    alone = isinstance(model, Model) or not folder.apart
     return run_folder(
         jobs,
         Path(out),

@@ -21,11 +21,11 @@ from wsiseg.engine.working import sweep
 from wsiseg.errors import UsageError, WsisegError, unwritable
 from wsiseg.model import Model, load_for_run, require_task, suits_gpu
 from wsiseg.options import FolderOptions, RunOptions, SegmentOptions, TissueOptions
-from wsiseg.pipeline import plan, segment
+from wsiseg.pipeline import segment
 from wsiseg.run.devices import devices_to_use, each_on_a_device, on_first_device, share_of
 from wsiseg.run.inputs import SlideJob, as_jobs, require_any
 from wsiseg.run.leases import Leases, key_of
-from wsiseg.run.limits import raise_open_files, require_room
+from wsiseg.run.limits import bear_the_blame, bound_memory, raise_open_files, require_room
 from wsiseg.run.records import run_settings, settings_of
 from wsiseg.run.reports import FolderReport, SlideReport, failure_text
 from wsiseg.run.tables import SUMMARY, Tables
@@ -44,7 +44,6 @@ from wsiseg.run.turns import (
     take_turn,
 )
 from wsiseg.source import Pyramid
-from wsiseg.source import open as open_slide
 
 __all__ = [
     "FolderReport",
@@ -52,7 +51,6 @@ __all__ = [
     "SlideWork",
     "failure_text",
     "parse_bytes",
-    "plan_folder",
     "run_folder",
     "segment_folder",
     "segment_slide",
@@ -282,8 +280,12 @@ def _worker(
 ) -> Callable[[Task, Listener], SlideReport]:
     """Return what does one slide after the other in a process of its own."""
     raise_open_files()
+    if ground.options.isolate:
+        bear_the_blame()
     leases = Leases(ground.out, expiry_s=ground.options.expiry_s)
     loaded = work.load(device, processes)
+    if ground.options.isolate and device == "cpu":
+        bound_memory()
 
     def turn(task: Task, listen: Listener) -> SlideReport:
         return take_turn(task, ground, loaded, leases, listen)
@@ -395,8 +397,13 @@ def segment_folder(
     devices: tuple[str, ...] = ()
     if not isinstance(model, Model):
         devices = _devices(model, options.run)[: len(jobs)]
-        if len(devices) == 1 and folder.timeout_s is None:
+        if len(devices) == 1 and not folder.apart:
             devices = ()
+    elif folder.isolate:
+        raise UsageError(
+            "isolate needs the model's name or folder, since other processes load it; found a "
+            "loaded model"
+        )
     return run_folder(
         jobs,
         out,
@@ -510,7 +517,14 @@ def tissue_folder(
     Results of `segment`, which have both, are refused and stay as they are.
     """
     work = TissueWork(options or TissueOptions())
-    return run_folder(jobs, Path(out), work, options=folder, slide_done=slide_done)
+    return run_folder(
+        jobs, Path(out), work, options=folder, devices=on_cpu(folder), slide_done=slide_done
+    )
+
+
+def on_cpu(folder: FolderOptions | None) -> tuple[str, ...]:
+    """Return the devices of work without networks: this process, or one that can be ended."""
+    return ("cpu",) if folder is not None and folder.apart else ()
 
 
 @dataclass(frozen=True)
@@ -527,28 +541,6 @@ class TissueWork:
     def load(self, device: str = "", processes: int = 1) -> Work:
         """Return what finds the tissue of one slide."""
         return partial(write_tissue, options=self.options)
-
-
-def plan_folder(
-    jobs: Slides, model: str | Path, *, options: SegmentOptions
-) -> Iterator[dict[str, Any]]:
-    """Yield the plan of each slide as plain values; with `error` where there is none."""
-    jobs = as_jobs(jobs)
-    require_any(jobs)
-    require_task(model, "semantic")
-    require_layers(model, options.uncertainty)
-    loaded = load_for_run(model, on_first_device(options.run))
-    for job in jobs:
-        row: dict[str, Any] = {
-            "slide": Path(job.path).name,
-            "path": job.path,
-            "output": job.output,
-        }
-        try:
-            with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
-                yield row | plan(slide, loaded, options=options).to_dict()
-        except WsisegError as error:
-            yield row | {"error": failure_text(error, job.path)}
 
 
 def parse_bytes(text: str) -> int:

@@ -9,10 +9,19 @@ from pathlib import Path
 
 from wsiseg.engine import Event, Listener
 from wsiseg.errors import DiskFullError, LeaseError, RunError, SourceError, UsageError
+from wsiseg.machine import machine_memory
 from wsiseg.run.leases import Lease
 from wsiseg.run.records import State, slide_changes
 
-__all__ = ["Watch", "parse_seconds", "raise_open_files", "reason_of", "require_room"]
+__all__ = [
+    "Watch",
+    "bear_the_blame",
+    "bound_memory",
+    "parse_seconds",
+    "raise_open_files",
+    "reason_of",
+    "require_room",
+]
 
 FILES_WANTED = 4096
 """Open files asked for where the system lets a process ask; macOS begins with 256."""
@@ -160,6 +169,37 @@ def raise_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):  # then it has to do with what it has
             return
+
+
+def bear_the_blame() -> None:
+    """Have the system end this process rather than its parent where memory runs out; no core file.
+
+    Linux only; elsewhere the system chooses.
+    """
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    except (ImportError, OSError, ValueError):
+        return
+
+
+def bound_memory() -> None:
+    """Refuse this process more memory than the machine has, be it used or only asked for.
+
+    A file that claims a gigantic size then makes an error instead of swapping or an ended process.
+    Not for processes that use a GPU, whose driver asks for far more than it uses.
+    """
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        allowed = machine_memory()
+        if hard == resource.RLIM_INFINITY or allowed < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+    except (ImportError, OSError, ValueError):
+        return
 
 
 def reason_of(error: BaseException) -> str | None:

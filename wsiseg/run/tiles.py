@@ -18,7 +18,7 @@ from wsiseg.geometry import COARSEST_UM, FINEST_UM, Spacing
 from wsiseg.grid import Grid, Tile
 from wsiseg.machine import machine_memory, usable_cores
 from wsiseg.options import FolderOptions, TissueOptions
-from wsiseg.run.folder import FolderReport, Slides, run_folder
+from wsiseg.run.folder import FolderReport, Slides, on_cpu, run_folder
 from wsiseg.run.records import settings_of
 from wsiseg.run.turns import Row, Turn, Work
 from wsiseg.source import Pyramid, View
@@ -60,7 +60,9 @@ def tiles_folder(  # noqa: PLR0913 - which patches, and how the run goes
     """
     _check_patches(spacing_um, patch, stride, pictures=pictures)
     work = TilesWork(spacing_um, patch, stride, pictures, options or TissueOptions())
-    return run_folder(jobs, Path(out), work, options=folder, slide_done=slide_done)
+    return run_folder(
+        jobs, Path(out), work, options=folder, devices=on_cpu(folder), slide_done=slide_done
+    )
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,24 @@
 """Which DICOM files make up one slide: the files of a series, told apart by their headers."""
 
 import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
 
-from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
+from wsiseg.errors import (
+    DamagedFileError,
+    IncompleteSlideWarning,
+    SourceError,
+    UnsupportedFormatError,
+)
 
 __all__ = ["DicomFile", "objective_power", "slide_files"]
 
@@ -27,7 +33,10 @@ VOLUME_MODALITIES = frozenset({"CT", "MR", "PT"})
 JPEG_PREFIX = "1.2.840.10008.1.2.4."
 """Transfer syntaxes of the JPEG family, whose decoders undo YCbCr."""
 
-BROKEN = (ValueError, LookupError, AttributeError, NotImplementedError, EOFError, struct.error)
+BROKEN = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError,
+    struct.error, BytesLengthException,
+)  # fmt: skip
 """What pydicom raises on a malformed header."""
 
 
@@ -92,7 +101,7 @@ def slide_files(path: Path) -> list[DicomFile]:
                 path=path,
             )
         _check_found(path, [named], [named] if _is_slide(named) else [])
-        others = [file for file in _read_folder(path.parent) if file.path != path]
+        others = _read_others(path, named.series)
         slides = [named, *(f for f in others if _is_slide(f) and f.series == named.series)]
         slides = [f for f in slides if f is named or f.instance != named.instance]
     _check_pixels(path, slides)
@@ -120,6 +129,48 @@ def _is_slide(file: DicomFile) -> bool:
 def _read_folder(folder: Path) -> list[DicomFile]:
     headers = (_read_header(entry) for entry in sorted(folder.iterdir()) if entry.is_file())
     return [header for header in headers if header is not None]
+
+
+def _read_others(path: Path, series: str) -> list[DicomFile]:
+    """Return the other files of a folder; damaged ones are left out unless they are of a series.
+
+    Warns
+    -----
+    IncompleteSlideWarning
+        If a file is so damaged that its series is not known.
+
+    Raises
+    ------
+    DamagedFileError
+        If a file of the series cannot be read.
+    """
+    found = []
+    for entry in sorted(path.parent.iterdir()):
+        if entry == path or not entry.is_file():
+            continue
+        try:
+            header = _read_header(entry)
+        except DamagedFileError as error:
+            other = _series_of(entry)
+            if other == series:
+                raise
+            if not other:
+                warnings.warn(
+                    f"{path.name}: left out {error}", IncompleteSlideWarning, stacklevel=2
+                )
+        else:
+            found += [header] if header is not None else []
+    return found
+
+
+def _series_of(path: Path) -> str:
+    """Return the series of a file whose header cannot be read in full; empty: not even that."""
+    try:
+        with path.open("rb") as stream:
+            header = _read_until(stream, "StudyID", ("SeriesInstanceUID",))
+        return str(header.get("SeriesInstanceUID", "") or "")
+    except (InvalidDicomError, OSError, *BROKEN):
+        return ""
 
 
 def _read_header(path: Path) -> DicomFile | None:

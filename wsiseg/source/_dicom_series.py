@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from pydicom.config import disable_value_validation
+from pydicom.errors import BytesLengthException
 from wsidicom import Settings, WsiInstance, use_settings  # type: ignore[import-untyped]
 from wsidicom import errors as wsidicom_errors
 from wsidicom.file import WsiDicomFileSource  # type: ignore[import-untyped]
@@ -26,6 +27,8 @@ READ_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
     TypeError,
     LookupError,
+    ArithmeticError,
+    BytesLengthException,
     RuntimeError,
     AttributeError,
     EOFError,

@@ -2,11 +2,11 @@
 
 import logging
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import tifffile
-from tifffile import TiffFile, TiffPage
+from tifffile import TiffFile, TiffFrame, TiffPage
 
 from wsiseg.errors import DamagedFileError, UnsupportedFormatError
 from wsiseg.geometry import Box, Spacing, ceil_div
@@ -114,7 +114,7 @@ def read_layout(tiff: TiffFile, name: str) -> TiffLayout:
         if getattr(tiff, flag):
             vendor = flag.removeprefix("is_").upper()
             raise NeedsOpenSlideError(f"{name}: {vendor} is not read directly; use OpenSlide")
-    pages = [page for page in tiff.pages if isinstance(page, TiffPage)]
+    pages = [page for page in walk_pages(tiff) if isinstance(page, TiffPage)]
     if not pages:
         raise DamagedFileError(f"{name}: the TIFF holds no image; copy the file anew", path=name)
     if pages[0].description.startswith("Aperio"):
@@ -128,6 +128,22 @@ def read_layout(tiff: TiffFile, name: str) -> TiffLayout:
             )
         return _ome(tiff, name)
     return _generic(pages, name)
+
+
+def walk_pages(tiff: TiffFile) -> Iterator[TiffPage | TiffFrame]:
+    """Yield the pages of a TIFF.
+
+    Raises
+    ------
+    ValueError
+        If its directories lead in a circle, which tifffile follows without end.
+    """
+    seen: set[int] = set()
+    for page in tiff.pages:
+        if page.offset in seen:
+            raise ValueError("its directories lead in a circle")
+        seen.add(page.offset)
+        yield page
 
 
 def _aperio(pages: list[TiffPage], name: str) -> TiffLayout:
@@ -277,6 +293,12 @@ def _image(page: TiffPage, name: str) -> TiffImage:
         )
     block, offsets, nbytes = _blocks(page, planes)
     shape = _size(page)
+    if min(*shape, *block) < 1:
+        raise DamagedFileError(
+            f"{name}: a page of {shape[1]} x {shape[0]} pixels in blocks of {block[1]} x "
+            f"{block[0]}; copy the file anew",
+            path=name,
+        )
     grid = ceil_div(shape[0], block[0]), ceil_div(shape[1], block[1])
     if min(len(offsets), len(nbytes)) < grid[0] * grid[1] * planes:
         raise DamagedFileError(

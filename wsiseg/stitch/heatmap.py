@@ -14,7 +14,14 @@ from wsiseg.stitch.placement import Placement
 from wsiseg.stitch.pyramid import PyramidWriter
 from wsiseg.stitch.reduce import decode
 from wsiseg.stitch.slab import Values
-from wsiseg.stitch.store import KEY, describe, open_level_0, read_codes, read_placement
+from wsiseg.stitch.store import (
+    KEY,
+    describe,
+    open_level_0,
+    read_codes,
+    read_placement,
+    readable,
+)
 
 __all__ = ["HeatmapStore"]
 
@@ -48,13 +55,14 @@ class HeatmapStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.codes, entry = open_level_0(self.path, "heatmap")
-        self.channels: tuple[str, ...] = tuple(entry["names"])
-        self.placement = read_placement(self.codes.shape[1:], entry)
-        self.shape = self.placement.shape
-        self.spacing = self.placement.spacing
-        self.downsample = self.placement.downsample
-        self.attributes: Mapping[str, Any] = entry["attributes"]
+        with readable(self.path):
+            self.codes, entry = open_level_0(self.path, "heatmap")
+            self.channels: tuple[str, ...] = tuple(entry["names"])
+            self.placement = read_placement(self.codes.shape[1:], entry)
+            self.shape = self.placement.shape
+            self.spacing = self.placement.spacing
+            self.downsample = self.placement.downsample
+            self.attributes: Mapping[str, Any] = entry["attributes"]
 
     @classmethod
     def open(cls, path: Path | str) -> "HeatmapStore":

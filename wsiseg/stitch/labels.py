@@ -10,7 +10,14 @@ from wsiseg.stitch.ngff import LabelClass, image_label, multiscales
 from wsiseg.stitch.placement import Placement
 from wsiseg.stitch.pyramid import LABELS, PyramidWriter
 from wsiseg.stitch.slab import MAX_CLASSES, Codes
-from wsiseg.stitch.store import KEY, describe, open_level_0, read_codes, read_placement
+from wsiseg.stitch.store import (
+    KEY,
+    describe,
+    open_level_0,
+    read_codes,
+    read_placement,
+    readable,
+)
 
 __all__ = ["LabelClass", "LabelStore"]
 
@@ -44,13 +51,14 @@ class LabelStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.labels, entry = open_level_0(self.path, "labels")
-        self.names: tuple[str, ...] = tuple(entry["names"])
-        self.placement = read_placement(self.labels.shape, entry)
-        self.shape = self.placement.shape
-        self.spacing = self.placement.spacing
-        self.downsample = self.placement.downsample
-        self.attributes: Mapping[str, Any] = entry["attributes"]
+        with readable(self.path):
+            self.labels, entry = open_level_0(self.path, "labels")
+            self.names: tuple[str, ...] = tuple(entry["names"])
+            self.placement = read_placement(self.labels.shape, entry)
+            self.shape = self.placement.shape
+            self.spacing = self.placement.spacing
+            self.downsample = self.placement.downsample
+            self.attributes: Mapping[str, Any] = entry["attributes"]
 
     @classmethod
     def open(cls, path: Path | str) -> "LabelStore":

@@ -1,13 +1,14 @@
 """Opening what `PyramidWriter` wrote: what heatmaps and label images have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import HeatmapError, UnfinishedHeatmapError
+from wsiseg.errors import HeatmapError, UnfinishedHeatmapError, WsisegError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.machine import HeapTrimmer
 from wsiseg.stitch.placement import Placement
@@ -17,7 +18,7 @@ from wsiseg.stitch.slab import Codes
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["describe", "open_level_0", "read_codes", "read_placement"]
+__all__ = ["describe", "open_level_0", "read_codes", "read_placement", "readable"]
 
 KEY = "wsiseg"
 """Our own entry among the attributes of the group."""
@@ -42,6 +43,21 @@ def describe(
     }
 
 
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Raise `HeatmapError` where the store at `path` turns out to be damaged."""
+    from wsiseg.source._zarr_store import ZARR_ERRORS
+
+    try:
+        yield
+    except WsisegError:
+        raise
+    except ZARR_ERRORS as error:
+        raise HeatmapError(
+            f"{path}: cannot be read: {error or type(error).__name__}; run the slide again"
+        ) from error
+
+
 def open_level_0(path: Path, kind: Kind) -> "tuple[zarr.Array[Any], dict[str, Any]]":
     """Return level 0 of a finished store, and our entry.
 
@@ -53,11 +69,11 @@ def open_level_0(path: Path, kind: Kind) -> "tuple[zarr.Array[Any], dict[str, An
         If there is nothing, or something else.
     """
     try:
-        import zarr
-
-        group = zarr.open_group(path, mode="r", zarr_format=2)
-        array = zarr.open_array(path / "0", mode="r", zarr_format=2)
-    except FileNotFoundError as error:
+        with readable(path):
+            group, array = _opened(path)
+    except HeatmapError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         if partial_path(path).exists():
             raise UnfinishedHeatmapError(
                 f"{path}: was begun and never finished; run again to complete it"
@@ -69,6 +85,16 @@ def open_level_0(path: Path, kind: Kind) -> "tuple[zarr.Array[Any], dict[str, An
     if not isinstance(entry, dict) or entry.get("kind") != kind or entry.get("format") != FORMAT:
         raise HeatmapError(f"{path}: needed {kind} written by wsiseg, found another OME-Zarr")
     return array, entry
+
+
+def _opened(path: Path) -> "tuple[zarr.Group, zarr.Array[Any]]":
+    import zarr
+
+    group = zarr.open_group(path, mode="r", zarr_format=2)
+    array = zarr.open_array(path / "0", mode="r", zarr_format=2)
+    if array.dtype != np.uint8 or array.ndim < 2 or 0 in array.shape:
+        raise ValueError(f"an array {array.shape} of {array.dtype}")
+    return group, array
 
 
 def read_placement(shape: tuple[int, ...], entry: Mapping[str, Any]) -> Placement:
@@ -88,7 +114,8 @@ def read_codes(array: "zarr.Array[Any]", box: Box) -> Codes:
     inside = box.clip(array.shape[len(lead) :])
     if inside.size:
         every = tuple(slice(0, n) for n in lead)
-        found = np.asarray(array[every + inside.slices()], dtype=np.uint8)
+        with readable(str(array.store_path)):
+            found = np.asarray(array[every + inside.slices()], dtype=np.uint8)
         codes[every + inside.relative_to(box).slices()] = found
     return codes
 
@@ -117,6 +144,7 @@ class ChunkRows:
         if top != self._top:
             self._band = self._band[..., :0, :].copy()  # gone before the next one comes
             self._trim_heap()
-            self._band = np.asarray(self._array[..., top : top + self._depth, :])
+            with readable(str(self._array.store_path)):
+                self._band = np.asarray(self._array[..., top : top + self._depth, :])
             self._top = top
         return self._band
