@@ -36,6 +36,7 @@ __all__ = [
     "Reader",
     "Recursive",
     "RunBy",
+    "Scheduler",
     "Slides",
     "Threads",
     "Timeout",
@@ -90,6 +91,12 @@ Expiry = Annotated[
 ]
 NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Leave slides to other processes that have them.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", help="Let a Dask cluster do it: tcp://host:8786, or a scheduler file."
+    ),
 ]
 Tissue = Annotated[Detector, typer.Option("--tissue", help="Tissue detector.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON lines.")]

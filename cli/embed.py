@@ -27,6 +27,7 @@ from .arguments import (
     Reader,
     Recursive,
     RunBy,
+    Scheduler,
     Slides,
     Threads,
     Timeout,
@@ -58,6 +59,7 @@ def embed(
     timeout: Timeout = None,
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
+    scheduler: Scheduler = None,
     no_parquet: Annotated[
         bool, typer.Option("--no-parquet", help="Write embeddings.zarr only.")
     ] = False,
@@ -98,6 +100,7 @@ def embed(
             out,
             options=options,
             folder=folder,
+            scheduler=scheduler,
             listen=listen,
             slide_done=slide_done,
         )

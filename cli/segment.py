@@ -40,6 +40,7 @@ from .arguments import (
     Reader,
     Recursive,
     RunBy,
+    Scheduler,
     Slides,
     Threads,
     Timeout,
@@ -108,6 +109,7 @@ def segment(
     timeout: Timeout = None,
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
+    scheduler: Scheduler = None,
     frame: InFrame = "qupath",
     simplify: Simplify = 0.0,
     min_area: MinArea = 0.0,
@@ -181,6 +183,7 @@ def segment(
             out,
             options=options,
             folder=folder,
+            scheduler=scheduler,
             listen=listen,
             slide_done=slide_done,
         )

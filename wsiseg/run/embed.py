@@ -10,6 +10,7 @@ from wsiseg.embedding import embed, require_parquet
 from wsiseg.engine import Listener, ignore
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import EmbedOptions, FolderOptions
+from wsiseg.run.cluster import require_cluster
 from wsiseg.run.devices import on_first_device, share_of
 from wsiseg.run.folder import FolderReport, Slides, run_folder
 from wsiseg.run.inputs import as_jobs, require_any
@@ -27,6 +28,7 @@ def embed_folder(
     *,
     options: EmbedOptions | None = None,
     folder: FolderOptions | None = None,
+    scheduler: str | None = None,
     listen: Listener = ignore,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
@@ -38,8 +40,8 @@ def embed_folder(
         As for `segment_folder`.
     model
         Of task `embedding`; loaded once.
-    folder
-        How the run goes, as for `segment_folder`.
+    folder, scheduler
+        How the run goes, and where, as for `segment_folder`.
     slide_done
         Called with the report of each slide.
 
@@ -58,7 +60,11 @@ def embed_folder(
     if chosen.parquet:
         require_parquet()
     require_any(jobs)
-    run = on_first_device(chosen.run)
+    run = chosen.run
+    if scheduler is not None:
+        require_cluster(scheduler, model, run.device)
+    else:
+        run = on_first_device(run)
     alone = isinstance(model, Model) or folder.timeout_s is None
     return run_folder(
         jobs,
@@ -66,6 +72,7 @@ def embed_folder(
         EmbedWork(model, replace(chosen, run=run)),
         options=folder,
         devices=() if alone else (run.device,),
+        scheduler=scheduler,
         listen=listen,
         slide_done=slide_done,
     )

@@ -39,6 +39,7 @@ __all__ = [
     "slide_changes",
     "slide_identity",
     "write_record",
+    "wsiseg_differences",
 ]
 
 RECORD = ".wsiseg.json"
@@ -219,6 +220,16 @@ def changes(
         return ("whether the slide is the same cannot be told",)
     return (
         () if now == recorded else (f"the slide's content ({_short(recorded)} -> {_short(now)})",)
+    )
+
+
+def wsiseg_differences(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in words how this wsiseg differs from that of `settings`; empty if it does not."""
+    pairs = (("version", "wsiseg", __version__), ("code", "code", _code_digest()))
+    return tuple(
+        f"{name} {_short(here)} (needed {_short(settings[key])})"
+        for name, key, here in pairs
+        if here != settings[key]
     )
 
 
