@@ -38,6 +38,7 @@ __all__ = [
     "RunBy",
     "Scheduler",
     "Slides",
+    "SplitOver",
     "Threads",
     "Timeout",
     "Tissue",
@@ -98,6 +99,14 @@ Scheduler = Annotated[
         "--scheduler", help="Let a Dask cluster do it: tcp://host:8786, or a scheduler file."
     ),
 ]
+SplitOver = Annotated[
+    float | None,
+    typer.Option(
+        "--split-over",
+        min=0.001,
+        help="With --scheduler: several workers share slides of more gigapixels than this.",
+    ),
+]
 Tissue = Annotated[Detector, typer.Option("--tissue", help="Tissue detector.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON lines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -145,6 +154,7 @@ def folder_options(
     timeout: str | None = None,
     expiry: str,
     no_wait: bool,
+    split_over: float | None = None,
 ) -> FolderOptions:
     """Return what the options that runs over folders take come to.
 
@@ -160,6 +170,7 @@ def folder_options(
         timeout_s=parse_seconds(timeout) if timeout else None,
         expiry_s=parse_seconds(expiry),
         wait=not no_wait,
+        split_over_gigapixels=split_over,
     )
 
 

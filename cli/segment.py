@@ -42,6 +42,7 @@ from .arguments import (
     RunBy,
     Scheduler,
     Slides,
+    SplitOver,
     Threads,
     Timeout,
     Tissue,
@@ -110,6 +111,7 @@ def segment(
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
     scheduler: Scheduler = None,
+    split_over: SplitOver = None,
     frame: InFrame = "qupath",
     simplify: Simplify = 0.0,
     min_area: MinArea = 0.0,
@@ -163,7 +165,9 @@ def segment(
         ),
         damage=DamageOptions(max_corrupt=max_corrupt, degraded=not no_degraded),
     )
-    folder = folder_options(again=again, timeout=timeout, expiry=expiry, no_wait=no_wait)
+    folder = folder_options(
+        again=again, timeout=timeout, expiry=expiry, no_wait=no_wait, split_over=split_over
+    )
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),

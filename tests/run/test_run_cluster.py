@@ -1,6 +1,8 @@
 """Slides done by the workers of a Dask cluster on this machine, whatever is lost on the way."""
 
+import ast
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -8,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,20 +21,22 @@ pytest.importorskip("distributed")
 
 import dask
 from fake_work import FakeModelWork, die, hang_native, stop
-from kill_chaos import JournalPlaces, content, lines, make_model, make_slides
+from kill_chaos import content, make_model, make_slides
 
+from wsiseg.engine.journal import FILE
 from wsiseg.errors import RunError, UsageError, WeightsError
 from wsiseg.options import FolderOptions, RunOptions, SegmentOptions
 from wsiseg.run import SlideJob, cluster, cluster_worker, segment_folder
 from wsiseg.run.cluster_start import Listening, Share, local_cluster
 from wsiseg.run.cluster_worker import Errand, install, introduce, packed
 from wsiseg.run.folder import run_folder
-from wsiseg.run.leases import LEASES_FOLDER, Leases
+from wsiseg.run.leases import KEPT, LEASES_FOLDER, Leases
 from wsiseg.run.turns import Ground
 
 pytestmark = pytest.mark.network
 
 MODEL = "sent-to-workers"
+PRELOADED = ["distributed", "wsiseg.run.cluster_worker", "wsiseg.pipeline", "fake_work"]
 QUICK = SegmentOptions(run=RunOptions(backend="onnxruntime", device="cpu", batch_size=6))
 
 
@@ -51,9 +57,12 @@ def homes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scheduler(homes, tmp_path_factory):
+    """Start a cluster of two workers, which are forked from a process that has all imported."""
     file = tmp_path_factory.mktemp("cluster") / "scheduler.json"
-    quiet = dask.config.set({"distributed.worker.profile.enabled": False})
-    with pytest.MonkeyPatch.context() as patch, quiet:
+    quick = {"distributed.worker.multiprocessing-method": "forkserver"}
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    with pytest.MonkeyPatch.context() as patch, dask.config.set(quick):
+        patch.setattr("distributed.utils._forkserver_preload_set", True)
         patch.setenv("WSISEG_HOME", str(homes[1]))
         with start(file) as address:
             patch.setenv("WSISEG_HOME", str(homes[0]))
@@ -70,7 +79,13 @@ def alone(slides, homes, tmp_path_factory):
     """Return what a run in one process writes."""
     out = tmp_path_factory.mktemp("alone")
     segment_folder([path for path, _ in slides.values()], MODEL, out, options=one_core())
-    return content(out)
+    return written(out)
+
+
+def written(out):
+    """Return what lasts of all files; slides end in any order."""
+    files = content(out)
+    return files | {"summary.csv": sorted(ast.literal_eval(files["summary.csv"].decode()))}
 
 
 def one_core():
@@ -102,6 +117,21 @@ def client_of(scheduler):
     return distributed.Client(scheduler, set_as_default=False)
 
 
+def kill_holder(out, slide, after_lines=3):
+    """Kill the process that has the lease of a slide, once something is finished; return it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for journal in out.glob(f"{LEASES_FOLDER}/{slide}/*/{KEPT}/{FILE}"):
+            with suppress(OSError):  # folders go while they are looked at
+                if journal.read_bytes().count(b"\n") >= after_lines:
+                    beat = journal.parent.parent / "beat"
+                    pid = json.loads(beat.read_text())["pid"]
+                    os.kill(pid, signal.SIGKILL)
+                    return pid
+        time.sleep(0.001)
+    raise TimeoutError(slide)
+
+
 def test_workers_write_what_one_process_writes(
     slides, homes, scheduler, alone, tmp_path, monkeypatch
 ):
@@ -120,7 +150,7 @@ def test_workers_write_what_one_process_writes(
             slide_done=reports.append,
         )
         assert not report.failures
-        assert content(out) == alone
+        assert written(out) == alone
         assert {path.name for path in out.iterdir()} == {
             *by_name(report.done),
             "summary.csv",
@@ -135,32 +165,50 @@ def test_workers_write_what_one_process_writes(
 
 
 def test_a_killed_worker_costs_nothing(slides, scheduler, alone, tmp_path):
-    out, killed = tmp_path / "out", []
-    slide, _ = slides["SVS, one level"]
-    journal = JournalPlaces(slide, out)
-
-    def kill():
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if lines(journal) > 2:
-                for beat in out.glob(f"{LEASES_FOLDER}/single-*/*/beat"):
-                    pid = json.loads(beat.read_text())["pid"]
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-                    return
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    paths = [path for path, _ in slides.values()]
-    report = segment_folder(paths, MODEL, out, options=one_core(), scheduler=scheduler)
-    thread.join()
-    assert killed
-    assert os.getpid() not in killed
+    out = tmp_path / "out"
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_holder, out, "single-*")
+        paths = [path for path, _ in slides.values()]
+        report = segment_folder(paths, MODEL, out, options=one_core(), scheduler=scheduler)
+        assert killed.result() != os.getpid()
     assert not report.failures
-    assert content(out) == alone
+    assert written(out) == alone
     record = json.loads((out / "single" / "run.json").read_text())
     assert any(stage["kept"] for stage in record["stages"])  # what was finished was not done again
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_workers_share_a_huge_slide(slides, scheduler, alone, tmp_path, monkeypatch, killed):
+    monkeypatch.setattr(cluster, "LEAST_TILES", 4)
+    made, out = [], tmp_path / "out"
+    inner = cluster._Crew._made
+
+    def note(self, order, result, address):
+        made.append((order.part, result.note))
+        inner(self, order, result, address)
+
+    monkeypatch.setattr(cluster._Crew, "_made", note)
+    with ThreadPoolExecutor(1) as pool:
+        killer = pool.submit(kill_holder, out, "single-0-*") if killed else None
+        report = segment_folder(
+            [path for path, _ in slides.values()],
+            MODEL,
+            out,
+            options=one_core(),
+            folder=FolderOptions(split_over_gigapixels=1e-6),
+            scheduler=scheduler,
+        )
+        assert killer is None or killer.result() != os.getpid()
+    assert not report.failures
+    assert written(out) == alone
+    assert not list(out.glob(".wsiseg-run-*"))
+    parts = [part for part, _ in made if part != "begin"]
+    assert {part.stage for part in parts} == {0, 1}
+    assert len(parts) == sum({(part.stage, part.count): part.count for part in parts}.values()) * 3
+    assert {note for _, note in made} == {""}
+    for name in by_name(report.done):  # who put the result together had nothing left to do
+        stages = json.loads((out / name / "run.json").read_text())["stages"]
+        assert [stage["kept"] for stage in stages] == [stage["tiles"] for stage in stages]
 
 
 def test_a_slide_that_kills_workers_is_a_failure_and_the_others_are_done(
@@ -194,10 +242,12 @@ def test_a_worker_that_gives_no_sign_of_life_loses_its_slide(slides, scheduler, 
 def test_a_slide_that_hangs_beyond_its_time_ends_with_its_worker(slides, scheduler, tmp_path):
     jobs = fake_jobs(slides, "hang", "b", "c")
     work = FakeModelWork(model=MODEL, hook=hang_native, log=tmp_path / "log")
-    report = do(jobs, tmp_path / "out", scheduler, work, timeout_s=0.5, grace_s=0.5)
+    report = do(jobs, tmp_path / "out", scheduler, work, timeout_s=2.0, grace_s=2.0)
     assert by_name(report.failures) == ["hang"]
     assert "took longer than allowed" in report.failures[0].error
     assert by_name(report.done) == ["b", "c"]
+    with client_of(scheduler) as client:
+        client.wait_for_workers(2, timeout=60)  # its nanny has started another one
 
 
 def test_a_run_that_is_stopped_stops_its_workers(slides, scheduler, tmp_path):
@@ -262,14 +312,17 @@ def test_a_worker_that_does_not_see_the_output_folder_is_refused(homes, tmp_path
 
 
 def command(*arguments, **options):
-    code = "from wsiseg_cli.main import main; main()"
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], text=True, **options)
+    code = f"import sys; sys.path.append({str(Path(__file__).parent)!r})\n"  # for `fake_work`
+    code += "from wsiseg_cli.main import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, **options
+    )
 
 
 def started(file):
     """Start a cluster by the command, and wait until it listens."""
     arguments = ["cluster", "local", "--workers", "1", "--threads", "1", "--port", "0"]
-    process = command(*arguments, "--scheduler-file", str(file), stdout=subprocess.PIPE)
+    process = command(*arguments, "--scheduler-file", str(file))
     said = process.stdout.readline()
     assert said.startswith("scheduler: tcp://127.0.0.1:")
     assert f"--scheduler {said.split()[1]} " in process.stdout.readline()
@@ -347,7 +400,7 @@ def test_jobs_of_slurm_work_for_a_run(slides, homes, tmp_path, monkeypatch):
     file, out = tmp_path / "scheduler.json", tmp_path / "out"
     size = ["--cores", "1", "--memory", "4GB", "--gpus-per-worker", "1", "--walltime", "01:00:00"]
     more = ["--interface", "lo", "--scheduler-file", str(file)]
-    process = command("cluster", "slurm", *size, *more, stdout=subprocess.PIPE)
+    process = command("cluster", "slurm", *size, *more)
     assert process.stdout.readline().startswith("scheduler: tcp://127.0.0.1:")
     script = (tmp_path / "script").read_text()
     assert "#SBATCH --gres=gpu:1\n" in script

@@ -9,6 +9,7 @@ batches under way: the slide is given to the next worker, which goes on with it,
 import importlib
 import logging
 import os
+import threading
 import time
 import uuid
 from collections import deque
@@ -20,20 +21,22 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
-from wsiseg.engine import Listener, ignore
+from wsiseg.engine import Listener, Part, ignore
 from wsiseg.errors import RunError, UsageError
 from wsiseg.model import Model
 from wsiseg.model.registry import find_model
 from wsiseg.run.cluster_worker import (
     Errand,
     ModelWork,
-    do_slide,
+    Order,
+    do_order,
     install,
     introduce,
     packed,
     to_event,
 )
 from wsiseg.run.leases import Leases
+from wsiseg.run.parts import Made, lease_of
 from wsiseg.run.reports import SlideReport
 from wsiseg.run.turns import Ground, Task, lost
 from wsiseg.source.remote import is_url
@@ -54,11 +57,17 @@ POLL_S = 1.0
 RESULT_S = 30.0
 """How long a finished worker may take to hand over its report, a few lines."""
 
+END_S = 30.0
+"""How long ending a worker's process may take; Dask gives up its nanny, too, after that."""
+
 SAY_S = 5.0
 """After which people are told that there is no worker."""
 
 TROUBLE = (OSError, RuntimeError, ValueError, CancelledError)
 """What Dask raises where a scheduler or a worker does not answer; its own errors are among them."""
+
+PARTS_OF_A_WORKER, LEAST_TILES = 2, 64
+"""How many parts of a huge slide a worker gets, about, and the fewest tiles of one."""
 
 State = Literal["asked", "sent", "ready", "busy", "silent", "refused"]
 
@@ -150,7 +159,7 @@ class _Worker:
     future: Any = None
     """Of what it is at."""
 
-    task: Task | None = None
+    order: Order | None = None
     model: str = ""
     """Folder of the model there."""
 
@@ -158,8 +167,20 @@ class _Worker:
 
 
 @dataclass(slots=True)
+class _Split:
+    """A slide that several workers make parts of, stage by stage."""
+
+    tiles: tuple[int, ...]
+    """Of each stage."""
+
+    stage: int = -1
+    parts: int = 0
+    """Under way or waiting."""
+
+
+@dataclass(slots=True)
 class _Losses:
-    """How often a worker was lost with a slide since it got any further."""
+    """How often a worker was lost with a slide, or a part of it, since it got any further."""
 
     far: int = -1
     workers: list[str] = field(default_factory=list)
@@ -190,19 +211,22 @@ class _Crew:
         self._client: Any = None
         self._workers: dict[str, _Worker] = {}
         self._refused: dict[str, str] = {}
-        self._losses: dict[Task, _Losses] = {}
+        self._losses: dict[Order, _Losses] = {}
+        self._splits: dict[Task, _Split] = {}
         self._parcel: Any = None
-        self._todo: deque[Task] = deque()
+        self._todo: deque[Order] = deque()
         self._heard: SimpleQueue[tuple[_Worker, Any]] = SimpleQueue()
         self._idle_since = time.monotonic()
         self._told = False
         self._next_look = 0.0
+        self._ending: list[threading.Thread] = []
 
     def run(self, tasks: Sequence[Task]) -> Iterator[SlideReport]:
         """Yield a report of each slide."""
-        self._todo.extend(tasks)
+        is_split = self._ground.options.split_over_gigapixels is not None
+        self._todo.extend(Order(task, "begin" if is_split else "all") for task in tasks)
         self._connect(CONNECT_S)
-        while self._todo or any(worker.task for worker in self._workers.values()):
+        while self._todo or any(worker.order for worker in self._workers.values()):
             try:
                 yield from self._look_around()
                 self._give_out()
@@ -215,6 +239,8 @@ class _Crew:
         client, self._client = self._client, None
         if client is None:
             return
+        for thread in self._ending:
+            thread.join(END_S)
         with suppress(*TROUBLE):  # it may be gone, in whatever way
             client.cancel([w.future for w in self._workers.values() if w.future], force=True)
         for worker in self._workers.values():
@@ -252,7 +278,7 @@ class _Crew:
 
     def _find_again(self) -> None:
         """Connect to the scheduler that comes after one that was lost; it knows nothing."""
-        under_way = [worker.task for worker in self._workers.values() if worker.task]
+        under_way = [worker.order for worker in self._workers.values() if worker.order]
         self._todo.extendleft(reversed(under_way))
         self.close()
         log.warning(
@@ -273,27 +299,34 @@ class _Crew:
         for address in self._workers.keys() - there:
             worker = self._workers.pop(address)
             self._refused.pop(address, None)
-            if worker.task is not None:
+            if worker.order is not None:
                 yield from self._lost(worker)
-        for worker in [w for w in self._workers.values() if w.task is not None]:
+        for worker in [w for w in self._workers.values() if w.order is not None]:
             if time.monotonic() > worker.overdue_at:
-                yield self._overdue(worker)
+                yield from self._overdue(worker)
             else:
                 self._look_at_lease(worker)
         self._say_whom_we_wait_for()
 
     def _look_at_lease(self, worker: _Worker) -> None:
         """Give the slide of a worker that gives no sign of life to another one."""
-        task = worker.task
-        assert task is not None
+        order = worker.order
+        assert order is not None
         try:
-            holder = self._leases.abandoned(task.job.output)
+            found = [self._leases.abandoned(name) for name in _leases_of(order)]
         except OSError:  # the next look will tell
             return
-        if holder is not None and not holder.is_dead():  # else its nanny starts it again
-            log.warning("%s: %s gives no sign of life; another goes on", task.job.path, holder)
-            worker.state, worker.task = "silent", None
-            self._todo.append(replace(task, displacing=holder.name))
+        for holder in found:
+            if holder is None or holder.is_dead():  # the dead are started again by their nannies
+                continue
+            job = order.task.job
+            log.warning("%s: %s gives no sign of life; another goes on", job.path, holder)
+            worker.state, worker.order = "silent", None
+            if isinstance(order.part, Part):
+                self._made(order, Made(), worker.address)
+            else:
+                task = replace(order.task, displacing=holder.name)
+                self._todo.append(replace(order, task=task))
 
     def _addresses(self) -> set[str]:
         client = self._client
@@ -309,9 +342,8 @@ class _Crew:
         """Give each worker that is free a slide."""
         for worker in self._workers.values():
             if worker.state == "ready" and self._todo:
-                task = self._todo.popleft()
-                self._send(worker, "busy", do_slide, worker.model, _task_from_anywhere(task))
-                worker.task = task
+                worker.order = order = self._todo.popleft()
+                self._send(worker, "busy", do_order, worker.model, _from_here(order))
                 options = self._ground.options
                 if options.timeout_s is not None:
                     worker.overdue_at = time.monotonic() + options.timeout_s + options.grace_s
@@ -357,21 +389,46 @@ class _Crew:
             log.debug("%s: no result", worker.address, exc_info=True)
             yield from self._again(worker)
             return
-        task, was = worker.task, worker.state  # one that was silent may have slides again
-        worker.state, worker.future, worker.task = "ready", None, None
+        order, was = worker.order, worker.state  # one that was silent may have slides again
+        worker.state, worker.future, worker.order = "ready", None, None
         worker.overdue_at = float("inf")
-        if was == "busy" and task is not None:
+        if was == "busy" and order is not None:
             if result is None:  # called off, but not by this client
-                self._todo.append(task)
-                return
-            folder = str(self._ground.out / task.job.output)
-            yield replace(result, path=task.job.path, folder=folder)
+                self._todo.append(order)
+            elif isinstance(result, Made):
+                self._made(order, result, worker.address)
+            else:
+                folder = str(self._ground.out / order.task.job.output)
+                yield replace(result, path=order.task.job.path, folder=folder)
         elif was == "asked" and result is None:
             self._send(worker, "sent", install, self._own_parcel())
         elif was != "silent":
             worker.model = result
         if not any(w.state == "sent" for w in self._workers.values()):
             self._parcel = None  # frees the memory of the workers that have it
+
+    def _made(self, order: Order, made: Made, address: str) -> None:
+        """Go on with a slide of which a part is made, or was given up."""
+        task = order.task
+        if made.note:
+            log.warning("%s: a part made by %s is not used: %s", task.job.path, address, made.note)
+        if order.part == "begin":
+            self._splits[task] = _Split(made.tiles)
+        split = self._splits[task]
+        split.parts -= order.part != "begin"
+        if split.parts:
+            return
+        most = PARTS_OF_A_WORKER * max(1, sum(w.state != "refused" for w in self._workers.values()))
+        last = len(split.tiles) - 1
+        split.stage += 1
+        if split.stage <= last:
+            count = max(1, min(most, split.tiles[split.stage] // LEAST_TILES))
+            if split.stage < last or count > 1:
+                split.parts = count
+                parts = [Part(split.stage, index, count) for index in range(count)]
+                self._todo.extendleft(Order(task, part) for part in reversed(parts))
+                return
+        self._todo.appendleft(Order(task))
 
     def _own_parcel(self) -> Any:  # noqa: ANN401 - a future
         """Return the model on its way: sent to one worker, the others have it from each other."""
@@ -391,9 +448,9 @@ class _Crew:
         if worker.state == "sent" and isinstance(error, self._dask.client.FutureCancelledError):
             self._ask(worker)  # the worker that had the model is gone
             return
-        if worker.task is not None:
-            self._todo.appendleft(worker.task)
-        worker.state, worker.task, worker.future = "refused", None, None
+        if worker.order is not None:
+            self._todo.appendleft(worker.order)
+        worker.state, worker.order, worker.future = "refused", None, None
         text = " ".join(str(error).split()) or type(error).__name__
         self._refused[worker.address] = f"worker {worker.address} is left out: {text}"
         log.warning("%s", self._refused[worker.address])
@@ -404,29 +461,31 @@ class _Crew:
         """See to a worker that did not answer: it is gone, or was started again."""
         self._addresses()  # unless the scheduler itself is lost
         self._workers.pop(worker.address, None)  # if it is there, it is asked anew
-        if worker.task is not None:
+        if worker.order is not None:
             yield from self._lost(worker)
 
     def _lost(self, worker: _Worker) -> Iterator[SlideReport]:
         """Put a slide behind all others, unless it takes one worker after the other."""
-        task = worker.task
-        assert task is not None
+        order = worker.order
+        assert order is not None
         if worker.future is not None:
             with suppress(*TROUBLE):
                 worker.future.cancel()
-        losses = self._losses.setdefault(task, _Losses())
-        far = self._leases.far(task.job.output)
+        job = order.task.job
+        losses = self._losses.setdefault(order, _Losses())
+        far = max(self._leases.far(name) for name in _leases_of(order))
         if far > losses.far:
             losses.far, losses.workers = far, []
         losses.workers.append(worker.address)
         if len(losses.workers) < self._ground.options.attempts:
-            log.warning(
-                "%s: its worker %s is gone; another one goes on", task.job.path, worker.address
-            )
-            self._todo.append(task)
+            log.warning("%s: its worker %s is gone; another one goes on", job.path, worker.address)
+            self._todo.append(order)
+            return
+        if isinstance(order.part, Part):
+            self._made(order, Made(note="its workers died"), worker.address)
             return
         yield lost(
-            task.job,
+            job,
             self._ground,
             f"{len(losses.workers)} workers died or left at the same place of it, last "
             f"{worker.address} (out of memory?); run it again alone, with less memory (--memory) "
@@ -434,17 +493,21 @@ class _Crew:
             self._leases,
         )
 
-    def _overdue(self, worker: _Worker) -> SlideReport:
+    def _overdue(self, worker: _Worker) -> Iterator[SlideReport]:
         """End the process of a worker whose slide takes longer than allowed."""
-        task, worker.task = worker.task, None
-        assert task is not None
+        order, worker.order = worker.order, None
+        assert order is not None
         worker.overdue_at = float("inf")
-        with suppress(*TROUBLE):  # without a nanny it cannot be ended, and is not asked again
-            worker.future.cancel()
-            self._client.restart_workers([worker.address], timeout=5, raise_for_error=False)
-        worker.state = "refused"
-        return lost(
-            task.job,
+        worker.state = "refused"  # the process, not the one that its nanny starts instead
+        arguments = (self._client, worker.address, worker.future)
+        thread = threading.Thread(target=_end_process, args=arguments, daemon=True)
+        thread.start()
+        self._ending.append(thread)
+        if isinstance(order.part, Part):
+            self._made(order, Made(note="it took longer than allowed"), worker.address)
+            return
+        yield lost(
+            order.task.job,
             self._ground,
             "took longer than allowed and did not end by itself, so its worker was ended; allow "
             "more (--timeout), or leave the slide out",
@@ -468,8 +531,25 @@ def _from_anywhere(work: ModelWork) -> ModelWork:
     return replace(work, model=folder)  # type: ignore[type-var]
 
 
-def _task_from_anywhere(task: Task) -> Task:
-    path = task.job.path
-    if is_url(path):
-        return task
-    return replace(task, job=replace(task.job, path=os.path.abspath(path)))  # noqa: PTH100 - any text
+def _end_process(client: Any, address: str, future: Any) -> None:  # noqa: ANN401
+    """End the process of a worker, which takes seconds; its nanny starts another one."""
+    with suppress(*TROUBLE):
+        future.cancel()
+        client.restart_workers([address], timeout=END_S, raise_for_error=False)
+
+
+def _leases_of(order: Order) -> tuple[str, ...]:
+    """Return the leases under which an order may be worked on."""
+    job = order.task.job
+    if isinstance(order.part, Part):
+        return (lease_of(job, order.part),)
+    return (job.output,) if order.part == "all" else (job.output, lease_of(job, None))
+
+
+def _from_here(order: Order) -> Order:
+    """Return the order with the path of the slide as seen from any folder."""
+    task = order.task
+    if is_url(task.job.path):
+        return order
+    job = replace(task.job, path=os.path.abspath(task.job.path))  # noqa: PTH100 - any text
+    return replace(order, task=replace(task, job=job))

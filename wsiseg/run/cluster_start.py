@@ -24,8 +24,6 @@ __all__ = [
     "slurm_script",
 ]
 
-log = logging.getLogger(__name__)
-
 CORES_OF_A_WORKER = 4
 """Of a CPU worker, where nobody says: slides done at once need memory each."""
 
@@ -67,7 +65,7 @@ class Listening:
         return {
             "port": self.port,
             "dashboard": self.dashboard is not None,
-            "dashboard_address": self.dashboard,
+            "dashboard_address": self.dashboard or ":0",  # it listens for HTTP all the same
             "scheduler_file": str(self.file.absolute()),
         }
 
@@ -138,6 +136,7 @@ def local_cluster(shares: Sequence[Share], listening: Listening) -> Iterator[str
                 "memory_limit": share.memory_bytes,
                 "env": {} if share.gpu is None else {VISIBLE: share.gpu},
                 "dashboard": False,
+                "silence_logs": logging.WARNING,
             },
         }
         for i, share in enumerate(shares)
@@ -145,7 +144,10 @@ def local_cluster(shares: Sequence[Share], listening: Listening) -> Iterator[str
     options = listening.options() | {"host": listening.host}
     scheduler = {"cls": distributed.Scheduler, "options": options}
     with _closing(
-        lambda: distributed.SpecCluster(workers, scheduler, name="wsiseg"), listening
+        lambda: distributed.SpecCluster(
+            workers, scheduler, name="wsiseg", silence_logs=logging.WARNING
+        ),
+        listening,
     ) as cluster:
         yield str(cluster.scheduler_address)
 

@@ -5,6 +5,7 @@ folder, and has the model, told by its digest. Its threads are its cores, its me
 memory; whatever their number, a worker process does one slide at a time.
 """
 
+import math
 import shutil
 import tempfile
 import threading
@@ -12,12 +13,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self, cast
 
-from wsiseg.engine import Event, StageFinished, StageStarted, TilesDone
-from wsiseg.errors import ModelError, RunError, UsageError, WeightsError
+from wsiseg.engine import Event, Listener, Part, StageFinished, StageStarted, TilesDone
+from wsiseg.errors import ModelError, RunError, UsageError, WeightsError, WsisegError
 from wsiseg.model.cache import kept_models
 from wsiseg.model.card import CARD_FILE
 from wsiseg.model.package import Package
@@ -25,15 +26,18 @@ from wsiseg.model.registry import find_model
 from wsiseg.options import EmbedOptions, RunOptions, SegmentOptions
 from wsiseg.run.leases import Leases
 from wsiseg.run.limits import raise_open_files
+from wsiseg.run.parts import Made, make_part
 from wsiseg.run.records import wsiseg_differences
-from wsiseg.run.reports import SlideReport
+from wsiseg.run.reports import SlideReport, failure_text
 from wsiseg.run.turns import Ground, Task, Work, take_turn
+from wsiseg.source import open as open_slide
 
 __all__ = [
     "Errand",
     "ModelWork",
+    "Order",
     "Parcel",
-    "do_slide",
+    "do_order",
     "install",
     "introduce",
     "packed",
@@ -82,6 +86,15 @@ class ModelWork(Protocol):
     def load(self, device: str = "", processes: int = 1) -> Work:
         """As that of `SlideWork`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is given to do."""
+
+    task: Task
+    part: Part | Literal["begin", "all"] = "all"
+    """`begin`: all of it, unless it is large enough to be shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +190,8 @@ def install(errand: Errand, parcel: Parcel) -> str:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def do_slide(errand: Errand, model: str, task: Task) -> SlideReport | None:
-    """Do a slide on this worker; `None` if the client has called it off.
+def do_order(errand: Errand, model: str, order: Order) -> SlideReport | Made | None:
+    """Do a slide, or a part of one, on this worker; `None` if the client has called it off.
 
     Parameters
     ----------
@@ -201,15 +214,37 @@ def do_slide(errand: Errand, model: str, task: Task) -> SlideReport | None:
         listen = _Teller(worker, worker.get_current_task(), errand.topic)
         with Leases(errand.ground.out, expiry_s=errand.ground.options.expiry_s) as leases:
             try:
-                return take_turn(task, errand.ground, work, leases, listen)
+                if order.part == "all" or (order.part == "begin" and not _is_huge(errand, order)):
+                    return take_turn(order.task, errand.ground, work, leases, listen)
+                return _make_part(errand, order, work, leases, listen)
             except _CalledOffError:
                 return None
 
 
 def to_event(told: Mapping[str, Any]) -> Event:
     """Return the event that a worker told of."""
-    values = dict(told)
+    values = dict(told["event"])
     return EVENTS[values.pop("kind")](**values)
+
+
+def _is_huge(errand: Errand, order: Order) -> bool:
+    """Tell whether a slide is to be shared by several workers."""
+    job, over = order.task.job, errand.ground.options.split_over_gigapixels
+    try:
+        with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
+            return over is not None and math.prod(slide.shape) > over * 1e9
+    except (WsisegError, OSError):  # doing it will tell
+        return False
+
+
+def _make_part(errand: Errand, order: Order, work: Work, leases: Leases, listen: Listener) -> Made:
+    """Make a part; what is wrong with the slide is told by whoever does the slide."""
+    job, part = order.task.job, order.part if isinstance(order.part, Part) else None
+    loaded = cast("partial[Any]", work).keywords  # the model, and the options of this worker
+    try:
+        return make_part(job, errand.ground, part, **loaded, leases=leases, listen=listen)
+    except (WsisegError, OSError, MemoryError) as error:
+        return Made(note=failure_text(error, job.path))
 
 
 def _refuse_another(errand: Errand) -> None:
@@ -285,4 +320,5 @@ class _Teller:
                 return
             event, self._tiles = replace(event, tiles=self._tiles), 0
         self._told = time.monotonic()
-        self._worker.log_event(self._topic, {"kind": type(event).__name__, **asdict(event)})
+        told = {"kind": type(event).__name__, **asdict(event)}
+        self._worker.log_event(self._topic, {"event": told})  # Dask adds the worker

@@ -6,11 +6,10 @@ Any number of processes may run on one output folder: they share the slides by l
 import logging
 import math
 import os
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from wsiseg.engine import Listener, ignore, lay_out, require_layers
 from wsiseg.engine.working import sweep
-from wsiseg.errors import UsageError, WsisegError, unwritable
+from wsiseg.errors import WsisegError, unwritable
 from wsiseg.model import Model, load_for_run, require_task, suits_gpu
 from wsiseg.options import FolderOptions, RunOptions, SegmentOptions, TissueOptions
 from wsiseg.pipeline import plan, segment
@@ -26,6 +25,7 @@ from wsiseg.run.devices import devices_to_use, each_on_a_device, on_first_device
 from wsiseg.run.inputs import SlideJob, as_jobs, require_any
 from wsiseg.run.leases import Leases, key_of
 from wsiseg.run.limits import raise_open_files, require_room
+from wsiseg.run.parts import adopt_parts, drop_parts
 from wsiseg.run.records import run_settings, settings_of
 from wsiseg.run.reports import FolderReport, SlideReport, failure_text
 from wsiseg.run.tables import SUMMARY, Tables
@@ -54,7 +54,6 @@ __all__ = [
     "SlideReport",
     "SlideWork",
     "failure_text",
-    "parse_bytes",
     "plan_folder",
     "run_folder",
     "segment_folder",
@@ -63,8 +62,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-POWERS = "kmgt"
 
 SOON_S, SELDOM_S = 0.05, 5.0
 """Between two looks at slides that others have, at first and later."""
@@ -137,7 +134,8 @@ def run_folder(
         hands = _hands(work, ground, leases, devices, scheduler, listen)
         run = _Run(jobs, ground, work, leases, hands, listen)
         try:
-            return _collected(run.reports(), tables, out, slide_done)
+            with closing(run.reports()) as reports:
+                return _collected(reports, tables, out, slide_done)
         finally:
             _clear(jobs, ground, leases)
 
@@ -163,7 +161,7 @@ class _Run:
         self._loaded: Work | None = None
         self._told: set[tuple[str, ...]] = set()
 
-    def reports(self) -> Iterator[SlideReport]:
+    def reports(self) -> Generator[SlideReport, None, None]:
         """Yield a report of each slide."""
         todo = [Task(job) for job in self._jobs.values()]
         held: dict[str, SlideReport] = {}
@@ -527,9 +525,11 @@ def _prepared(work: SegmentWork) -> tuple[Mapping[str, Any], Work]:
 def _segment_slide(slide: Pyramid, turn: Turn, *, model: Model, options: SegmentOptions) -> Row:
     require_room_for(slide, model, turn.ground.out)
     with turn.journal() as journal:
+        adopt_parts(journal, turn.job, turn.ground)
         result = segment(slide, model, options=options, journal=journal, listen=turn.listen)
         row = result.summary()
         result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
+        drop_parts(turn.job, turn.ground)
         return row
 
 
@@ -591,21 +591,3 @@ def plan_folder(
                 yield row | plan(slide, loaded, options=options).to_dict()
         except WsisegError as error:
             yield row | {"error": failure_text(error, job.path)}
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes meant by `4GB`, `500 MB` or `1e9`.
-
-    Raises
-    ------
-    UsageError
-        If it is not a size.
-    """
-    number, prefix, binary = r"([0-9]+\.?[0-9]*(?:e[0-9]+)?)", r"([kmgt]?)", r"(i?)"
-    match = re.fullmatch(rf"\s*{number}\s*{prefix}{binary}b?\s*", text.lower())
-    if match is None:
-        raise UsageError(f"memory {text!r}: needed a size such as 4GB or 500MB")
-    size = int(float(match[1]) * (1024 if match[3] else 1000) ** (POWERS.find(match[2] or "?") + 1))
-    if size <= 0:
-        raise UsageError(f"memory {text!r}: needed more than nothing, such as 4GB")
-    return size

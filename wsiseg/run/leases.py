@@ -176,7 +176,10 @@ class Leases:
 
     def far(self, name: str) -> int:
         """Return how far whoever has a slide is with it: the bytes of its journal, 0 for none."""
-        holder = self.holder(name)
+        try:
+            holder = self.holder(name)
+        except OSError:
+            return 0
         return _far(self._root / key_of(name) / holder.name) if holder else 0
 
     def take(self, name: str, *, displacing: str | None = None) -> Lease | Holder:
