@@ -118,4 +118,3 @@ def _serve(address: str, scheduler_file: Path) -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not end the cleaning up
         say("ending workers and scheduler")
-        raise typer.Exit(130) from None

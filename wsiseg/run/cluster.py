@@ -25,6 +25,7 @@ from wsiseg.engine import Listener, Part, ignore
 from wsiseg.errors import RunError, UsageError
 from wsiseg.model import Model
 from wsiseg.model.registry import find_model
+from wsiseg.run import cluster_worker
 from wsiseg.run.cluster_worker import (
     Errand,
     ModelWork,
@@ -33,6 +34,7 @@ from wsiseg.run.cluster_worker import (
     install,
     introduce,
     packed,
+    refuse_another,
     to_event,
 )
 from wsiseg.run.leases import Leases
@@ -69,7 +71,7 @@ TROUBLE = (OSError, RuntimeError, ValueError, CancelledError)
 PARTS_OF_A_WORKER, LEAST_TILES = 2, 64
 """How many parts of a huge slide a worker gets, about, and the fewest tiles of one."""
 
-State = Literal["asked", "sent", "ready", "busy", "silent", "refused"]
+State = Literal["met", "asked", "sent", "ready", "busy", "silent", "refused"]
 
 
 def import_distributed() -> Any:  # noqa: ANN401 - a module
@@ -155,7 +157,7 @@ class _Worker:
     """A worker process, and what it is at."""
 
     address: str
-    state: State = "asked"
+    state: State = "met"
     future: Any = None
     """Of what it is at."""
 
@@ -295,7 +297,7 @@ class _Crew:
         there = self._addresses()
         for address in there - self._workers.keys():
             worker = self._workers[address] = _Worker(address)
-            self._ask(worker)
+            self._send(worker, "met", eval, cluster_worker.ABOUT)
         for address in self._workers.keys() - there:
             worker = self._workers.pop(address)
             self._refused.pop(address, None)
@@ -343,13 +345,10 @@ class _Crew:
         for worker in self._workers.values():
             if worker.state == "ready" and self._todo:
                 worker.order = order = self._todo.popleft()
-                self._send(worker, "busy", do_order, worker.model, _from_here(order))
+                self._send(worker, "busy", do_order, self._errand, worker.model, _from_here(order))
                 options = self._ground.options
                 if options.timeout_s is not None:
                     worker.overdue_at = time.monotonic() + options.timeout_s + options.grace_s
-
-    def _ask(self, worker: _Worker) -> None:
-        self._send(worker, "asked", introduce)
 
     def _send(self, worker: _Worker, state: State, function: Any, *arguments: object) -> None:  # noqa: ANN401
         """Have a worker, and no other one, do something."""
@@ -357,7 +356,6 @@ class _Crew:
         try:
             worker.future = self._client.submit(
                 function,
-                self._errand,
                 *arguments,
                 workers=[worker.address],
                 key=f"wsiseg-{function.__name__}-{uuid.uuid4().hex}",
@@ -400,12 +398,23 @@ class _Crew:
             else:
                 folder = str(self._ground.out / order.task.job.output)
                 yield replace(result, path=order.task.job.path, folder=folder)
+        elif was == "met":
+            self._ask(worker, result)
         elif was == "asked" and result is None:
-            self._send(worker, "sent", install, self._own_parcel())
+            self._send(worker, "sent", install, self._errand, self._own_parcel())
         elif was != "silent":
             worker.model = result
         if not any(w.state == "sent" for w in self._workers.values()):
             self._parcel = None  # frees the memory of the workers that have it
+
+    def _ask(self, worker: _Worker, wsiseg: dict[str, str]) -> None:
+        """Ask a worker to introduce itself, if it has the very same wsiseg."""
+        try:
+            refuse_another(self._ground.settings, wsiseg)
+        except RunError as error:
+            self._refuse(worker, error)
+            return
+        self._send(worker, "asked", introduce, self._errand)
 
     def _made(self, order: Order, made: Made, address: str) -> None:
         """Go on with a slide of which a part is made, or was given up."""
@@ -446,12 +455,19 @@ class _Crew:
             yield from self._again(worker)
             return
         if worker.state == "sent" and isinstance(error, self._dask.client.FutureCancelledError):
-            self._ask(worker)  # the worker that had the model is gone
+            self._send(worker, "asked", introduce, self._errand)  # who had the model is gone
             return
+        self._refuse(worker, error)
+
+    def _refuse(self, worker: _Worker, error: BaseException) -> None:
+        """Leave a worker out; what it was to do is for others."""
         if worker.order is not None:
             self._todo.appendleft(worker.order)
         worker.state, worker.order, worker.future = "refused", None, None
         text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, ImportError | AttributeError):
+            version = self._ground.settings["wsiseg"]
+            text = f"it has no wsiseg, or another one ({text}); install wsiseg {version} there"
         self._refused[worker.address] = f"worker {worker.address} is left out: {text}"
         log.warning("%s", self._refused[worker.address])
         if all(w.state == "refused" for w in self._workers.values()):

@@ -27,12 +27,13 @@ from wsiseg.options import EmbedOptions, RunOptions, SegmentOptions
 from wsiseg.run.leases import Leases
 from wsiseg.run.limits import raise_open_files
 from wsiseg.run.parts import Made, make_part
-from wsiseg.run.records import wsiseg_differences
+from wsiseg.run.records import own_wsiseg, wsiseg_differences
 from wsiseg.run.reports import SlideReport, failure_text
 from wsiseg.run.turns import Ground, Task, Work, take_turn
 from wsiseg.source import open as open_slide
 
 __all__ = [
+    "ABOUT",
     "Errand",
     "ModelWork",
     "Order",
@@ -41,6 +42,7 @@ __all__ = [
     "install",
     "introduce",
     "packed",
+    "refuse_another",
     "to_event",
 ]
 
@@ -52,6 +54,9 @@ SEEN_WITHIN_S = 10.0
 
 TELL_S = 1.0
 """Between two times that a worker tells of tiles."""
+
+ABOUT = "__import__('wsiseg.run.records').run.records.own_wsiseg()"
+"""What a worker is asked first, as text for `eval`: of what it cannot unpickle, it would die."""
 
 Parcel = Mapping[str, bytes]
 """The files of a model package."""
@@ -123,6 +128,13 @@ class Errand:
         return replace(self, work=work)
 
 
+def refuse_another(settings: Mapping[str, Any], there: Mapping[str, str]) -> None:
+    """Raise `RunError` where a worker has another wsiseg than the client: results would differ."""
+    told = wsiseg_differences(settings, there)
+    if told:
+        raise RunError(f"it has another wsiseg: {'; '.join(told)}; install the same one there")
+
+
 def introduce(errand: Errand) -> str | None:
     """Return where this worker has the model; `None` if it is to be sent.
 
@@ -131,7 +143,6 @@ def introduce(errand: Errand) -> str | None:
     RunError
         If this worker cannot take part; says why.
     """
-    _refuse_another(errand)
     _look_for(errand)
     with suppress(ModelError):
         folder = find_model(errand.work.model).absolute()  # type: ignore[arg-type]
@@ -208,7 +219,9 @@ def do_order(errand: Errand, model: str, order: Order) -> SlideReport | Made | N
     worker = get_worker()
     here = errand.with_model(model, _share_of(worker, errand.work.options.run))
     with _one_slide:
-        _refuse_another(errand)  # in the place of a worker that was asked, there may be another
+        refuse_another(
+            errand.ground.settings, own_wsiseg()
+        )  # in the place of a worker that was asked, there may be another
         raise_open_files()
         work = _loaded(here.work)
         listen = _Teller(worker, worker.get_current_task(), errand.topic)
@@ -245,13 +258,6 @@ def _make_part(errand: Errand, order: Order, work: Work, leases: Leases, listen:
         return make_part(job, errand.ground, part, **loaded, leases=leases, listen=listen)
     except (WsisegError, OSError, MemoryError) as error:
         return Made(note=failure_text(error, job.path))
-
-
-def _refuse_another(errand: Errand) -> None:
-    """Refuse to work with another wsiseg than the client has, whose results would differ."""
-    told = wsiseg_differences(errand.ground.settings)
-    if told:
-        raise RunError(f"it has another wsiseg: {'; '.join(told)}; install the same one there")
 
 
 def _has(folder: Path, digest: str) -> bool:
