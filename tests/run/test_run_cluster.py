@@ -177,7 +177,7 @@ def test_a_killed_worker_costs_nothing(slides, scheduler, alone, tmp_path):
     assert any(stage["kept"] for stage in record["stages"])  # what was finished was not done again
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_workers_share_a_huge_slide(slides, scheduler, alone, tmp_path, monkeypatch, killed):
     monkeypatch.setattr(cluster, "LEAST_TILES", 4)
     made, out = [], tmp_path / "out"
@@ -398,6 +398,7 @@ def test_each_worker_has_its_gpu(scheduler):
     assert set(cores.values()) == {1}
 
 
+@pytest.mark.slow
 def test_jobs_of_slurm_work_for_a_run(slides, homes, tmp_path, monkeypatch):
     tools = tmp_path / "bin"
     tools.mkdir()

@@ -78,7 +78,11 @@ def make_all(job, out, model, options=OPTIONS, *, count=COUNT):
 
 
 @pytest.mark.parametrize(
-    ("kind", "blend"), [("SVS, JPEG, pyramid", "gaussian"), ("SVS, one level", "crop")]
+    ("kind", "blend"),
+    [
+        ("SVS, JPEG, pyramid", "gaussian"),
+        pytest.param("SVS, one level", "crop", marks=pytest.mark.slow),
+    ],
 )
 def test_parts_joined_are_what_one_process_makes(slides, models, tmp_path, called, kind, blend):
     slide, _ = slides[kind]
@@ -135,7 +139,7 @@ def test_parts_of_other_options_do_not_count(slides, models, tmp_path, called):
     assert {path.name for path in parts.iterdir()} == {"begun", "0-0-2", "0-1-2", "1-0-2", "1-1-2"}
 
 
-@pytest.mark.parametrize("batch", [6, 5])
+@pytest.mark.parametrize("batch", [6, pytest.param(5, marks=pytest.mark.slow)])
 def test_what_an_earlier_run_has_finished_counts(slides, models, tmp_path, called, batch):
     slide, _ = slides["SVS, one level"]
     model, alone, out = models["crop"], tmp_path / "alone", tmp_path / "out"

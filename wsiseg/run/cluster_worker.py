@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -223,8 +223,8 @@ def do_order(errand: Errand, model: str, order: Order) -> SlideReport | Made | N
             errand.ground.settings, own_wsiseg()
         )  # in the place of a worker that was asked, there may be another
         raise_open_files()
-        work = _loaded(here.work)
-        listen = _Teller(worker, worker.get_current_task(), errand.topic)
+        work = _loaded(cast("Hashable", here.work))
+        listen = _Teller(worker, str(worker.get_current_task()), errand.topic)
         with Leases(errand.ground.out, expiry_s=errand.ground.options.expiry_s) as leases:
             try:
                 if order.part == "all" or (order.part == "begin" and not _is_huge(errand, order)):
@@ -295,9 +295,9 @@ def _share_of(worker: Any, options: RunOptions) -> RunOptions:  # noqa: ANN401 -
 
 
 @lru_cache(maxsize=1)
-def _loaded(work: ModelWork) -> Work:
+def _loaded(work: Hashable) -> Work:
     """Return what does one slide after the other; the model stays loaded."""
-    return work.load()
+    return cast("ModelWork", work).load()
 
 
 class _CalledOffError(BaseException):

@@ -135,7 +135,7 @@ def _changed_ns(folder: Path) -> int:
 def _ids(journal: Journal, model: Model) -> tuple[str | None, ...]:
     """Return what names the work on each stage that is known."""
     entries = [journal.find(stage.name) for stage in model.card.stages]
-    return tuple(entry and entry.id for entry in entries)
+    return tuple(entry.id if entry is not None else None for entry in entries)
 
 
 def _keep(folder: Path, place: Path) -> None:
