@@ -37,7 +37,9 @@ __all__ = [
     "Reader",
     "Recursive",
     "RunBy",
+    "Scheduler",
     "Slides",
+    "SplitOver",
     "Threads",
     "Timeout",
     "Tissue",
@@ -98,6 +100,20 @@ Isolate = Annotated[
 NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Leave slides to other processes that have them.")
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", help="Let a Dask cluster do it: tcp://host:8786, or a scheduler file."
+    ),
+]
+SplitOver = Annotated[
+    float | None,
+    typer.Option(
+        "--split-over",
+        min=0.001,
+        help="With --scheduler: several workers share slides of more gigapixels than this.",
+    ),
+]
 Tissue = Annotated[Detector, typer.Option("--tissue", help="Tissue detector.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON lines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -146,6 +162,7 @@ def folder_options(
     expiry: str,
     no_wait: bool,
     isolate: bool = False,
+    split_over: float | None = None,
 ) -> FolderOptions:
     """Return what the options that runs over folders take come to.
 
@@ -162,6 +179,7 @@ def folder_options(
         expiry_s=parse_seconds(expiry),
         wait=not no_wait,
         isolate=isolate,
+        split_over_gigapixels=split_over,
     )
 
 

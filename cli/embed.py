@@ -28,6 +28,7 @@ from .arguments import (
     Reader,
     Recursive,
     RunBy,
+    Scheduler,
     Slides,
     Threads,
     Timeout,
@@ -60,6 +61,7 @@ def embed(
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
     isolate: Isolate = False,
+    scheduler: Scheduler = None,
     no_parquet: Annotated[
         bool, typer.Option("--no-parquet", help="Write embeddings.zarr only.")
     ] = False,
@@ -102,6 +104,7 @@ def embed(
             out,
             options=options,
             folder=folder,
+            scheduler=scheduler,
             listen=listen,
             slide_done=slide_done,
         )

@@ -13,6 +13,7 @@ import typer
 from wsiseg.errors import UsageError, WsisegError
 
 from . import (
+    cluster,
     demo,
     doctor,
     embed,
@@ -52,6 +53,7 @@ app.command("info")(info.info)
 app.command("tissue")(tissue.tissue)
 app.command("tiles")(tiles.tiles)
 app.add_typer(models.app, name="models")
+app.add_typer(cluster.app, name="cluster")
 app.command("verify-geojson")(verify_geojson.verify_geojson)
 
 

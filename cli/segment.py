@@ -42,7 +42,9 @@ from .arguments import (
     Reader,
     Recursive,
     RunBy,
+    Scheduler,
     Slides,
+    SplitOver,
     Threads,
     Timeout,
     Tissue,
@@ -117,6 +119,8 @@ def segment(
     expiry: Expiry = "2m",
     no_wait: NoWait = False,
     isolate: Isolate = False,
+    scheduler: Scheduler = None,
+    split_over: SplitOver = None,
     frame: InFrame = "qupath",
     simplify: Simplify = 0.0,
     min_area: MinArea = 0.0,
@@ -172,7 +176,12 @@ def segment(
         damage=DamageOptions(max_corrupt=max_corrupt, degraded=not no_degraded),
     )
     folder = folder_options(
-        again=again, timeout=timeout, expiry=expiry, no_wait=no_wait, isolate=isolate
+        again=again,
+        timeout=timeout,
+        expiry=expiry,
+        no_wait=no_wait,
+        isolate=isolate,
+        split_over=split_over,
     )
     jobs = list_slides(
         slides,
@@ -193,6 +202,7 @@ def segment(
             out,
             options=options,
             folder=folder,
+            scheduler=scheduler,
             listen=listen,
             slide_done=slide_done,
         )

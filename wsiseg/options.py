@@ -242,6 +242,9 @@ class FolderOptions:
     attempts: int = 3
     """A slide at one place of which so many processes died is a failure."""
 
+    split_over_gigapixels: float | None = None
+    """With a cluster: slides of more are done by several workers; `None`: each by one."""
+
     wait: bool = True
     """Wait at the end for slides that other processes have, to see that none is lost."""
 
@@ -254,6 +257,8 @@ class FolderOptions:
         for name in ("timeout_s", "grace_s", "expiry_s"):
             if getattr(self, name) is not None:
                 _need_number(self, name, 1e-3)
+        if self.split_over_gigapixels is not None:
+            _need_number(self, "split_over_gigapixels")
         _need_number(self, "attempts", 1, whole=True)
 
     @property

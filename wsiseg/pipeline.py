@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from wsiseg.engine import (
     DamageWatch,
     Journal,
     Listener,
+    Part,
     Pinned,
     Plan,
     Resume,
     StageSetup,
     annotate_labels,
     annotate_tissue,
+    begin_parts,
     choose_decoding,
     choose_window,
     ignore,
@@ -29,6 +31,7 @@ from wsiseg.engine import (
     lost_places,
     make_plan,
     run_cascade,
+    run_part,
     sampled_model,
     select_tiles,
     temporary_folder,
@@ -42,7 +45,7 @@ from wsiseg.result import Result
 from wsiseg.source import OnDamage, Pyramid, as_pyramid
 from wsiseg.tissue import TissueMask, find_tissue
 
-__all__ = ["plan", "plan_run", "segment"]
+__all__ = ["plan", "plan_run", "segment", "segment_part"]
 
 DEFAULTS = SegmentOptions()
 NOTHING_PINNED = Pinned()
@@ -253,6 +256,117 @@ def segment(
         If blocks of the slide could not be decoded; see `Result.damage`.
     """
     started = time.perf_counter()
+    run = _prepare(slide, model, options, journal, pinned)
+    slide, tissue, counted = run.slide, run.tissue, run.plan
+    folder = journal.folder if journal is not None else work_dir or temporary_folder()
+    output = run_cascade(
+        run.running,
+        counted,
+        folder,
+        skip_below=options.run.skip_below,
+        resume=run.resume,
+        listen=listen,
+        check=run.watch.check,
+    )
+    slide.forget()
+    release_memory()
+    damage = _warned(run.watch.look(output.reports[-1].lost_mm2), slide)
+    image = ImageRef.of(slide)
+    *_, heatmap = output.heatmaps.values()
+    pieces = annotate_tissue(tissue, image, options.export)
+    annotations = annotate_labels(
+        output.labels, heatmap, run.model.card, image, options.export, layers=output.uncertainty
+    )
+    annotations = with_degraded_shares(annotations, output.gaps)
+    release_memory()
+    return Result(
+        slide=slide,
+        model=run.model,
+        options=options,
+        plan=counted,
+        tissue=tissue,
+        tissue_annotations=pieces,
+        heatmaps=output.heatmaps,
+        uncertainty=output.uncertainty,
+        labels=output.labels,
+        annotations=annotations,
+        reports=output.reports,
+        seconds=time.perf_counter() - started,
+        damage=damage,
+        corrupt=lost_places(slide, damage.blocks, output.gaps) if damage.blocks else None,
+    )
+
+
+def segment_part(
+    slide: Pyramid,
+    model: Model,
+    journal: Journal,
+    part: Part | None,
+    *,
+    options: SegmentOptions = DEFAULTS,
+    listen: Listener = ignore,
+) -> tuple[int, ...]:
+    """Make a part of a stage of a huge slide, or begin so that parts can be made.
+
+    Parameters
+    ----------
+    slide, model, options, listen
+        As for `segment`.
+    journal
+        Gets the rows of the part. It has what was begun, and the parts of earlier stages
+        (`Journal.adopt`), or makes these itself.
+    part
+        Which; `None`: write down what parts are to depend on, and no more.
+
+    Returns
+    -------
+    tuple of int
+        Tiles that run in each stage.
+
+    Raises
+    ------
+    SourceError, ModelError, PlanError, TooDamagedError
+        As `segment`.
+    """
+    run = _prepare(slide, model, options, journal, NOTHING_PINNED)
+    assert run.resume is not None
+    if part is None:
+        return begin_parts(run.running, run.plan, run.resume)
+    run_part(
+        run.running,
+        run.plan,
+        journal.folder,
+        part,
+        skip_below=options.run.skip_below,
+        resume=run.resume,
+        listen=listen,
+        check=run.watch.check,
+    )
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A slide with all that is known before its first stage runs."""
+
+    slide: Pyramid
+    model: Model
+    running: Model
+    """On the windows of the plan, asked as often as layers need."""
+
+    plan: Plan
+    tissue: TissueMask
+    watch: DamageWatch
+    resume: Resume | None
+
+
+def _prepare(
+    slide: Pyramid | str | Path,
+    model: Model | str | Path,
+    options: SegmentOptions,
+    journal: Journal | None,
+    pinned: Pinned,
+) -> _Prepared:
     require_task(model, "semantic")
     whole = as_pyramid(slide).with_damage("raise")  # so that the ledger is this run's own
     slide, model = _readable(whole, options), load_for_run(model, options.run)
@@ -275,43 +389,7 @@ def segment(
         sampled = sampled_model(model, options.uncertainty)
     running, counted = _plan_run(slide, model, sampled, options, tissue, pinned)
     release_memory()
-    folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    output = run_cascade(
-        running,
-        counted,
-        folder,
-        skip_below=options.run.skip_below,
-        resume=resume,
-        listen=listen,
-        check=watch.check,
-    )
-    slide.forget()
-    release_memory()
-    damage = _warned(watch.look(output.reports[-1].lost_mm2), slide)
-    image = ImageRef.of(slide)
-    *_, heatmap = output.heatmaps.values()
-    pieces = annotate_tissue(tissue, image, options.export)
-    annotations = annotate_labels(
-        output.labels, heatmap, model.card, image, options.export, layers=output.uncertainty
-    )
-    annotations = with_degraded_shares(annotations, output.gaps)
-    release_memory()
-    return Result(
-        slide=slide,
-        model=model,
-        options=options,
-        plan=counted,
-        tissue=tissue,
-        tissue_annotations=pieces,
-        heatmaps=output.heatmaps,
-        uncertainty=output.uncertainty,
-        labels=output.labels,
-        annotations=annotations,
-        reports=output.reports,
-        seconds=time.perf_counter() - started,
-        damage=damage,
-        corrupt=lost_places(slide, damage.blocks, output.gaps) if damage.blocks else None,
-    )
+    return _Prepared(slide, model, running, counted, tissue, watch, resume)
 
 
 def _readable(slide: Pyramid | str | Path, options: SegmentOptions) -> Pyramid:

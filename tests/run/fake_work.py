@@ -4,14 +4,18 @@ Spawned processes find it in this module.
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsiseg import __version__
 from wsiseg.engine import TilesDone, finished_folder
 from wsiseg.errors import SourceError
+from wsiseg.options import SegmentOptions
+from wsiseg.run.records import settings_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class FakeWork:
             turn.listen(TilesDone(slide.name, "stage", 1))
         if turn.job.output in self.fail:
             raise SourceError(f"{turn.job.path}: broke; mend it")
-        row = {"slide": slide.name, "model": self.model, "figure": 1.5}
+        row = {"slide": slide.name, "model": str(self.model), "figure": 1.5}
         with finished_folder(
             turn.ground.out,
             turn.job.output,
@@ -70,3 +74,29 @@ def hang_native(turn):
     """Hang as a decoder would: nothing of Python is asked meanwhile."""
     if turn.job.output == "hang":
         time.sleep(600)
+
+
+@dataclass(frozen=True)
+class FakeModelWork(FakeWork):
+    """The same, as a cluster wants it: by a model, which is looked at and not loaded."""
+
+    model: str | Path = ""
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    wsiseg: str = __version__
+
+    def settings(self):
+        return settings_of(self.command, {}, self.model) | {"wsiseg": self.wsiseg}
+
+
+def die(turn):
+    """End the process at the slides named `deadly...`, as the system does out of memory."""
+    if turn.job.output.startswith("deadly"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop(turn):
+    """Stop the process at the slide named `silent`, the first time."""
+    flag = turn.ground.out / "stopped"
+    if turn.job.output == "silent" and not flag.exists():
+        flag.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)

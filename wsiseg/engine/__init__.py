@@ -16,6 +16,7 @@ from wsiseg.engine.graph import StageSetup, lay_out, select_tiles
 from wsiseg.engine.inputs import connect
 from wsiseg.engine.journal import Journal
 from wsiseg.engine.output import Publishing, finished_folder
+from wsiseg.engine.parts import Part, begin_parts, run_part
 from wsiseg.engine.plan import Plan, StagePlan, make_plan
 from wsiseg.engine.provenance import fingerprint, run_record, summary_head, versions
 from wsiseg.engine.resume import Pinned, Resume
@@ -33,6 +34,7 @@ __all__ = [
     "Event",
     "Journal",
     "Listener",
+    "Part",
     "Pinned",
     "Plan",
     "Publishing",
@@ -45,6 +47,7 @@ __all__ = [
     "TilesDone",
     "annotate_labels",
     "annotate_tissue",
+    "begin_parts",
     "choose_decoding",
     "choose_window",
     "connect",
@@ -57,6 +60,7 @@ __all__ = [
     "make_plan",
     "require_layers",
     "run_cascade",
+    "run_part",
     "run_record",
     "run_stage",
     "sampled_model",

@@ -1,21 +1,21 @@
 """The stage graph, run: each stage's heatmap is a source for the next, the last gives the mask."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from wsiseg.engine.events import Listener
+from wsiseg.engine.events import Listener, ignore
 from wsiseg.engine.execute import StageReport, Threaded, run_stage
 from wsiseg.engine.gaps import Gaps
 from wsiseg.engine.graph import kept_channels
 from wsiseg.engine.inputs import connect
-from wsiseg.engine.kept import KeptRows
+from wsiseg.engine.kept import KeptRows, Span
 from wsiseg.engine.on_device import DeviceOutput, device_of
 from wsiseg.engine.plan import Plan
 from wsiseg.engine.resume import Resume
-from wsiseg.engine.share import share_levels
+from wsiseg.engine.share import SharedView, share_levels
 from wsiseg.engine.skip import skip_unlikely
 from wsiseg.engine.uncertainty import begin_layers, layer_path, neighbour_layer, stitched_layers
 from wsiseg.machine import release_memory
@@ -34,7 +34,7 @@ from wsiseg.stitch import (
     ThresholdLabels,
 )
 
-__all__ = ["CascadeOutput", "labeller", "run_cascade"]
+__all__ = ["Cascade", "CascadeOutput", "labeller", "run_cascade"]
 
 MASK = "mask.zarr"
 CODES, LABELS = "codes", "labels"
@@ -98,50 +98,124 @@ def run_cascade(
     DamagedFileError, OutputShapeError, DiskFullError
         See `run_stage`; nothing unfinished is left under a final name.
     """
-    heatmaps: dict[str, HeatmapStore] = {}
-    gaps: dict[str, Gaps] = {}
-    reports = []
     with share_levels(plan.setups, plan.running, folder) as shared:
-        for s, setup in enumerate(plan.setups):
-            background = model.card.classes[0].name
-            skipping = skip_unlikely(
-                setup, heatmaps, plan.selected[s], background=background, below=skip_below
-            )
-            own = gaps[setup.spec.output.name] = Gaps(setup, gaps)
-            selected = plan.selected[s] if skipping is None else skipping.selected
-            with ExitStack() as stack:
-                output = _begin(model, plan, s, folder, stack, resume)
-                report = run_stage(
-                    setup,
-                    connect(setup, heatmaps, {k: v for (i, k), v in shared.items() if i == s}),
-                    selected,
-                    model.predictors[s],
-                    output.reducer,
-                    pace=plan.stages[s].pace,
-                    device_output=output.on_device,
-                    kept=output.kept,
-                    folder=folder if plan.stages[s].cut_bytes else None,
-                    gaps=own,
-                    slide=plan.slide,
-                    listen=listen,
-                )
-            report = replace(report, lost_mm2=own.lost_mm2(selected))
-            heatmap = heatmaps[setup.spec.output.name] = HeatmapStore.open(output.path)
-            if skipping:
-                report = replace(report, skipped=skipping.report(heatmap))
-            means = output.means | neighbour_layer(setup, heatmap, folder, again=resume is not None)
-            if means:
-                found = {str(name): means[name].mean for name in setup.layers.names}
-                report = replace(report, uncertainty=found)
+        cascade = Cascade(
+            model, plan, folder, shared, skip_below=skip_below, resume=resume, listen=listen
+        )
+        reports = []
+        for s in range(len(plan.setups)):
+            report = cascade.run(s)
+            assert report is not None
             reports.append(report)
-            predictor = model.predictors[s]
-            if isinstance(predictor, Threaded) and model.device == "cpu":
-                predictor.rest()  # its activations are not needed beside the outlines
-            release_memory()
             check()
     names = plan.setups[-1].layers.names
     layers = {str(name): HeatmapStore.open(layer_path(folder, name)) for name in names}
-    return CascadeOutput(heatmaps, LabelStore.open(folder / MASK), tuple(reports), layers, own)
+    labels = LabelStore.open(folder / MASK)
+    gaps = cascade.gaps[plan.setups[-1].spec.output.name]
+    return CascadeOutput(cascade.heatmaps, labels, tuple(reports), layers, gaps)
+
+
+class Cascade:
+    """The stages of a model on a slide, to be run one after the other.
+
+    Parameters
+    ----------
+    model, plan, folder, skip_below, resume, listen
+        As for `run_cascade`.
+    shared
+        Views that stages share, by (stage, input).
+
+    Attributes
+    ----------
+    heatmaps, gaps
+        What the stages that ran have written, and what damage did to it, by output name.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        folder: Path,
+        shared: Mapping[tuple[int, int], SharedView],
+        *,
+        skip_below: float = 0.0,
+        resume: Resume | None = None,
+        listen: Listener = ignore,
+    ) -> None:
+        self._model, self._plan, self._folder, self._shared = model, plan, folder, shared
+        self._skip_below, self._resume, self._listen = skip_below, resume, listen
+        self.heatmaps: dict[str, HeatmapStore] = {}
+        self.gaps: dict[str, Gaps] = {}
+
+    def run(self, s: int, rows: Mapping[Span, slice] | None = None) -> StageReport | None:
+        """Run a stage; given `rows` of its columns, only these, into the journal: no report.
+
+        Raises
+        ------
+        DamagedFileError, OutputShapeError, DiskFullError
+            See `run_stage`.
+        """
+        model, plan, folder, setup = self._model, self._plan, self._folder, self._plan.setups[s]
+        background = model.card.classes[0].name
+        skipping = skip_unlikely(
+            setup,
+            self.heatmaps,
+            plan.selected[s],
+            background=background,
+            below=self._skip_below,
+        )
+        own = self.gaps[setup.spec.output.name] = Gaps(setup, self.gaps)
+        selected = plan.selected[s] if skipping is None else skipping.selected
+        with ExitStack() as stack:
+            kept = self.kept(s, rows)
+            output = _begin(model, plan, s, folder, stack, kept)
+            report = run_stage(
+                setup,
+                connect(
+                    setup, self.heatmaps, {k: v for (i, k), v in self._shared.items() if i == s}
+                ),
+                selected,
+                model.predictors[s],
+                output.reducer,
+                pace=plan.stages[s].pace,
+                device_output=output.on_device,
+                kept=kept,
+                folder=folder if plan.stages[s].cut_bytes else None,
+                gaps=own,
+                slide=plan.slide,
+                listen=self._listen,
+            )
+        if rows is not None:
+            return None
+        report = replace(report, lost_mm2=own.lost_mm2(selected))
+        heatmap = self.heatmaps[setup.spec.output.name] = HeatmapStore.open(output.path)
+        if skipping:
+            report = replace(report, skipped=skipping.report(heatmap))
+        again = self._resume is not None
+        means = output.means | neighbour_layer(setup, heatmap, folder, again=again)
+        if means:
+            found = {str(name): means[name].mean for name in setup.layers.names}
+            report = replace(report, uncertainty=found)
+        predictor = model.predictors[s]
+        if isinstance(predictor, Threaded) and model.device == "cpu":
+            predictor.rest()  # its activations are not needed beside the outlines
+        release_memory()
+        return report
+
+    def kept(self, s: int, rows: Mapping[Span, slice] | None = None) -> KeptRows | None:
+        """Return what an earlier run has finished of a stage; `None` where nobody is to know."""
+        if self._resume is None:
+            return None
+        plan, setup, last = self._plan, self._plan.setups[s], s == len(self._plan.setups) - 1
+        return self._resume.stage(
+            self._model,
+            setup,
+            plan.selected[s],
+            pace=plan.stages[s].pace,
+            decoding=plan.decoding,
+            parts=(CODES, LABELS, *stitched_layers(setup)) if last else (CODES,),
+            wanted=rows,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +225,16 @@ class _Output:
     path: Path
     reducer: Reducer
     on_device: DeviceOutput | None
-    kept: KeptRows | None
     means: dict[str, LayerMean]
     """Of the layers of uncertainty, once they are written."""
 
 
 def _begin(
-    model: Model, plan: Plan, s: int, folder: Path, stack: ExitStack, resume: Resume | None
+    model: Model, plan: Plan, s: int, folder: Path, stack: ExitStack, kept: KeptRows | None
 ) -> _Output:
     """Begin the heatmap of a stage and, for the last one, the mask; `stack` ends them."""
     card, setup, turned = model.card, plan.setups[s], plan.stages[s].pace.turned
-    last, again = s == len(card.stages) - 1, resume is not None
-    kept = _kept(model, plan, s, resume)
+    last, again = s == len(card.stages) - 1, kept is not None
     path = folder / ("heatmap.zarr" if last else f"stage-{setup.spec.output.name}.zarr")
     channels = kept_channels(card, setup)
     codes: Sink = stack.enter_context(
@@ -194,27 +266,12 @@ def _begin(
     if setup.layers.names:
         layers, means = begin_layers(setup, folder, stack, turned=turned, kept=kept)
         reducer = Reducers([ClassPlanes(reducer, len(setup.channels)), *layers])
-        return _Output(path, reducer, None, kept, means)  # layers are made of slabs on the host
+        return _Output(path, reducer, None, means)  # layers are made of slabs on the host
     device = device_of(model.predictors[s])
     on_device = None
     if setup.spec.kind == "segmenter" and device is not None and device.startswith("cuda"):
         on_device = _device_output(card, device, channels, codes, labels)
-    return _Output(path, reducer, on_device, kept, {})
-
-
-def _kept(model: Model, plan: Plan, s: int, resume: Resume | None) -> KeptRows | None:
-    """Return what an earlier run has finished of a stage; `None` where nobody is to know."""
-    if resume is None:
-        return None
-    setup, last = plan.setups[s], s == len(plan.setups) - 1
-    return resume.stage(
-        model,
-        setup,
-        plan.selected[s],
-        pace=plan.stages[s].pace,
-        decoding=plan.decoding,
-        parts=(CODES, LABELS, *stitched_layers(setup)) if last else (CODES,),
-    )
+    return _Output(path, reducer, on_device, {})
 
 
 def labeller(card: ModelCard, sink: Sink) -> Reducer:

@@ -65,6 +65,11 @@ class StageEntry:
         """Return an entry that is equal to itself written and read again."""
         return cls(stage, *(orjson.loads(orjson.dumps(part)) for part in (what, how, notes)))
 
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> "StageEntry":
+        """Return the entry of a line."""
+        return cls(line["stage"], line["what"], line["how"], line["notes"])
+
     def changed_since(self, other: "StageEntry") -> tuple[str, ...]:
         """Return the names of what was different there."""
         mine, theirs = {**self.what, **self.how}, {**other.what, **other.how}
@@ -183,6 +188,43 @@ class Journal:
         self._logs.append(log)
         return log
 
+    def adopt(self, folder: Path, *, instead: bool = False) -> None:
+        """Take over what is finished in the journal of another folder, where nobody works any more.
+
+        Parameters
+        ----------
+        folder
+            Nothing need be there.
+        instead
+            Of a stage that is known here as other work, drop what is here; otherwise that stays,
+            and nothing is taken.
+        """
+        try:
+            content = (folder / FILE).read_bytes()
+        except FileNotFoundError:
+            return
+        lines = [line for line in map(_checked, content.split(b"\n")) if line is not None]
+        entries = {line["stage"]: StageEntry.of(line) for line in lines if "stage" in line}
+        logs: dict[str, StageLog] = {}
+        have: dict[str, set[tuple[str, Box]]] = {}
+        for entry in entries.values():  # the last of each stage: what came before was given up
+            known = self._entries.get(entry.stage)
+            if known is None or known.id == entry.id or instead:
+                log = logs[entry.id] = self.begin(entry)
+                have[entry.id] = {(block.part, block.box) for block in log.blocks}
+        for line in lines:
+            if "stage" in line or line["of"] not in logs:
+                continue
+            if "damage" in line:
+                if line["damage"] not in self._damage[line["of"]]:
+                    self._enter(line)
+            else:
+                log, block = logs[line["of"]], Block.parse(line)
+                if (block.part, block.box) not in have[line["of"]]:
+                    log.copy(block, folder / log.path.name)
+        for log in logs.values():
+            log.close()
+
     def _open(self) -> None:
         with _disk(self.folder):
             content = self._path.read_bytes() if self._path.exists() else b""
@@ -204,7 +246,7 @@ class Journal:
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "stage" in line:
-            entry = StageEntry(line["stage"], line["what"], line["how"], line["notes"])
+            entry = StageEntry.of(line)
             self._entries[entry.stage] = entry
             self._blocks[entry.id], self._damage[entry.id] = [], []
         elif "damage" in line:
@@ -294,12 +336,34 @@ class StageLog:
         array
             uint8 is compressed, anything else is kept as it is.
         """
-        content = _packed(array)
+        self._append(part, box, array.shape, array.dtype.str, _packed(array))
+
+    def copy(self, block: Block, path: Path) -> None:
+        """Keep a block of another log of the same work, if it is whole.
+
+        Parameters
+        ----------
+        block
+            As its journal has it.
+        path
+            The file of the other log.
+        """
+        try:
+            with path.open("rb") as file:
+                file.seek(block.offset)
+                content = file.read(block.nbytes)
+        except FileNotFoundError:
+            return
+        if _digest(content) == block.digest:
+            self._append(block.part, block.box, block.shape, block.dtype, content)
+
+    def _append(
+        self, part: str, box: Box, shape: tuple[int, ...], dtype: str, content: bytes
+    ) -> None:
         with _disk(self.path):
             offset = os.lseek(self._file, 0, os.SEEK_END)
             _write_all(self._file, content)
-        place = (offset, len(content), _digest(content))
-        self._enter(Block(part, box, array.shape, array.dtype.str, *place))
+        self._enter(Block(part, box, shape, dtype, offset, len(content), _digest(content)))
 
     def load(self, block: Block) -> Array:
         """Return the content of a block.

@@ -6,7 +6,7 @@ give for finished rows is incomplete, and dropped; the finished rows come from t
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from wsiseg.geometry import Box
 from wsiseg.grid import Column
 from wsiseg.stitch import Codes, Reducer, Sink, Slab
 
-__all__ = ["KeptRows", "column_span", "rows_of_tiles"]
+__all__ = ["KeptRows", "Span", "column_span", "rows_of_tiles"]
 
 Span = tuple[int, int]
 """First and last + 1 pixel of a column along the last axis of the walk."""
@@ -55,11 +55,20 @@ class KeptRows:
         Names of the arrays the stage gives; a row is finished when all have it.
     height
         Rows of the walk.
+    wanted
+        Given, only these rows of each column are to be made, and nothing but the log gets them.
     """
 
-    def __init__(self, log: StageLog, parts: Sequence[str], height: int) -> None:
+    def __init__(
+        self,
+        log: StageLog,
+        parts: Sequence[str],
+        height: int,
+        wanted: Mapping[Span, slice] | None = None,
+    ) -> None:
         self._log = log
         self._height = height
+        self._wanted = wanted
         spans = {_span(block.box) for block in log.blocks}
         self._last = {part: {span: self._last_of(part, span) for span in spans} for part in parts}
         self._done = {
@@ -70,11 +79,16 @@ class KeptRows:
     def missing(self, span: Span, rows: slice = slice(None)) -> NDArray[np.bool_]:
         """Return which rows of a column are to be made, bool (row,)."""
         done = self._done.get(span)
-        return np.ones(self._height, np.bool_)[rows] if done is None else ~done[rows]
+        missing = np.ones(self._height, np.bool_) if done is None else ~done
+        if self._wanted is not None:
+            mine = np.zeros(self._height, np.bool_)
+            mine[self._wanted.get(span, slice(0))] = True
+            missing &= mine
+        return missing[rows]
 
     def sink(self, part: str, sink: Sink) -> Sink:
         """Return a sink that takes the missing rows, and gives all to `sink`, in order."""
-        return _KeptSink(self, self._log, part, sink)
+        return _KeptSink(self, self._log, part, sink if self._wanted is None else None)
 
     def reducer(self, part: str, reducer: Reducer, selected: NDArray[np.bool_]) -> Reducer:
         """Return a reducer of cells that takes the missing rows, and gives all to `reducer`.
@@ -135,12 +149,12 @@ def rows_of_tiles(
 class _KeptSink:
     """Merges the rows that are finished with those that are made now."""
 
-    def __init__(self, kept: KeptRows, log: StageLog, part: str, sink: Sink) -> None:
+    def __init__(self, kept: KeptRows, log: StageLog, part: str, sink: Sink | None) -> None:
         self._kept = kept
         self._log = log
         self._part = part
         self._sink = sink
-        self._waiting = deque(kept.pieces(part))
+        self._waiting = deque(kept.pieces(part) if sink is not None else ())
 
     def write(self, box: Box, codes: Codes) -> None:
         """Take the next rows; those that are finished already are dropped."""
@@ -148,20 +162,23 @@ class _KeptSink:
         missing = self._kept.missing(_span(box), slice(top, box.stop[0]))
         for rows in _runs(missing.astype(np.int64) - 1):
             part = Box((top + rows.start, *rest), (top + rows.stop, *box.stop[1:]))
-            self._feed((part.start[-1], part.start[0]))
-            self._sink.write(part, codes[rows])
+            if self._sink is not None:
+                self._feed(self._sink, (part.start[-1], part.start[0]))
+                self._sink.write(part, codes[rows])
             self._log.add(self._part, part, codes[rows])
 
     def finish(self) -> object:
         """Give what is left, and finish the sink."""
-        self._feed(None)
+        if self._sink is None:
+            return None
+        self._feed(self._sink, None)
         return self._sink.finish()
 
-    def _feed(self, until: tuple[int, int] | None) -> None:
+    def _feed(self, sink: Sink, until: tuple[int, int] | None) -> None:
         """Give the finished rows that come before a place."""
         while self._waiting and (until is None or self._waiting[0].place < until):
             piece = self._waiting.popleft()
-            self._sink.write(piece.box, self._log.load(piece.block)[piece.rows])
+            sink.write(piece.box, self._log.load(piece.block)[piece.rows])
 
 
 class _KeptReducer:

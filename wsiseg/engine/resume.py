@@ -32,7 +32,7 @@ from wsiseg.engine.decoding import DecodingChoice
 from wsiseg.engine.execute import Pace
 from wsiseg.engine.graph import StageSetup, kept_channels
 from wsiseg.engine.journal import Journal, StageEntry
-from wsiseg.engine.kept import KeptRows
+from wsiseg.engine.kept import KeptRows, Span
 from wsiseg.engine.provenance import code_fingerprint, fingerprint, hardware
 from wsiseg.errors import ModelError
 from wsiseg.model import Model, load_model
@@ -149,6 +149,7 @@ class Resume:
         pace: Pace,
         decoding: DecodingChoice,
         parts: Sequence[str],
+        wanted: Mapping[Span, slice] | None = None,
     ) -> KeptRows:
         """Return the finished rows of a stage, of which there are none where anything differs.
 
@@ -160,6 +161,8 @@ class Resume:
             Of the plan.
         parts
             Names of the arrays the stage gives.
+        wanted
+            See `KeptRows`.
         """
         name = setup.spec.name
         entry = StageEntry.plain(
@@ -182,7 +185,7 @@ class Resume:
         if self._slide.ledger is not None:
             rows.follow(self._slide.ledger)
         height = setup.placement.shape[-1 if pace.turned else 0]
-        return KeptRows(rows, parts, height)
+        return KeptRows(rows, parts, height, wanted)
 
     def _what(
         self,

@@ -22,6 +22,7 @@ __all__ = [
     "cached_file",
     "code_fingerprint",
     "compiled_folder",
+    "kept_models",
     "user_models",
     "write_atomically",
 ]
@@ -67,6 +68,11 @@ def cached_file(kind: str, key: str, suffix: str, make: Callable[[], bytes]) -> 
     private = Path(tempfile.mkdtemp(prefix="wsiseg-"))  # mode 0700: nobody else plants a file here
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     return write_atomically(private / path.name, content)
+
+
+def kept_models() -> Path:
+    """Return the folder of models that were sent here, by their digest; it may not exist."""
+    return _cache_folder() / "models"
 
 
 def compiled_folder() -> Path | None:

@@ -5,13 +5,12 @@
 
 from wsiseg.run.describe import describe_slide
 from wsiseg.run.folder import (
-    parse_bytes,
     segment_folder,
     segment_slide,
     tissue_folder,
 )
 from wsiseg.run.inputs import SlideJob, list_slides
-from wsiseg.run.limits import parse_seconds
+from wsiseg.run.limits import parse_bytes, parse_seconds
 from wsiseg.run.planning import plan_folder
 from wsiseg.run.reports import FolderReport, SlideReport, failure_text
 from wsiseg.run.slide_table import parse_mpp

@@ -11,6 +11,7 @@ from wsiseg.engine import Listener, ignore
 from wsiseg.errors import UsageError
 from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import EmbedOptions, FolderOptions
+from wsiseg.run.cluster import require_cluster
 from wsiseg.run.devices import on_first_device, share_of
 from wsiseg.run.folder import FolderReport, Slides, run_folder
 from wsiseg.run.inputs import as_jobs, require_any
@@ -28,6 +29,7 @@ def embed_folder(
     *,
     options: EmbedOptions | None = None,
     folder: FolderOptions | None = None,
+    scheduler: str | None = None,
     listen: Listener = ignore,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
@@ -39,8 +41,8 @@ def embed_folder(
         As for `segment_folder`.
     model
         Of task `embedding`; loaded once.
-    folder
-        How the run goes, as for `segment_folder`.
+    folder, scheduler
+        How the run goes, and where, as for `segment_folder`.
     slide_done
         Called with the report of each slide.
 
@@ -59,7 +61,11 @@ def embed_folder(
     if chosen.parquet:
         require_parquet()
     require_any(jobs)
-    run = on_first_device(chosen.run)
+    run = chosen.run
+    if scheduler is not None:
+        require_cluster(scheduler, model, run.device)
+    else:
+        run = on_first_device(run)
     if isinstance(model, Model) and folder.isolate:
         raise UsageError(
             "isolate needs the model's name or folder, since other processes load it; found a "
@@ -72,6 +78,7 @@ def embed_folder(
         EmbedWork(model, replace(chosen, run=run)),
         options=folder,
         devices=() if alone else (run.device,),
+        scheduler=scheduler,
         listen=listen,
         slide_done=slide_done,
     )

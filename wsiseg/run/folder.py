@@ -6,15 +6,14 @@ Any number of processes may run on one output folder: they share the slides by l
 import logging
 import math
 import os
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from wsiseg.engine import Listener, ignore, lay_out, require_layers
 from wsiseg.engine.working import sweep
@@ -26,6 +25,7 @@ from wsiseg.run.devices import devices_to_use, each_on_a_device, on_first_device
 from wsiseg.run.inputs import SlideJob, as_jobs, require_any
 from wsiseg.run.leases import Leases, key_of
 from wsiseg.run.limits import bear_the_blame, bound_memory, raise_open_files, require_room
+from wsiseg.run.parts import adopt_parts, drop_parts
 from wsiseg.run.records import run_settings, settings_of
 from wsiseg.run.reports import FolderReport, SlideReport, failure_text
 from wsiseg.run.tables import SUMMARY, Tables
@@ -45,12 +45,14 @@ from wsiseg.run.turns import (
 )
 from wsiseg.source import Pyramid
 
+if TYPE_CHECKING:
+    from wsiseg.run.cluster_worker import ModelWork
+
 __all__ = [
     "FolderReport",
     "SlideReport",
     "SlideWork",
     "failure_text",
-    "parse_bytes",
     "run_folder",
     "segment_folder",
     "segment_slide",
@@ -58,8 +60,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-POWERS = "kmgt"
 
 SOON_S, SELDOM_S = 0.05, 5.0
 """Between two looks at slides that others have, at first and later."""
@@ -95,6 +95,7 @@ def run_folder(
     *,
     options: FolderOptions | None = None,
     devices: Sequence[str] = (),
+    scheduler: str | None = None,
     listen: Listener = ignore,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
@@ -110,6 +111,8 @@ def run_folder(
         How the run goes.
     devices
         A process each does the work; none: this process does.
+    scheduler
+        Given, the workers of this cluster do it; see `cluster`.
     slide_done
         Called with the report of each slide.
 
@@ -126,9 +129,11 @@ def run_folder(
     raise_open_files()
     with _run_into(out, jobs, options) as (leases, tables):
         ground = Ground(out, work.command, settings, options, leases.arrive())
-        run = _Run(jobs, ground, work, leases, devices, listen)
+        hands = _hands(work, ground, leases, devices, scheduler, listen)
+        run = _Run(jobs, ground, work, leases, hands, listen)
         try:
-            return _collected(run.reports(), tables, out, slide_done)
+            with closing(run.reports()) as reports:
+                return _collected(reports, tables, out, slide_done)
         finally:
             _clear(jobs, ground, leases)
 
@@ -142,19 +147,19 @@ class _Run:
         ground: Ground,
         work: SlideWork,
         leases: Leases,
-        devices: Sequence[str],
+        hands: "Hands | None",
         listen: Listener,
     ) -> None:
         self._jobs = {str(ground.out / job.output): job for job in jobs}
         self._ground = ground
         self._work = work
         self._leases = leases
-        self._devices = devices
+        self._hands = hands
         self._listen = listen
         self._loaded: Work | None = None
         self._told: set[tuple[str, ...]] = set()
 
-    def reports(self) -> Iterator[SlideReport]:
+    def reports(self) -> Generator[SlideReport, None, None]:
         """Yield a report of each slide."""
         todo = [Task(job) for job in self._jobs.values()]
         held: dict[str, SlideReport] = {}
@@ -187,9 +192,9 @@ class _Run:
                 pause = min(2 * pause, SELDOM_S, self._leases.expiry_s / 4)
 
     def _round(self, tasks: Sequence[Task]) -> Iterator[SlideReport]:
-        """Yield the reports of slides, done in this process or in one per device."""
-        if self._devices:
-            yield from self._round_elsewhere(tasks)
+        """Yield the reports of slides, done in this process or by others."""
+        if self._hands is not None:
+            yield from self._round_elsewhere(tasks, self._hands)
             return
         for task in tasks:
             report = self._known(task)
@@ -198,7 +203,7 @@ class _Run:
                 report = take_turn(task, self._ground, self._loaded, self._leases, self._listen)
             yield report
 
-    def _round_elsewhere(self, tasks: Sequence[Task]) -> Iterator[SlideReport]:
+    def _round_elsewhere(self, tasks: Sequence[Task], hands: "Hands") -> Iterator[SlideReport]:
         todo = []
         for task in tasks:
             report = self._known(task)
@@ -206,17 +211,8 @@ class _Run:
                 todo.append(task)
             else:
                 yield report
-        devices = self._devices[: len(todo)]
-        timeout_s, grace_s = self._ground.options.timeout_s, self._ground.options.grace_s
         if todo:
-            yield from each_on_a_device(
-                todo,
-                devices,
-                partial(_worker, work=self._work, ground=self._ground, processes=len(devices)),
-                self._lost,
-                listen=self._listen,
-                limit_s=None if timeout_s is None else timeout_s + grace_s,
-            )
+            yield from hands(todo)
 
     def _known(self, task: Task) -> SlideReport | None:
         """Return the report of a slide that is done or under way; `None`: it is to be tried."""
@@ -259,10 +255,44 @@ class _Run:
             return found
         return failed_elsewhere(job, self._ground) or Task(job)
 
-    def _lost(self, task: Task, what: str) -> SlideReport:
-        report = lost(task.job, self._ground, what)
-        clear_dead(task.job, self._ground, self._leases)
-        return report
+
+Hands = Callable[[Sequence[Task]], Iterator[SlideReport]]
+"""What does slides in other processes, and reports each."""
+
+
+def _hands(
+    work: SlideWork,
+    ground: Ground,
+    leases: Leases,
+    devices: Sequence[str],
+    scheduler: str | None,
+    listen: Listener,
+) -> Hands | None:
+    """Return who does the slides; `None`: this process."""
+    if scheduler is not None:
+        from wsiseg.run.cluster import each_on_a_worker
+
+        return partial(
+            each_on_a_worker,
+            scheduler=scheduler,
+            work=cast("ModelWork", work),
+            ground=ground,
+            leases=leases,
+            listen=listen,
+        )
+
+    def one_each(tasks: Sequence[Task]) -> Iterator[SlideReport]:
+        used, options = devices[: len(tasks)], ground.options
+        yield from each_on_a_device(
+            tasks,
+            used,
+            partial(_worker, work=work, ground=ground, processes=len(used)),
+            lambda task, what: lost(task.job, ground, what, leases),
+            listen=listen,
+            limit_s=None if options.timeout_s is None else options.timeout_s + options.grace_s,
+        )
+
+    return one_each if devices else None
 
 
 def _say_whom_we_wait_for(held: Sequence[SlideReport]) -> None:
@@ -356,6 +386,7 @@ def segment_folder(
     *,
     options: SegmentOptions | None = None,
     folder: FolderOptions | None = None,
+    scheduler: str | None = None,
     listen: Listener = ignore,
     slide_done: Callable[[object], None] = ignore,
 ) -> FolderReport:
@@ -376,6 +407,9 @@ def segment_folder(
         own, which takes slide after slide.
     folder
         How the run goes: doing slides again, time limits, other processes.
+    scheduler
+        Address or scheduler file of a Dask cluster whose workers do the slides; they see slides and
+        `out` by the same paths.
     slide_done
         Called with the report of each slide.
 
@@ -387,7 +421,8 @@ def segment_folder(
         If the output folder cannot be written, or holds a foreign `summary.csv`. What is wrong with
         a slide is in the report.
     UsageError
-        If `jobs` names no slide, or only slides that are not there.
+        If `jobs` names no slide, or only slides that are not there, or what is asked for cannot go
+        to a cluster.
     """
     options, folder = options or SegmentOptions(), folder or FolderOptions()
     out, jobs = Path(out), as_jobs(jobs)
@@ -395,7 +430,11 @@ def segment_folder(
     require_layers(model, options.uncertainty)
     require_any(jobs)
     devices: tuple[str, ...] = ()
-    if not isinstance(model, Model):
+    if scheduler is not None:
+        from wsiseg.run.cluster import require_cluster
+
+        require_cluster(scheduler, model, options.run.device)
+    elif not isinstance(model, Model):
         devices = _devices(model, options.run)[: len(jobs)]
         if len(devices) == 1 and not folder.apart:
             devices = ()
@@ -410,6 +449,7 @@ def segment_folder(
         SegmentWork(model, options),
         options=folder,
         devices=devices,
+        scheduler=scheduler,
         listen=listen,
         slide_done=slide_done,
     )
@@ -492,9 +532,11 @@ def _prepared(work: SegmentWork) -> tuple[Mapping[str, Any], Work]:
 def _segment_slide(slide: Pyramid, turn: Turn, *, model: Model, options: SegmentOptions) -> Row:
     require_room_for(slide, model, turn.ground.out)
     with turn.journal() as journal:
+        adopt_parts(journal, turn.job, turn.ground)
         result = segment(slide, model, options=options, journal=journal, listen=turn.listen)
         row = result.summary()
         result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
+        drop_parts(turn.job, turn.ground)
         return row
 
 
@@ -541,21 +583,3 @@ class TissueWork:
     def load(self, device: str = "", processes: int = 1) -> Work:
         """Return what finds the tissue of one slide."""
         return partial(write_tissue, options=self.options)
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes meant by `4GB`, `500 MB` or `1e9`.
-
-    Raises
-    ------
-    UsageError
-        If it is not a size.
-    """
-    number, prefix, binary = r"([0-9]+\.?[0-9]*(?:e[0-9]+)?)", r"([kmgt]?)", r"(i?)"
-    match = re.fullmatch(rf"\s*{number}\s*{prefix}{binary}b?\s*", text.lower())
-    if match is None:
-        raise UsageError(f"memory {text!r}: needed a size such as 4GB or 500MB")
-    size = int(float(match[1]) * (1024 if match[3] else 1000) ** (POWERS.find(match[2] or "?") + 1))
-    if size <= 0:
-        raise UsageError(f"memory {text!r}: needed more than nothing, such as 4GB")
-    return size

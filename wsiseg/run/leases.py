@@ -169,6 +169,19 @@ class Leases:
         """Folder of the leases; there while somebody needs it."""
         return self._root
 
+    @property
+    def sign(self) -> Path:
+        """A file that is there from `arrive` to `close`, to be seen by other machines."""
+        return self._root / f"{CLOCK}{self._me.name}"
+
+    def far(self, name: str) -> int:
+        """Return how far whoever has a slide is with it: the bytes of its journal, 0 for none."""
+        try:
+            holder = self.holder(name)
+        except OSError:
+            return 0
+        return _far(self._root / key_of(name) / holder.name) if holder else 0
+
     def take(self, name: str, *, displacing: str | None = None) -> Lease | Holder:
         """Take the lease of a slide, or return who has it.
 
@@ -265,7 +278,7 @@ class Leases:
 
     def now_ns(self) -> int:
         """Return the time by the clock of the file system, in ns since 1970."""
-        clock = self._root / f"{CLOCK}{self._me.name}"
+        clock = self.sign
         for _ in range(TRIES):
             with suppress(FileNotFoundError):  # the folder goes when the last run ends
                 self._root.mkdir(exist_ok=True)
@@ -362,12 +375,12 @@ class Leases:
             for lease in list(self._held.values()):
                 lease.touch()
             with suppress(OSError):
-                os.utime(self._root / f"{CLOCK}{self._me.name}")
+                os.utime(self.sign)
 
     def _tidy(self) -> None:
         """Remove what dead processes left, and everything where no run is under way."""
         now_ns, alone = self.now_ns(), True
-        (self._root / f"{CLOCK}{self._me.name}").unlink()
+        self.sign.unlink()
         for path in list(self._root.iterdir()):
             kind, holder = _left_by(path.name)
             if holder is None:
@@ -406,10 +419,7 @@ def _holder_of(key: Path) -> Holder | None:
 
 def _note_death(folder: Path, dead: Holder) -> tuple[str, ...]:
     """Write down who died, and how far the slide was; return who has died since it got there."""
-    try:
-        far = (folder / KEPT / FILE).stat().st_size
-    except OSError:
-        far = 0
+    far = _far(folder)
     with (folder / DEATHS).open("a", encoding="utf-8") as file:
         file.write(f"{far} {dead}\n")
     deaths: list[str] = []
@@ -417,6 +427,13 @@ def _note_death(folder: Path, dead: Holder) -> tuple[str, ...]:
         then, _, who = line.partition(" ")
         deaths = [*deaths, who] if then == str(far) else []
     return tuple(deaths)
+
+
+def _far(folder: Path) -> int:
+    try:
+        return (folder / KEPT / FILE).stat().st_size
+    except OSError:
+        return 0
 
 
 def _modified_ns(path: Path) -> int:

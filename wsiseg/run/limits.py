@@ -17,6 +17,7 @@ __all__ = [
     "Watch",
     "bear_the_blame",
     "bound_memory",
+    "parse_bytes",
     "parse_seconds",
     "raise_open_files",
     "reason_of",
@@ -35,6 +36,8 @@ empty glass takes next to nothing, and the engine looks at the disk while it wri
 
 LOOK_S = 2.0
 """Between two looks at the disk."""
+
+POWERS = "kmgt"
 
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -222,6 +225,24 @@ def reason_of(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "no memory left; allow less (--memory 4GB) or fewer cores (--threads 1)"
     return None
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes meant by `4GB`, `500 MB` or `1e9`.
+
+    Raises
+    ------
+    UsageError
+        If it is not a size.
+    """
+    number, prefix, binary = r"([0-9]+\.?[0-9]*(?:e[0-9]+)?)", r"([kmgt]?)", r"(i?)"
+    match = re.fullmatch(rf"\s*{number}\s*{prefix}{binary}b?\s*", text.lower())
+    if match is None:
+        raise UsageError(f"memory {text!r}: needed a size such as 4GB or 500MB")
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** (POWERS.find(match[2] or "?") + 1))
+    if size <= 0:
+        raise UsageError(f"memory {text!r}: needed more than nothing, such as 4GB")
+    return size
 
 
 def parse_seconds(text: str) -> float:

@@ -32,6 +32,7 @@ __all__ = [
     "changes",
     "file_state",
     "missing_files",
+    "own_wsiseg",
     "place_of",
     "read_record",
     "run_settings",
@@ -39,6 +40,7 @@ __all__ = [
     "slide_changes",
     "slide_identity",
     "write_record",
+    "wsiseg_differences",
 ]
 
 RECORD = ".wsiseg.json"
@@ -79,8 +81,7 @@ def settings_of(
     """
     settings: dict[str, Any] = {
         "command": command,
-        "wsiseg": __version__,
-        "code": _code_digest(),
+        **own_wsiseg(),
         "options": dict(options),
     }
     if model is not None:
@@ -219,6 +220,20 @@ def changes(
         return ("whether the slide is the same cannot be told",)
     return (
         () if now == recorded else (f"the slide's content ({_short(recorded)} -> {_short(now)})",)
+    )
+
+
+def own_wsiseg() -> dict[str, str]:
+    """Return what tells this wsiseg from others: its version, and a hash of its code."""
+    return {"wsiseg": __version__, "code": _code_digest()}
+
+
+def wsiseg_differences(settings: Mapping[str, Any], here: Mapping[str, str]) -> tuple[str, ...]:
+    """Return in words how a wsiseg differs from that of `settings`; empty if it does not."""
+    return tuple(
+        f"{name} {_short(here[key])} (needed {_short(settings[key])})"
+        for name, key in (("version", "wsiseg"), ("code", "code"))
+        if here[key] != settings[key]
     )
 
 

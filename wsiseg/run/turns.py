@@ -280,10 +280,11 @@ def _take_and_do(
         leases.release(lease)
 
 
-def lost(job: SlideJob, ground: Ground, what: str) -> SlideReport:
-    """Report a slide whose process died, and let the others know."""
+def lost(job: SlideJob, ground: Ground, what: str, leases: Leases) -> SlideReport:
+    """Report a slide whose process died, let the others know, and lay by what it had finished."""
     report = _failure(job, ground, {"slide": Path(job.path).name}, RunError(f"{job.path}: {what}"))
     _note_failure(report, ground, job)
+    clear_dead(job, ground, leases)
     return report
 
 
