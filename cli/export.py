@@ -20,8 +20,8 @@ Option = typer.Option
 To = Annotated[
     str,
     Option(
-        help="qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, dicom-seg, dicom-ann "
-        "or ro-crate."
+        help="qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, ro-crate, dicom-seg or "
+        "dicom-ann."
     ),
 ]
 As = Annotated[

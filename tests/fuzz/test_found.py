@@ -25,7 +25,7 @@ from wsiseg.geometry import Box, Spacing
 from wsiseg.model import check_model
 from wsiseg.stitch import HeatmapStore, LabelClass, LabelStore, Placement
 from wsiseg.testing.models import make_colour_model
-from wsiseg.testing.slides import make_tiff_pyramid, tissue_disc
+from wsiseg.testing.slides import make_ome_tiff, make_tiff_pyramid, tissue_disc
 
 CLASSES = ("background", "tumour")
 SHAPE = (200, 260)
@@ -75,6 +75,10 @@ def test_directories_in_a_circle_do_not_hang(tmp_path, slide):
 @pytest.mark.parametrize("tag", ["TileWidth", "TileLength", "ImageWidth", "ImageLength"])
 def test_sizes_of_nothing_are_refused(tmp_path, slide, tag):
     path = make_tiff_pyramid(tmp_path / "a.tif", tissue_disc(SHAPE)[0], levels=(1,), tile=64)
+    overwrite(path, **{tag: 0})
+    with pytest.raises(SourceError):
+        wsiseg.open(path, reader="tiff")
+    path = make_ome_tiff(tmp_path / "a.ome.tif", tissue_disc(SHAPE)[0], levels=(1,), tile=64)
     overwrite(path, **{tag: 0})
     with pytest.raises(SourceError):
         wsiseg.open(path, reader="tiff")

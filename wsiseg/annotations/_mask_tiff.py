@@ -1,13 +1,12 @@
 """Masks in TIFF files, tiled, in strips or as a pyramid: read block by block."""
 
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFileError, TiffPage
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from wsiseg.annotations._mask_image import one_channel, refuse_lossy_jpeg
 from wsiseg.errors import AnnotationError
@@ -15,7 +14,7 @@ from wsiseg.geometry import Box, ceil_div
 from wsiseg.source._blocks import block_indices
 from wsiseg.source._bytes import ByteReader, open_bytes
 from wsiseg.source._cache import BlockCache
-from wsiseg.source._tiff_layout import walk_pages
+from wsiseg.source._tiff_layout import TIFF_ERRORS, walk_pages
 
 __all__ = ["TiffLevel", "open_mask_tiff"]
 
@@ -25,11 +24,6 @@ MAX_BLOCK_BYTES = 256 << 20
 
 SAME_ASPECT = 0.02
 """Pages whose aspects differ by more, relatively, do not show the same field."""
-
-MALFORMED = (
-    TiffFileError, struct.error, ValueError, IndexError, KeyError, OverflowError, TypeError,
-)  # fmt: skip
-"""What tifffile raises, besides its own error, where a directory makes no sense."""
 
 JPEGS = frozenset({COMPRESSION.JPEG, COMPRESSION.OJPEG})
 READ = JPEGS | {
@@ -156,7 +150,7 @@ def open_mask_tiff(path: Path) -> tuple[TiffLevel, ...]:
                 TiffLevel(shapes[shape], file, cache, path)
                 for shape in sorted(shapes, reverse=True)
             )
-    except MALFORMED as error:
+    except TIFF_ERRORS as error:
         if isinstance(error, AnnotationError):
             raise
         raise AnnotationError(f"{path}: not a readable TIFF ({error}); copy it anew") from error

@@ -21,9 +21,9 @@ FORMATS: Mapping[str, str] = {
     "clam": "to_clam.to_clam",
     "geoparquet": "to_geoparquet.to_geoparquet",
     "coco": "to_coco.to_coco",
+    "ro-crate": "to_ro_crate.to_ro_crate",
     "dicom-seg": "to_dicom.to_dicom_seg",
     "dicom-ann": "to_dicom.to_dicom_ann",
-    "ro-crate": "to_ro_crate.to_ro_crate",
 }
 """Name -> the module and the function in it; loaded when it is asked for."""
 

@@ -1,6 +1,7 @@
 """Which pages of a TIFF are the slide, its levels and its associated images, and where they lie."""
 
 import logging
+import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,13 @@ class TiffLayout:
     spacing: Spacing | None
     objective_power: float | None
     properties: dict[str, str] = field(default_factory=dict)
+
+
+TIFF_ERRORS = (
+    tifffile.TiffFileError, struct.error, ValueError, LookupError, ArithmeticError, TypeError,
+    AttributeError, RuntimeError, AssertionError, MemoryError,
+)  # fmt: skip
+"""What tifffile raises, besides its own error, where a directory makes no sense."""
 
 
 def read_layout(tiff: TiffFile, name: str) -> TiffLayout:

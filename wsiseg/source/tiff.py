@@ -5,14 +5,13 @@ OpenSlide's bit for bit (JPEG 2000: within 1), several times as fast, because no
 with transparency.
 """
 
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
-from tifffile import TiffFile, TiffFileError
+from tifffile import TiffFile
 
 from wsiseg.errors import DamagedFileError, SourceError
 from wsiseg.geometry import Box, LevelInfo, ceil_div
@@ -23,7 +22,13 @@ from wsiseg.source._cache import BlockCache
 from wsiseg.source._codec import CodecError, ReducingDecoder
 from wsiseg.source._properties import technical
 from wsiseg.source._reads import ReadCounter
-from wsiseg.source._tiff_layout import NeedsOpenSlideError, TiffImage, TiffLayout, read_layout
+from wsiseg.source._tiff_layout import (
+    TIFF_ERRORS,
+    NeedsOpenSlideError,
+    TiffImage,
+    TiffLayout,
+    read_layout,
+)
 from wsiseg.source.base import CompressedTile, Pixels, ReadCount, SlideMetadata
 
 __all__ = ["TiffSource"]
@@ -36,17 +41,6 @@ SCRATCH_BYTES = 1 << 22
 
 SAMPLES = 4
 """Blocks looked at to learn what a codec does, where the first ones are damaged."""
-
-_MALFORMED = (
-    TiffFileError,
-    struct.error,
-    ValueError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    TypeError,
-)
-"""What tifffile raises, besides its own error, where a directory makes no sense."""
 
 
 class TiffSource:
@@ -212,7 +206,7 @@ class TiffSource:
                 return read_layout(tiff, self._name)
         except SourceError:
             raise
-        except _MALFORMED as error:
+        except TIFF_ERRORS as error:
             raise DamagedFileError(
                 f"{self._name}: not a readable TIFF ({error}); copy the file anew", path=self._path
             ) from error
