@@ -20,7 +20,7 @@ Option = typer.Option
 To = Annotated[
     str,
     Option(
-        help="qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, ro-crate, dicom-seg or "
+        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, dicom-seg or "
         "dicom-ann."
     ),
 ]
