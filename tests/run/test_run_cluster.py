@@ -252,6 +252,15 @@ def test_a_slide_that_hangs_beyond_its_time_ends_with_its_worker(slides, schedul
         client.wait_for_workers(2, timeout=60)  # its nanny has started another one
 
 
+@pytest.fixture
+def stoppable():
+    """Have SIGINT stop the tests where they were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("stoppable")
 def test_a_run_that_is_stopped_stops_its_workers(slides, scheduler, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     work = FakeModelWork(model=MODEL, steps=1000, step_s=0.02, log=log)
