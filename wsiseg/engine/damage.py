@@ -154,8 +154,8 @@ class DamageWatch:
 def lost_places(slide: Pyramid, blocks: Sequence[DamagedBlock], gaps: Gaps) -> Annotations:
     """Return where there is no result, and where the slide cannot be read, as objects `Corrupt`."""
     own = [(*b.l0_box.start, *b.l0_box.stop) for b in blocks if b.state == State.NODATA]
-    boxes = np.array(own, np.float64).reshape(-1, 4)
-    boxes = np.concatenate([boxes, gaps.l0_boxes(State.NODATA)])
+    unread = np.array(own, np.float64).reshape(-1, 4)
+    boxes = np.concatenate([unread, gaps.l0_boxes(State.NODATA)])
     region = shapely.intersection(_union(boxes), shapely.box(0, 0, *slide.shape[::-1]))
     polygons = shapely.get_parts(region)
     polygons = polygons[shapely.area(polygons) > 0]

@@ -150,7 +150,8 @@ class Gaps:
             stride = np.array(grid.stride) * scale
             low = np.floor((first - middle - reach) / stride + SNAP) + 1
             high = np.ceil((last - middle + reach) / stride - SNAP)
-        return np.concatenate([low, high], axis=1).astype(np.int64)
+        both: NDArray[np.int64] = np.concatenate([low, high], axis=1).astype(np.int64)
+        return both
 
 
 def disjoint(boxes: Boxes) -> Boxes:
