@@ -14,11 +14,11 @@ not published with the images; 0.15 µm is what makes its tumour nuclei as large
 
 NuCLS (Amgad et al. 2022, doi:10.1093/gigascience/giac037, CC0; tiles of CellViT's example):
 lymphocytes and stroma, of which the others have little. Tiles were chosen by eye, by no
-pathologist, for showing no tumour, and are background all over; the labels that come with them do not tell
-lymphocytes from tumour, and are not used. A tile is as small as a patch, so it is mirrored until
-patches have surroundings. The slides of the tiles are not published with them; the stain of each
-lies outside the range of either region of BCSS (`stain_ranges` tells), hence none is of a slide
-that is tested on.
+pathologist, for showing no tumour, and are background all over; the labels that come with them do
+not tell lymphocytes from tumour, and are not used. A tile is as small as a patch, so it is mirrored
+until patches have surroundings. The slides of the tiles are not published with them; the stain of
+each lies outside the range of either region of BCSS (`stain_ranges` tells), hence none is of a
+slide that is tested on.
 """
 
 import argparse
