@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from wsiseg_cli.main import app
 
 from wsiseg.errors import AnnotationError, SpacingUnavailableError, TrainingError
+from wsiseg.train.estimate import StageEstimate, TrainingPlan
 
 QUICK = fit_of("mask", rounds=1, steps=1)
 LONG = fit_of("mask", rounds=10, steps=2, ema=0.9, hard=0.4, schedule="plateau", accumulate=2)
@@ -68,6 +69,14 @@ def test_a_plan_says_what_it_will_take_and_writes_nothing(folder):
     assert plan["peak_memory_bytes"] > 1e7
     assert plan["seconds"] > 0
     assert set(folder.rglob("*")) == before
+
+
+def test_a_plan_of_many_slides_stays_short():
+    places = {f"{number} slide.svs > Tumor": 10 for number in range(100)}
+    stage = StageEstimate("patches", places, 1, 10, 40, 1.0, 1000)
+    lines = str(TrainingPlan("m 1", "cpu", (stage,), 1.0, 1)).splitlines()
+    assert len(lines) == 2 + 16 + 1
+    assert lines[-1] == "    and 84 more with 840 places; --json lists them"
 
 
 def test_training_prints_the_package_and_refuses_to_replace_it(folder):
