@@ -188,6 +188,24 @@ def test_what_cannot_be_compared_is_named(folder: Path):
     assert "cannot compare 'cells'; needed some of masks, objects, points" in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    ("data", "options", "match"),
+    [
+        ("dataset.toml", ["--spacing", "0.5"], "its pixels have 1 µm; give that or more as"),
+        ("cases.csv", [], "cannot say which classes there are"),
+        ("dataset.toml", ["--stratify", "grade"], "no column 'grade'"),
+    ],
+)
+def test_the_remedy_is_an_option_of_the_command(folder: Path, data, options, match):
+    write(folder / "a.geojson", square(0, 0, 100))
+    write(folder / "predicted/a.geojson", square(0, 0, 100))
+    (folder / "cases.csv").write_text("slide,labels,split,mpp\na.png,a.geojson,test,1.0\n")
+    arguments = ["evaluate", str(folder / data), str(folder / "predicted"), *options]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code != 0
+    assert match in str(done.exception)
+
+
 def test_a_table_takes_its_rules_from_the_configuration(folder: Path):
     (folder / "cases.csv").write_text(
         "slide,labels,patient,split,mpp\na.png,a.png.png,p,test,1.0\n"

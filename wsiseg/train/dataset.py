@@ -34,7 +34,7 @@ from typing import Any, Literal, get_args
 
 from wsiseg.annotations.labels import Labels, check_label_rules, open_labels
 from wsiseg.engine import fingerprint
-from wsiseg.errors import LabelError, TrainingError
+from wsiseg.errors import LabelError, MissingSpacingError, TrainingError
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
 
@@ -81,8 +81,23 @@ class SlideEntry:
         return self.slide.name
 
     def open(self) -> Pyramid:
-        """Open the slide."""
-        return open_slide(self.slide, mpp=self.mpp)
+        """Open the slide.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read, or its pixel size stands neither in it nor here.
+        """
+        try:
+            pyramid = open_slide(self.slide, mpp=self.mpp)
+            pyramid.spacing  # noqa: B018 - asked for here, where the remedy is known
+        except MissingSpacingError as error:
+            raise MissingSpacingError(
+                f"{self.name}: no usable pixel size in the file; say it in the data set, for "
+                "example mpp = 0.25 beside slide",
+                path=self.slide,
+            ) from error
+        return pyramid
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +217,11 @@ def read_dataset(
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: cannot be read: {error}; check the path") from error
     if path.suffix.lower() == ".csv":
+        if not classes:
+            raise TrainingError(
+                f"{path}: a CSV cannot say which classes there are; name the config.toml it is of "
+                "instead, or name them: --classes 'background, Tumor'"
+            )
         return Dataset(
             path, tuple(classes), tuple(_entries(path, _rows(path, text))), _rules(path, labels)
         )

@@ -18,8 +18,8 @@ from wsiseg.engine.inputs import Input, SlideInput
 from wsiseg.errors import TrainingError
 from wsiseg.geometry import Box
 from wsiseg.machine import peak_memory, usable_cores
-from wsiseg.model import networks
 from wsiseg.model.card import StageSpec
+from wsiseg.train.build import build_network
 from wsiseg.train.config import TrainConfig, read_config
 from wsiseg.train.lesson import (
     LabelledSlide,
@@ -134,12 +134,7 @@ def _estimate(
 ) -> StageEstimate:
     recipe = config.recipes[stage.name]
     lesson = stage_lesson(config.card, stage, recipe, slides, (), _stand_ins, resources=resources)
-    network = networks.build(
-        stage.weights.architecture,
-        channels=tuple(len(spec.channels) for spec in stage.inputs),
-        classes=len(config.card.classes),
-        arguments=stage.weights.arguments,
-    ).to(resources.device)
+    network = build_network(config.card, stage).to(resources.device)
     per_step = _time_step(lesson, network) * recipe.fit.accumulate
     read_later = any(i.source == stage.output.name for s in config.card.stages for i in s.inputs)
     leaves = lesson.sampler.leaves

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations.labels import IGNORE, class_values, open_labels
 from wsiseg.annotations.read_drawing import read_areas, read_points
-from wsiseg.errors import AnnotationError, UsageError
+from wsiseg.errors import AnnotationError, SpacingUnavailableError, UsageError
 from wsiseg.evaluate import Case, Evaluation, EvaluationOptions, evaluate, read_heatmap, slide_case
 from wsiseg.evaluate.case import Objects, Pair, PointSet, ReadProbabilities
 from wsiseg.source import Pyramid, View
@@ -138,7 +138,13 @@ def _case(
 def _mask_case(
     dataset: Dataset, entry: SlideEntry, slide: Pyramid, prediction: Path, spacing_um: float
 ) -> Case:
-    view = slide.at(spacing_um)
+    try:
+        view = slide.at(spacing_um)
+    except SpacingUnavailableError as error:
+        raise UsageError(
+            f"{slide.name}: cannot be compared at {spacing_um:g} µm: its pixels have "
+            f"{max(slide.spacing.um):g} µm; give that or more as --spacing"
+        ) from error
     predicted = open_labels(
         prediction,
         slide,
