@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    JsonValue,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -170,9 +171,9 @@ class WeightsSpec(CardPart):
     architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
     """`wsiseg.<name>`, `monai.<name>`, `timm.<name>`, or `onnx` for a graph that is complete."""
 
-    arguments: dict[str, int | float | bool | str | list[int] | list[float]] = {}
-    """Keyword arguments of the architecture. For `onnx` only `output`: the name of the graph's
-    output to use, where it has several."""
+    arguments: dict[str, JsonValue] = {}
+    """Keyword arguments of the architecture, whatever JSON can say. For `onnx` only `output`: the
+    name of the graph's output to use, where it has several."""
 
     layout: Literal["channels_first", "channels_last"] | None = None
     """Axis order of the inputs of an `onnx` graph; `None`: told by its declared shape."""
