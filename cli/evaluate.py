@@ -47,6 +47,9 @@ def evaluate(
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="µm up to which an outline counts as right.")
     ] = 10.0,
+    point_tolerance: Annotated[
+        float, typer.Option(min=0.0, help="µm up to which points match.")
+    ] = 8.0,
     compare: Annotated[
         list[str] | None,
         typer.Option(help="masks (default), objects or points; may be given several times."),
@@ -71,6 +74,7 @@ def evaluate(
         compared=tuple(compare or ("masks",)),
         options=EvaluationOptions(
             tolerance_um=tolerance,
+            point_tolerance_um=point_tolerance,
             point_protocols=("patherea", "hungarian"),
             group_by="patient",
             strata=tuple(stratify or ()),
