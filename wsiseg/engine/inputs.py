@@ -223,10 +223,9 @@ class TileReader:
 
     def _boxes(self, k: int, run: Run) -> Iterator[Box]:
         """Yield the pixels of input `k` of each tile of a run."""
-        first, _ = run.tiles(self._column.grid)
-        *_, stride = self._column.grid.stride
+        grid, *lead = self._column.grid, *run.first[:-1]
         for step in range(run.count):
-            read = first.read.shift((*(0 for _ in run.first[1:]), step * stride))
+            read = grid.tile((*lead, run.first[-1] + step)).read
             yield _patch_box(self._setup, k, self._column, read)
 
 
