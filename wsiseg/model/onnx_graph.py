@@ -30,7 +30,7 @@ def complete_stage(package: Package, stage: StageSpec) -> bytes:
     """Return the graph of a stage as `complete_graph` makes it from the package's file."""
     name = str(package.folder / stage.weights.file)
     model = parse_graph(package.read_weights(stage), name=name)
-    return complete_graph(model, stage, len(package.card.classes), name=name)
+    return complete_graph(model, stage, len(package.card.channel_names), name=name)
 
 
 def parse_graph(content: bytes, *, name: str) -> onnx.ModelProto:
