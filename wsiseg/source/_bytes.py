@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["ByteReader", "FileLike", "LocalBytes", "SharedBytes", "open_bytes"]
+__all__ = ["ByteReader", "FileLike", "LocalBytes", "OffsetBytes", "SharedBytes", "open_bytes"]
 
 
 class ByteReader(Protocol):
@@ -62,6 +62,17 @@ class SharedBytes:
         with self._lock:
             self._file.seek(offset)
             return self._file.read(nbytes) or b""
+
+
+class OffsetBytes:
+    """The bytes of a file from an offset on."""
+
+    def __init__(self, content: ByteReader, offset: int) -> None:
+        self._content, self._offset = content, offset
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return up to `nbytes` bytes from `offset`."""
+        return self._content.read(self._offset + offset, nbytes)
 
 
 def open_bytes(file: Path | FileLike) -> ByteReader:
