@@ -24,7 +24,7 @@ from wsiseg.volume.export import ArgmaxRule, FusedExport, LabelRule, RegionRule,
 from wsiseg.volume.prepare import PreparedScan, WorkFile, prepare_scan
 from wsiseg.volume.scan import Scan
 
-__all__ = ["ScanOutput", "label_rule", "run_scan"]
+__all__ = ["ScanOutput", "label_rule", "run_scan", "windows_with_body"]
 
 SURE = 10.0
 """Raw value of the background, or less than 0 of a region, where no window looked: a probability
@@ -225,3 +225,10 @@ class _PlaneFile:
 
     def finish(self) -> None:
         """Nothing is left to do."""
+
+
+def windows_with_body(
+    card: ModelCard, scan: Scan, setups: Sequence[StageSetup]
+) -> list[NDArray[np.bool_]]:
+    """Return per stage which windows run, bool of `grid.counts`: all."""
+    return [np.ones(setup.grid.counts, np.bool_) for setup in setups]

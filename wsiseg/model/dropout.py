@@ -85,7 +85,7 @@ def dropout_predictors(model: Model, samples: int, seed: int) -> tuple[StagePred
         device=model.device if on_gpu else "cpu",
         precision="bfloat16" if on_gpu and model.precision == "bfloat16" else "float32",
     )
-    stage, classes = package.card.stages[-1], len(package.card.channel_names)
+    stage, classes = package.card.stages[-1], len(package.card.classes)
     return tuple(
         StagePredictor(stage, classes, DropoutSample(network, seed, number))
         for number in range(samples)
@@ -111,7 +111,7 @@ def _seeded(package: Package) -> "SeededNetwork":
     from wsiseg.model.torch_dropout import SeededNetwork
 
     name = str(package.folder / stage.weights.file)
-    module = load_network(stage, len(package.card.channel_names), package.read_weights(stage), name)
+    module = load_network(stage, package.channels(stage), package.read_weights(stage), name)
     network = SeededNetwork(module)
     if not network.dropouts:
         raise _no_dropout(package, stage, f"{stage.weights.architecture} has none that is active")

@@ -86,7 +86,8 @@ class Package:
     def channels(self, stage: StageSpec) -> int:
         """Return how many values a stage gives per patch or pixel.
 
-        One per class of the card; of an embedder, as many as the output of its check has.
+        One per class of the card, and its offsets; of an embedder, as many as the output of its
+        check has.
 
         Raises
         ------
@@ -94,7 +95,7 @@ class Package:
             If the check is needed and cannot be used.
         """
         if stage.kind != "embedder":
-            return len(self.card.channel_names)
+            return stage.values(len(self.card.channel_names))
         recorded = self.read_examples()[stage.name].output
         if recorded.ndim != 2 or not recorded.shape[1]:
             raise ModelError(

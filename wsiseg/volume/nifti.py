@@ -1,148 +1,151 @@
-"""NIfTI out: arrays on the grid of a scan, written as they were read, plane by plane."""
+"""Labels and probabilities as NIfTI, slab by slab, on the grid of the scan."""
 
-import struct
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wsiseg.errors import unwritable
-from wsiseg.source.volumes import Volume
-
-if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Header
+from wsiseg.errors import UsageError, WsisegError, unwritable
+from wsiseg.geometry import Affine
+from wsiseg.volume.arrays import SLAB_BYTES, Turned, VoxelArray, slabs
+from wsiseg.volume.nifti_header import NiftiGeometry, pack_header
 
 __all__ = ["write_nifti"]
 
-PLANES_BYTES = 8 << 20
-"""Compressed at once."""
+SMALLEST = ("u1", "i2", "u2", "i4", "u4")
+"""Integers of NIfTI, the smallest first, in the order in which they are tried."""
 
-SCANNER = 1
-"""NIfTI code: coordinates of the scanner; for scans that come without a code."""
-
-LEVEL = 1
-"""Of gzip; labels are small at any."""
+LEVEL = 3
+"""Of compression, isal's best: many times as fast as zlib."""
 
 
-def write_nifti(path: Path, values: NDArray[Any], scan: Volume) -> None:
-    """Write an array on the grid of a scan, with the scan's own forms and codes.
+def write_nifti(
+    path: Path | str,
+    array: VoxelArray,
+    affine: Affine,
+    *,
+    like: Path | str | None = None,
+    stored: Affine | None = None,
+) -> Path:
+    """Write labels or probabilities as a NIfTI-1 file, `.nii` or `.nii.gz`.
+
+    The same array gives the same bytes (the gzip header holds no time and no name). The file
+    appears under its name when it is whole.
 
     Parameters
     ----------
     path
-        `.nii` or `.nii.gz`.
-    values
-        `(z, y, x)` in the stored axes of the scan; uint8 or float32.
-    scan
-        Whose grid it is; of a NIfTI file, sform, qform, their codes, units and intent are kept.
+        Where to.
+    array
+        Integers (z, y, x): written in the smallest type that holds them all, which takes a pass
+        over the array unless it is uint8 already. Floats (z, y, x) or (z, y, x, c): float32, a
+        volume per channel. Read slab by slab along the first axis of the file.
+    affine
+        Of the array.
+    like
+        The scan. If it is NIfTI and has this grid, sform, qform, their codes, units and intent
+        are kept as they are in its header; the intent of any NIfTI scan is kept.
+    stored
+        Affine of the scan as stored, where the array was turned (permuted and flipped) against it:
+        the array is turned back, exactly.
 
     Raises
     ------
-    DiskFullError, RunError
+    UsageError
+        If the array is nothing that NIfTI holds, or `stored` is no turn of `affine`.
+    DiskFullError
+        If there is no room left.
+    RunError
         If the file cannot be written.
     """
-    header = _header(values, scan)
-    content = b"".join([header.binaryblock, bytes(4)])
-    try:
-        with path.open("wb") as file:
-            if path.name.endswith(".gz"):
-                from isal import igzip
+    path = Path(path)
+    if stored is not None:
+        array, affine = _turned_back(array, affine, stored)
+    dtype = _file_dtype(array)
+    known = NiftiGeometry.of_file(Path(like)) if like is not None else None
+    geometry = known or NiftiGeometry.of_affine(affine)
+    geometry = geometry.for_grid(affine, array.shape[:3])
+    header = pack_header(geometry, array.shape, dtype)
+    with _whole(path) as file:
+        file.write(header)
+        for part in _file_parts(array):
+            file.write(np.ascontiguousarray(part, dtype).data)
+    return path
 
-                # No name and no time: equal labels are equal files.
-                with igzip.GzipFile(
-                    filename="", fileobj=file, mode="wb", compresslevel=LEVEL, mtime=0
-                ) as packed:
-                    packed.write(content)
-                    for part in _parts(values):
-                        packed.write(part)
+
+def _turned_back(array: VoxelArray, affine: Affine, stored: Affine) -> tuple[VoxelArray, Affine]:
+    turn = affine.turn_to(stored.orientation)
+    turned = affine.turned(turn, array.shape[:3])
+    if not turned.is_close(stored, atol_mm=0.01):
+        raise UsageError(
+            f"an array at {affine.matrix[:3]} is not the grid {stored.matrix[:3]} in another "
+            "order; write it without `stored`, or resample it"
+        )
+    return (array if turn.is_identity else Turned(array, turn)), stored
+
+
+def _file_dtype(array: VoxelArray) -> np.dtype[Any]:
+    dtype = np.dtype(array.dtype)
+    axes = len(array.shape)
+    if dtype.kind == "f" and axes in (3, 4):
+        return np.dtype("<f4")
+    if dtype.kind not in "uib" or axes != 3 or not all(array.shape):
+        raise UsageError(
+            "NIfTI takes integers (z, y, x) or floats (z, y, x[, c]), found "
+            f"{array.dtype} {array.shape}"
+        )
+    if dtype.itemsize == 1 and dtype.kind in "ub":
+        return np.dtype("u1")
+    low = high = 0
+    for _, values in slabs(array):
+        low, high = min(low, int(values.min())), max(high, int(values.max()))
+    for name in SMALLEST:
+        limits = np.iinfo(name)
+        if limits.min <= low and high <= limits.max:
+            return np.dtype(f"<{name}") if name != "u1" else np.dtype("u1")
+    raise UsageError(f"labels run from {low} to {high}, more than 32 bits hold")
+
+
+def _file_parts(array: VoxelArray) -> Iterator[Any]:
+    """Yield the values in the order of the file: channel by channel, slab by slab."""
+    if len(array.shape) == 3:
+        for _, values in slabs(array):
+            yield values
+        return
+    depth, height, width, channels = array.shape
+    thick = max(1, SLAB_BYTES // (height * width * np.dtype(array.dtype).itemsize))
+    for channel in range(channels):
+        for start in range(0, depth, thick):
+            yield array[start : start + thick, :, :, channel]
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write that becomes `path` when the block ends without an error."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as raw:
+            if path.name.lower().endswith(".gz"):
+                with _gzip(raw) as packed:
+                    yield packed
             else:
-                file.write(content)
-                for part in _parts(values):
-                    file.write(part)
+                yield raw
+        part.replace(path)
     except OSError as error:
+        if isinstance(error, WsisegError):
+            raise
         raise unwritable(error, path) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
-def _parts(values: NDArray[Any]) -> Iterator[bytes]:
-    """Yield the bytes of whole planes; the last axis of the array is NIfTI's first."""
-    plane = values.shape[1] * values.shape[2] * values.dtype.itemsize
-    step = max(1, PLANES_BYTES // max(1, plane))
-    for start in range(0, len(values), step):
-        yield np.ascontiguousarray(values[start : start + step]).tobytes()
+def _gzip(raw: BinaryIO) -> BinaryIO:
+    """Return a file that compresses; no time, no name."""
+    from isal import igzip
 
-
-def _header(values: NDArray[Any], scan: Volume) -> "Nifti1Header":
-    from nibabel.nifti1 import Nifti1Header
-
-    header = Nifti1Header(endianness="<")
-    header.set_data_dtype(values.dtype)
-    header.set_data_shape(values.shape[::-1])
-    affine = scan.as_stored().affine.to_nifti()
-    kept = _kept(scan)
-    if kept is None or not _same(kept, affine):
-        header.set_sform(affine, SCANNER)
-        header.set_qform(affine, SCANNER)
-    else:
-        for field in FORMS:
-            header[field] = kept[field]
-        header["pixdim"] = kept["pixdim"]
-        header["pixdim"][4:] = 0
-    header["xyzt_units"] = 2 if kept is None else int(kept["xyzt_units"]) & 7
-    if kept is not None:
-        header["intent_code"] = kept["intent_code"]
-        for field in ("intent_p1", "intent_p2", "intent_p3", "intent_name"):
-            header[field] = kept[field]
-    header["scl_slope"], header["scl_inter"] = 1.0, 0.0
-    header["vox_offset"] = 352
-    header["magic"] = b"n+1"
-    return header
-
-
-FORMS = (
-    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
-    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
-)  # fmt: skip
-
-
-def _kept(scan: Volume) -> "Nifti1Header | None":
-    """Return the header of the file a scan was read from; `None` where that is no NIfTI-1."""
-    if scan.metadata.reader != "nifti" or scan.path is None:
-        return None
-    from nibabel.nifti1 import Nifti1Header
-
-    head = _first_bytes(Path(scan.path))
-    for order in "<>":
-        if len(head) >= 348 and struct.unpack_from(f"{order}i", head)[0] == 348:
-            return Nifti1Header(head[:348], order, check=False).as_byteswapped("<")
-    return None
-
-
-def _first_bytes(path: Path) -> bytes:
-    name = path.name.lower()
-    for image, header in ((".img.gz", ".hdr.gz"), (".img", ".hdr")):
-        if name.endswith(image):
-            path = path.with_name(path.name[: -len(image)] + header)
-    try:
-        with path.open("rb") as file:
-            head = file.read(2)
-        if head != b"\x1f\x8b":
-            with path.open("rb") as file:
-                return file.read(348)
-        from isal import igzip
-
-        with igzip.open(path, "rb") as packed:
-            content: bytes = packed.read(348)
-    except OSError:
-        return b""
-    return content
-
-
-def _same(header: "Nifti1Header", affine: NDArray[np.float64]) -> bool:
-    """Return whether the forms of a header place voxels as an affine in mm does."""
-    if int(header["xyzt_units"]) & 7 not in (0, 2):
-        return False
-    coded, _ = header.get_sform(coded=True)
-    form = coded if coded is not None else header.get_qform()
-    return bool(np.allclose(form, affine, atol=1e-3))
+    return cast("BinaryIO", igzip.IGzipFile("", "wb", LEVEL, raw, mtime=0))
