@@ -28,6 +28,7 @@ from . import (
     tissue,
     train,
     verify_geojson,
+    view,
 )
 from .console import say
 
@@ -46,6 +47,7 @@ app.command("segment")(segment.segment)
 app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("view")(view.view)
 app.command("replay")(replay.replay)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
