@@ -1,4 +1,4 @@
-"""The page in a real browser, without a window: look, zoom, switch layers, click, correct, compare."""
+"""The page in a real browser: look, zoom, switch layers, click, correct, compare."""
 
 import json
 import shutil

@@ -181,7 +181,7 @@ class FinishedResult:
             yield _nothing(self.image, about)
 
     def files(self, stem: str) -> list[Path]:
-        """Return the GeoJSON files of a name: `annotations`, `tissue`; empty where there are none."""
+        """Return the GeoJSON files of a name, such as `tissue`; empty where there are none."""
         index = self.folder / f"{stem}.index.json"
         if index.exists():
             try:
