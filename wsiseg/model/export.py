@@ -56,7 +56,7 @@ def export_stage(package: Package, stage: StageSpec) -> bytes:
         If it cannot be exported, or the export gives other values than torch.
     """
     name = str(package.folder / stage.weights.file)
-    module = load_network(stage, len(package.card.classes), package.read_weights(stage), name)
+    module = load_network(stage, package.channels(stage), package.read_weights(stage), name)
     inputs = package.read_examples()[stage.name].inputs
     patch = stage.inputs[0].patch
     if inputs[0].shape[1:-1] != patch:

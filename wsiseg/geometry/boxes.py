@@ -1,4 +1,4 @@
-"""Where pixels are. Pure arithmetic: no pixels, no files.
+"""Boxes and spacings in pixels.
 
 Array order `(y, x)` or `(z, y, x)` everywhere. In 2D, pixel `i` covers `[i, i + 1)`, so the way
 between a level and level 0 is one multiplication by the true downsample, a float per axis.
@@ -19,6 +19,9 @@ FINEST_UM = 0.01
 
 COARSEST_UM = 10_000.0
 """1 cm per pixel: a whole slide would be five pixels wide."""
+
+COARSEST_VOXEL_UM = 200_000.0
+"""20 cm between slices: farther apart than any two of a scan."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,17 +93,23 @@ class Spacing:
     Raises
     ------
     MissingSpacingError
-        If a value is not finite, not positive, or absurd (below 0.01 µm or above 1 cm).
+        If a value is not finite, not positive, or absurd (below 0.01 µm or above 1 cm; between
+        voxels above 20 cm).
     """
 
     um: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        is_volume = len(self.um) == 3
+        coarsest = COARSEST_VOXEL_UM if is_volume else COARSEST_UM
         for value in self.um:
-            if not (math.isfinite(value) and FINEST_UM <= value <= COARSEST_UM):
+            if not (math.isfinite(value) and FINEST_UM <= value <= coarsest):
+                remedy = (
+                    "correct the file's header" if is_volume else "pass the right one with --mpp"
+                )
                 raise MissingSpacingError(
-                    f"pixel size {value!r} µm is not usable: needed between {FINEST_UM} and "
-                    f"{COARSEST_UM:.0f} µm per pixel; pass the right one with --mpp"
+                    f"{'voxel' if is_volume else 'pixel'} size {value!r} µm is not usable: needed "
+                    f"between {FINEST_UM} and {coarsest:.0f} µm; {remedy}"
                 )
 
     @classmethod
