@@ -23,6 +23,7 @@ from . import (
     info,
     models,
     replay,
+    report,
     segment,
     tiles,
     tissue,
@@ -49,6 +50,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("view")(view.view)
 app.command("replay")(replay.replay)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("info")(info.info)

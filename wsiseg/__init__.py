@@ -22,6 +22,10 @@ _HOMES = {
     "Pyramid": "wsiseg.source",
     "Level": "wsiseg.source",
     "View": "wsiseg.source",
+    "Volume": "wsiseg.source",
+    "open_volume": "wsiseg.source",
+    "is_volume": "wsiseg.source",
+    "Affine": "wsiseg.geometry",
     "Box": "wsiseg.geometry",
     "Spacing": "wsiseg.geometry",
     "LevelInfo": "wsiseg.geometry",
@@ -59,6 +63,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Affine",
     "Annotations",
     "Box",
     "DamageOptions",
@@ -84,14 +89,17 @@ __all__ = [
     "TissueOptions",
     "UncertaintyOptions",
     "View",
+    "Volume",
     "WsisegError",
     "WsisegWarning",
     "__version__",
     "embed",
     "find_tissue",
+    "is_volume",
     "list_models",
     "load_model",
     "open",
+    "open_volume",
     "plan",
     "read_geojson",
     "segment",
@@ -105,7 +113,7 @@ if TYPE_CHECKING:
     from wsiseg.embedding import Embeddings, embed
     from wsiseg.engine import Journal, Plan
     from wsiseg.errors import WsisegError, WsisegWarning
-    from wsiseg.geometry import Box, LevelInfo, Spacing
+    from wsiseg.geometry import Affine, Box, LevelInfo, Spacing
     from wsiseg.grid import Grid, Tile
     from wsiseg.model import Model, ModelCard, list_models, load_model
     from wsiseg.options import (
@@ -121,7 +129,7 @@ if TYPE_CHECKING:
     from wsiseg.pipeline import plan, segment
     from wsiseg.result import Result
     from wsiseg.run import segment_folder
-    from wsiseg.source import Level, Pyramid, View, open
+    from wsiseg.source import Level, Pyramid, View, Volume, is_volume, open, open_volume
     from wsiseg.stitch import HeatmapStore
     from wsiseg.tissue import TissueMask, find_tissue
 

@@ -265,8 +265,8 @@ def _predicted(
     def finish(indices: Indices, raw: NDArray[np.float32]) -> Predicted:
         if isinstance(predictor, SampledPredictor):
             return indices, raw[: len(indices)]  # probabilities already, and variances
-        scaled = setup.scaling(raw[: len(indices)])
-        return indices, activate(scaled, setup.spec.output.activation)
+        scaled, output = setup.scaling(raw[: len(indices)]), setup.spec.output
+        return indices, activate(scaled, output.activation, offsets=output.offsets)
 
     def read_and_predict(indices: Indices) -> Predicted:
         with clock.on("read"):
@@ -338,7 +338,7 @@ def _stitcher(
     setup: StageSetup, column: Column
 ) -> tuple[Callable[[Indices, NDArray[np.float32]], Iterator[Slab]], Callable[[], Iterator[Slab]]]:
     """Return what takes a batch and gives finished slabs, and what gives the rest."""
-    channels, blend = len(setup.channels) + len(setup.layers.sampled), setup.spec.output.blend
+    channels, blend = setup.predicted + len(setup.layers.sampled), setup.spec.output.blend
     if setup.spec.kind != "segmenter":
         cells = CellStitcher(column.grid, channels)
         return cells.add, cells.finish

@@ -88,9 +88,14 @@ class StageSetup:
     """The grid of the card's patches, where `grid` is that of larger windows."""
 
     @property
+    def predicted(self) -> int:
+        """Channels that the network gives: the classes, and offsets."""
+        return self.spec.values(len(self.channels))
+
+    @property
     def planes(self) -> int:
-        """Channels that are stitched: the classes, and the variances of layers."""
-        return len(self.channels) + self.layers.extra_planes
+        """Channels that are stitched: those predicted, and the variances of layers."""
+        return self.predicted + self.layers.extra_planes
 
     @property
     def reference(self) -> StageInput:

@@ -34,7 +34,7 @@ __all__ = ["Plan", "StagePlan", "make_plan"]
 GPU_BATCH_PIXELS = 1 << 23
 """Patch pixels per batch on a GPU: 128 patches of 256 pixels."""
 
-FRONT_BYTES = 45_000_000
+FRONT_BYTES = 30_000_000
 """Caches, stitcher and rows of the writer. Where a slide is too wide for them, it is walked across
 its shorter side; where that is too wide as well, in columns."""
 
@@ -326,7 +326,7 @@ class _Stage:
         setup = self.setup
         grid = setup.grid.turned if walk.turned else setup.grid
         channels = len(setup.channels)  # one is the background's, for which the labels are kept
-        layers = len(setup.layers.names)
+        layers = len(setup.layers.names) + setup.predicted - len(setup.channels)
         caches = sum(self._cache_bytes(k, walk) for k in range(len(setup.inputs)))
         cells = ceil_div(walk.width, grid.stride[-1])
         if setup.spec.kind == "embedder":  # a row of vectors being filled, one being written

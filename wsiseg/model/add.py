@@ -118,7 +118,7 @@ def _from_weights(
     weights_spec = stage.weights.model_copy(update={"sha256": sha256})
     stage = stage.model_copy(update={"weights": weights_spec})
     if output is None:
-        output = _run_onnx(weights, stage, len(card.classes), path, inputs)
+        output = _run_onnx(weights, stage, stage.values(len(card.classes)), path, inputs)
     files = {
         stage.weights.file: weights,
         card.check.file: npz_bytes({stage.name: Example(inputs, output)}),

@@ -101,6 +101,6 @@ def _torch_network(
     from wsiseg.model.torch_backend import TorchNetwork
 
     name = str(package.folder / stage.weights.file)
-    module = load_network(stage, len(package.card.classes), package.read_weights(stage), name)
+    module = load_network(stage, package.channels(stage), package.read_weights(stage), name)
     reduced: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
     return TorchNetwork(module, device=device, precision=reduced, threads=threads)

@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    JsonValue,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -20,13 +21,14 @@ from pydantic import (
 
 from wsiseg.errors import ModelCardError
 from wsiseg.geometry import COARSEST_UM, FINEST_UM
-from wsiseg.model.activation import Scaling
+from wsiseg.model.activation import OFFSETS, Scaling
 
 __all__ = [
     "Calibration",
     "Check",
     "ClassSpec",
     "InputSpec",
+    "InstanceSpec",
     "ModelCard",
     "NormalizeStep",
     "OutputSpec",
@@ -138,6 +140,16 @@ class OutputSpec(CardPart):
 
     blend: Literal["crop", "constant", "gaussian"] = "crop"
 
+    offsets: Annotated[
+        bool,
+        Field(
+            description="After the classes come two channels: how far a pixel lies from the centre "
+            "of its object, down and to the right, -1 and 1 at its edges. Last stage, segmenter."
+        ),
+    ] = False
+    """After the classes come two channels: how far each pixel lies below and to the right of the
+    centre of its object, -1 and 1 at its edges, the horizontal and vertical maps of HoVer-Net."""
+
     max_patch: Annotated[
         tuple[PositiveInt, ...] | None,
         Field(
@@ -159,9 +171,9 @@ class WeightsSpec(CardPart):
     architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
     """`wsiseg.<name>`, `monai.<name>`, `timm.<name>`, or `onnx` for a graph that is complete."""
 
-    arguments: dict[str, int | float | bool | str | list[int] | list[float]] = {}
-    """Keyword arguments of the architecture. For `onnx` only `output`: the name of the graph's
-    output to use, where it has several."""
+    arguments: dict[str, JsonValue] = {}
+    """Keyword arguments of the architecture, whatever JSON can say. For `onnx` only `output`: the
+    name of the graph's output to use, where it has several."""
 
     layout: Literal["channels_first", "channels_last"] | None = None
     """Axis order of the inputs of an `onnx` graph; `None`: told by its declared shape."""
@@ -273,6 +285,10 @@ class StageSpec(CardPart):
         halo = self.output.halo or (0,) * len(patch)
         return tuple(p - 2 * h for p, h in zip(patch, halo, strict=True))
 
+    def values(self, classes: int) -> int:
+        """Return how many values the network gives per patch or pixel for so many classes."""
+        return classes + OFFSETS * self.output.offsets
+
     @model_validator(mode="after")
     def _vectors(self) -> Self:
         if self.kind == "embedder" and self.output.activation != "none":
@@ -334,6 +350,36 @@ class Calibration(CardPart):
         return self
 
 
+class InstanceSpec(CardPart):
+    """How the pixels of a dense model become objects."""
+
+    split: Literal["none", "distance", "offsets"] = "none"
+    """Objects that touch: not told apart, at necks of their shape, or by the offsets of the last
+    stage."""
+
+    depth: PositiveFloat | None = None
+    """How much deeper the way between two objects is than the centre of the smaller one: µm for
+    `distance` (default 0.75), a share of the way from centre to edge for `offsets` (0.3)."""
+
+    cell: Label | None = None
+    nucleus: Label | None = None
+    """Classes of a cell's body and of its nucleus, which become one object."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.cell is None) != (self.nucleus is None) or (
+            self.cell is not None and self.cell == self.nucleus
+        ):
+            raise ValueError(
+                f"cell {self.cell!r} and nucleus {self.nucleus!r}: needed two classes, or neither"
+            )
+        if self.split == "none" and self.depth is not None:
+            raise ValueError("depth is for split 'distance' or 'offsets'; remove it")
+        if self.split == "offsets" and self.depth is not None and self.depth > 1:
+            raise ValueError(f"depth {self.depth}: needed a share up to 1 for split 'offsets'")
+        return self
+
+
 class Provenance(CardPart):
     """Where the model comes from and what it is for."""
 
@@ -373,6 +419,9 @@ class ModelCard(CardPart):
     """Two classes: the second wins at or above this probability; `None`: the most probable."""
 
     calibration: Calibration = Calibration()
+    instances: InstanceSpec | None = None
+    """How pixels become objects; `None`: each connected region of a class is one."""
+
     provenance: Provenance
     check: Check = Check()
 
@@ -415,6 +464,29 @@ class ModelCard(CardPart):
                     f"calibration 'vector' of {len(self.classes)} classes needs {needed} values, "
                     f"found {len(self.calibration.values)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _objects(self) -> Self:
+        *earlier, last = self.stages
+        for stage in self.stages:
+            if stage.output.offsets and (stage in earlier or stage.kind != "segmenter"):
+                raise ValueError(
+                    f"stage {stage.name!r}: offsets are for a last stage of kind 'segmenter'"
+                )
+        if last.output.offsets and self.calibration.method != "none":
+            raise ValueError("calibration and offsets do not go together; remove the calibration")
+        spec = self.instances
+        if spec is None:
+            return self
+        if last.kind != "segmenter" or self.axes != "yx":
+            raise ValueError("instances need axes 'yx' and a last stage of kind 'segmenter'")
+        if spec.split == "offsets" and not last.output.offsets:
+            raise ValueError(f"split 'offsets' needs offsets in the output of {last.name!r}")
+        names = [c.name for c in self.classes[1:]]
+        for name in (spec.cell, spec.nucleus):
+            if name is not None and name not in names:
+                raise ValueError(f"instances: {name!r} is no class; needed one of {names}")
         return self
 
     @model_validator(mode="after")

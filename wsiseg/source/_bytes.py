@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["ByteReader", "FileLike", "LocalBytes", "SharedBytes", "open_bytes"]
+__all__ = ["ByteReader", "FileLike", "LocalBytes", "OffsetBytes", "SharedBytes", "open_bytes"]
 
 
 class ByteReader(Protocol):
@@ -37,10 +37,12 @@ class LocalBytes:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return up to `nbytes` bytes from `offset`."""
-        return os.pread(self._descriptor, nbytes, offset)
+        # `pread` sets aside what is asked for, however little is there.
+        return os.pread(self._descriptor, max(0, min(nbytes, self._size - offset)), offset)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -62,6 +64,17 @@ class SharedBytes:
         with self._lock:
             self._file.seek(offset)
             return self._file.read(nbytes) or b""
+
+
+class OffsetBytes:
+    """The bytes of a file from an offset on."""
+
+    def __init__(self, content: ByteReader, offset: int) -> None:
+        self._content, self._offset = content, offset
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return up to `nbytes` bytes from `offset`."""
+        return self._content.read(self._offset + offset, nbytes)
 
 
 def open_bytes(file: Path | FileLike) -> ByteReader:

@@ -6,7 +6,7 @@ __all__ = ["stem_of"]
 def stem_of(path: str) -> str:
     """Return the name of a file, folder or URL without folder and suffix; `slide` if it has none.
 
-    `.ome.tif`, `.ome.zarr` and the like count as one suffix, in upper case, too.
+    `.ome.tif`, `.ome.zarr`, `.nii.gz` and the like count as one suffix, in upper case, too.
     """
     if "://" in path:
         path = path.partition("?")[0]
@@ -16,6 +16,6 @@ def stem_of(path: str) -> str:
     name = path.rpartition("/")[2]  # pathlib would take six times as long, for each of many slides
     dot = name.rfind(".")
     stem = name[:dot] if 0 < dot < len(name) - 1 else name
-    if stem.lower().endswith(".ome"):
-        stem = stem[: -len(".ome")]
+    if stem.lower().endswith((".ome", ".nii")) and len(stem) > 4:
+        stem = stem[:-4]
     return stem if stem.strip(".") else "slide"

@@ -9,6 +9,7 @@ from wsiseg.source._spacing import parse_mpp
 from wsiseg.source.array import ArrayLike, ArraySource
 from wsiseg.source.base import PyramidSource
 from wsiseg.source.pyramid import OnDamage, Pyramid
+from wsiseg.source.volumes.open import is_volume
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -160,6 +161,8 @@ def _detect(path: Path) -> Callable[[Path], PyramidSource]:
     head = _head(path)
     if head[_DICOM_AT] == b"DICM":
         return _dicom
+    if is_volume(path):
+        return _volume
     from wsiseg.source.openslide import detect_vendor
 
     vendor = detect_vendor(path)
@@ -256,6 +259,14 @@ def _incomplete_mirax(path: Path) -> PyramidSource:
     raise UnsupportedFormatError(
         f"{path.name}: a MIRAX slide needs its folder {folder.name} beside it, with Slidedat.ini "
         f"in it, found {'an incomplete one' if folder.is_dir() else 'none'}; copy it along",
+        path=path,
+    )
+
+
+def _volume(path: Path) -> PyramidSource:
+    raise UnsupportedFormatError(
+        f"{path.name}: needed a slide, found a volume (CT, MR); open it with wsiseg.open_volume, "
+        "and use a model for volumes",
         path=path,
     )
 

@@ -1,23 +1,60 @@
-"""What the networks are made of."""
+"""What the networks are made of, for images (2) and volumes (3 dimensions)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from wsiseg.model.networks.renorm import BatchRenorm2d
 
-__all__ = ["Norm", "check_widths", "conv_block", "conv_norm", "decoder_block", "upsample"]
+__all__ = [
+    "AVERAGE_POOL",
+    "CONV",
+    "DROPOUT",
+    "MAX_POOL",
+    "TRANSPOSED",
+    "Norm",
+    "check_widths",
+    "conv_block",
+    "conv_norm",
+    "decoder_block",
+    "normalisation",
+    "upsample",
+]
 
-NORMS: dict[str, type[nn.BatchNorm2d]] = {"batch": nn.BatchNorm2d, "renorm": BatchRenorm2d}
+CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+DROPOUT: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
+
+NORMS: dict[str, dict[int, Callable[..., nn.Module]]] = {
+    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+    "renorm": {2: BatchRenorm2d},
+    "instance": {
+        2: partial(nn.InstanceNorm2d, affine=True),
+        3: partial(nn.InstanceNorm3d, affine=True),
+    },
+}
 
 Norm = str
-"""`"batch"` or `"renorm"`."""
+"""`"batch"`, `"renorm"` (images only) or `"instance"`."""
 
 
-def conv_block(channels: int, out: int, norm: Norm = "batch") -> nn.Sequential:
-    """Return twice (3x3 convolution, normalisation, ReLU)."""
-    return nn.Sequential(*conv_norm(channels, out, norm), *conv_norm(out, out, norm))
+def normalisation(norm: Norm, channels: int, dims: int = 2) -> nn.Module:
+    """Return a layer of a name; raise ValueError where there is none for so many dimensions."""
+    known = [name for name, layers in NORMS.items() if dims in layers]
+    if norm not in known:
+        raise ValueError(f"norm must be one of {', '.join(known)}, got {norm!r}")
+    return NORMS[norm][dims](channels)
+
+
+def conv_block(channels: int, out: int, norm: Norm = "batch", dims: int = 2) -> nn.Sequential:
+    """Return twice (convolution of 3 per axis, normalisation, ReLU)."""
+    return nn.Sequential(
+        *conv_norm(channels, out, norm, dims=dims), *conv_norm(out, out, norm, dims=dims)
+    )
 
 
 def conv_norm(
@@ -28,25 +65,26 @@ def conv_norm(
     kernel: int = 3,
     dilation: int = 1,
     stride: int = 1,
+    dims: int = 2,
 ) -> nn.Sequential:
-    """Return a convolution that divides height and width by `stride`, normalisation and ReLU."""
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    """Return a convolution that divides each axis by `stride`, normalisation and ReLU."""
     margin = kernel // 2 * dilation
     return nn.Sequential(
-        nn.Conv2d(channels, out, kernel, stride, margin, dilation, bias=False),
-        NORMS[norm](out),
+        CONV[dims](channels, out, kernel, stride, margin, dilation, bias=False),
+        normalisation(norm, out, dims),
         nn.ReLU(),
     )
 
 
-def decoder_block(channels: int, out: int, norm: Norm, dropout: float) -> nn.Sequential:
+def decoder_block(
+    channels: int, out: int, norm: Norm, dropout: float, dims: int = 2
+) -> nn.Sequential:
     """Return a block followed by the dropout of whole channels."""
-    return nn.Sequential(conv_block(channels, out, norm), nn.Dropout2d(dropout))
+    return nn.Sequential(conv_block(channels, out, norm, dims), DROPOUT[dims](dropout))
 
 
 def upsample(x: torch.Tensor) -> torch.Tensor:
-    """Return `x` at twice the height and width, each pixel repeated."""
+    """Return `x` at twice the size of each axis, each pixel repeated."""
     doubled: torch.Tensor = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
     return doubled
 

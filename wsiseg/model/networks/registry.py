@@ -10,10 +10,15 @@ from torch import nn
 
 from wsiseg.errors import ModelCardError
 from wsiseg.model.networks.agu_net import AGUNet
+from wsiseg.model.networks.agu_net3d import AGUNet3D
 from wsiseg.model.networks.double_unet import DoubleUNet
 from wsiseg.model.networks.mobilenet import MobileNetV2
+from wsiseg.model.networks.monai_nets import MONAI_SEGMENTERS, monai_segmenter
+from wsiseg.model.networks.nnunet import NnUNet
 from wsiseg.model.networks.patch_cnn import PatchCNN
+from wsiseg.model.networks.pls_net import PLSNet
 from wsiseg.model.networks.unet import UNet
+from wsiseg.model.networks.unet3d import UNet3D
 from wsiseg.model.networks.unet_plus_plus import UNetPlusPlus
 
 __all__ = ["architectures", "build"]
@@ -47,6 +52,12 @@ DOUBLE_UNET: Arguments = {
     "dropout": 0.1,
 }
 """Widths 8 to 256 and spatial pyramids of 32 channels, as in H2G-Net; their number is ours."""
+
+UNET_3D: Arguments = {"widths": (32, 64, 128, 256), "bottleneck": 320}
+"""Widths of nnU-Net, at most 320 channels (doi:10.1038/s41592-020-01008-z); five levels."""
+
+AGU_NET_3D: Arguments = {"widths": (16, 32, 128, 256), "bottleneck": 256}
+"""Whole volumes of up to 256 x 256 x 192 voxels (doi:10.3389/fradi.2021.711514)."""
 
 
 class Concatenated(nn.Module):
@@ -92,9 +103,9 @@ def build(
     Returns
     -------
     torch.nn.Module
-        Takes one float32 NCHW tensor per input, returns logits `(n, class)` or
-        `(n, class, h, w)`. A deeply supervised network in training returns a tuple instead: these
-        logits, then those of its auxiliary outputs, `(n, class, h / s, w / s)`.
+        Takes one float32 tensor `(n, channel, h, w)` or `(n, channel, z, y, x)` per input, returns
+        logits `(n, class)` or `(n, class, *size)`. A deeply supervised network in training returns
+        a tuple instead: these logits, then those of its auxiliary outputs, at `size / s`.
 
     Raises
     ------
@@ -207,6 +218,15 @@ def _timm(name: str) -> Factory:
     return factory
 
 
+def _joining(factory: Factory) -> Factory:
+    """Return a factory of networks that take any number of inputs."""
+
+    def joined(channels: Sequence[int], classes: int, arguments: Arguments) -> nn.Module:
+        return _joined(factory(channels, classes, arguments), channels)
+
+    return joined
+
+
 def _joined(network: nn.Module, channels: Sequence[int]) -> nn.Module:
     return network if len(channels) == 1 else Concatenated(network)
 
@@ -220,6 +240,13 @@ _FACTORIES: dict[str, Factory] = {
     "wsiseg.agu_net": _segmenter(AGUNet, AGU_NET),
     "wsiseg.dagu_net": _segmenter(AGUNet, {**AGU_NET, "dual_attention": True}),
     "wsiseg.double_unet": _segmenter(DoubleUNet, DOUBLE_UNET),
+    "wsiseg.unet3d": _segmenter(UNet3D, UNET_3D),
+    "wsiseg.residual_unet3d": _segmenter(UNet3D, {**UNET_3D, "residual": True}),
+    "wsiseg.agu_net3d": _segmenter(AGUNet3D, AGU_NET_3D),
+    "wsiseg.pls_net": _segmenter(PLSNet, {}),
+    "wsiseg.nnunet": _segmenter(NnUNet, {}),
+    "wsiseg.nnunet_resenc": _segmenter(NnUNet, {"residual": True}),
+    **{name: _joining(monai_segmenter(net)) for name, net in MONAI_SEGMENTERS.items()},
     "monai.densenet121": _densenet121,
     **{f"monai.efficientnet-b{i}": _efficientnet(f"efficientnet-b{i}") for i in range(8)},
     **{f"monai.resnet{n}": _resnet(f"resnet{n}") for n in (10, 18, 34, 50, 101, 152)},

@@ -1,4 +1,4 @@
-"""Where pixels are. Pure arithmetic: no pixels, no files.
+"""Boxes and spacings in pixels.
 
 Array order `(y, x)` or `(z, y, x)` everywhere. In 2D, pixel `i` covers `[i, i + 1)`, so the way
 between a level and level 0 is one multiplication by the true downsample, a float per axis.
@@ -6,6 +6,7 @@ Spacing is micrometres (µm) per pixel, always.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,19 +20,25 @@ FINEST_UM = 0.01
 COARSEST_UM = 10_000.0
 """1 cm per pixel: a whole slide would be five pixels wide."""
 
+COARSEST_VOXEL_UM = 200_000.0
+"""20 cm between slices: farther apart than any two of a scan."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Box:
-    """Half-open block in array order; -1 is one pixel outside, not the last one."""
+    """Half-open block in array order; -1 is one pixel outside, not the last one.
+
+    Some dozens are made per tile that is read, so its methods build lists, which are quicker than
+    generators.
+    """
 
     start: tuple[int, ...]
     stop: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.start) != len(self.stop) or any(
-            a > b for a, b in zip(self.start, self.stop, strict=True)
-        ):
-            raise GridError(f"box needs start <= stop on each axis, got {self.start}, {self.stop}")
+        start, stop = self.start, self.stop
+        if len(start) != len(stop) or any(map(operator.gt, start, stop)):
+            raise GridError(f"box needs start <= stop on each axis, got {start}, {stop}")
 
     @classmethod
     def of_shape(cls, shape: Sequence[int]) -> "Box":
@@ -41,7 +48,7 @@ class Box:
     @property
     def shape(self) -> tuple[int, ...]:
         """Pixels along each axis."""
-        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+        return tuple([b - a for a, b in zip(self.start, self.stop, strict=True)])
 
     @property
     def size(self) -> int:
@@ -50,7 +57,7 @@ class Box:
 
     def slices(self) -> tuple[slice, ...]:
         """Return the index that cuts this box out of an array whose origin is 0."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        return tuple([slice(a, b) for a, b in zip(self.start, self.stop, strict=True)])
 
     def grow(self, margin: int | Sequence[int]) -> "Box":
         """Return the box with `margin` pixels more on every side (one value, or one per axis)."""
@@ -60,19 +67,19 @@ class Box:
 
     def shift(self, offset: Sequence[int]) -> "Box":
         """Return the box moved by `offset` pixels per axis."""
-        start = tuple(a + o for a, o in zip(self.start, offset, strict=True))
-        return Box(start, tuple(b + o for b, o in zip(self.stop, offset, strict=True)))
+        start = tuple([a + o for a, o in zip(self.start, offset, strict=True)])
+        return Box(start, tuple([b + o for b, o in zip(self.stop, offset, strict=True)]))
 
     def relative_to(self, origin: "Box") -> "Box":
         """Return this box in the coordinates of `origin`, whose start becomes 0."""
-        return self.shift(tuple(-a for a in origin.start))
+        return self.shift([-a for a in origin.start])
 
     def intersect(self, other: "Box") -> "Box":
         """Return the common part; empty (zero-sized, inside `self`) where there is none."""
-        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
-        start = tuple(min(a, b) for a, b in zip(start, self.stop, strict=True))
-        stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
-        return Box(start, tuple(max(a, b) for a, b in zip(start, stop, strict=True)))
+        start = [max(a, b) for a, b in zip(self.start, other.start, strict=True)]
+        start = [min(a, b) for a, b in zip(start, self.stop, strict=True)]
+        stop = [min(a, b) for a, b in zip(self.stop, other.stop, strict=True)]
+        return Box(tuple(start), tuple([max(a, b) for a, b in zip(start, stop, strict=True)]))
 
     def clip(self, shape: Sequence[int]) -> "Box":
         """Return the part inside an image of `shape`."""
@@ -86,17 +93,23 @@ class Spacing:
     Raises
     ------
     MissingSpacingError
-        If a value is not finite, not positive, or absurd (below 0.01 µm or above 1 cm).
+        If a value is not finite, not positive, or absurd (below 0.01 µm or above 1 cm; between
+        voxels above 20 cm).
     """
 
     um: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        is_volume = len(self.um) == 3
+        coarsest = COARSEST_VOXEL_UM if is_volume else COARSEST_UM
         for value in self.um:
-            if not (math.isfinite(value) and FINEST_UM <= value <= COARSEST_UM):
+            if not (math.isfinite(value) and FINEST_UM <= value <= coarsest):
+                remedy = (
+                    "correct the file's header" if is_volume else "pass the right one with --mpp"
+                )
                 raise MissingSpacingError(
-                    f"pixel size {value!r} µm is not usable: needed between {FINEST_UM} and "
-                    f"{COARSEST_UM:.0f} µm per pixel; pass the right one with --mpp"
+                    f"{'voxel' if is_volume else 'pixel'} size {value!r} µm is not usable: needed "
+                    f"between {FINEST_UM} and {coarsest:.0f} µm; {remedy}"
                 )
 
     @classmethod
