@@ -665,6 +665,11 @@ class ModelCard(CardPart):
             reason = first["msg"].removeprefix("Value error, ")
             raise ModelCardError(f"{name}: {field}: {reason}; fix the card") from error
 
+    def _repr_html_(self) -> str:
+        from wsiseg.model.describe import card_html
+
+        return card_html(self)
+
     def to_json(self) -> str:
         """Return the text of `model.json`."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
