@@ -33,6 +33,7 @@ def footnote(record: Record) -> list[str]:
     """Return where, when and with what a result was measured."""
     machine, versions = record["machine"], record["versions"]
     load = f", load before {record['load_before']}" if "load_before" in record else ""
+    load += ", scheduled ahead of other programs" if machine.get("ahead_of_others") else ""
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [
         "",
