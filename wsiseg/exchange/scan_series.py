@@ -1,8 +1,8 @@
 """The DICOM series that a scan was read from, as SEG and RTSTRUCT refer to it."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ __all__ = ["SeriesSlice", "SourceSeries", "find_series"]
 
 SAME_MM = 0.01
 """Labels lie on the grid of a series if no voxel is farther from its place."""
+
+MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""Of patient and study: must be there, may be empty (type 2)."""
 
 NOT_IMAGES = frozenset({"SEG", "RTSTRUCT", "RTDOSE", "PR", "SR", "KO", "REG"})
 
@@ -44,6 +50,9 @@ class SourceSeries:
     """Of an array (slice, row, column) in this order."""
 
     shape: tuple[int, int, int]
+
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """What its headers lacked -> how often."""
 
     @property
     def headers(self) -> list[Any]:
@@ -103,10 +112,34 @@ def _all_series(folder: Path) -> Iterator[SourceSeries]:
             continue  # something else that lies there
         if header.get("Modality") not in NOT_IMAGES and "Rows" in header:
             by_series[str(header.get("SeriesInstanceUID"))].append(header)
-    for headers in by_series.values():
+    for uid, headers in by_series.items():
+        made_up = sum(_completed(header, uid) for header in headers)
         series = _stacked([one for header in headers for one in _slices(header)])
-        if series is not None:
+        if series is not None and made_up:
+            yield replace(series, notes={"images without a frame of reference, given one": made_up})
+        elif series is not None:
             yield series
+
+
+def _completed(header: Any, series_uid: str) -> bool:  # noqa: ANN401
+    """Add what must be there; return whether a frame of reference had to be made up."""
+    from pydicom.uid import generate_uid
+
+    for name in MAY_BE_EMPTY:
+        if name not in header:
+            setattr(header, name, None)
+    if "SpecificCharacterSet" in header and not header.SpecificCharacterSet:
+        del header.SpecificCharacterSet
+    if "PerFrameFunctionalGroupsSequence" in header:
+        shared = header.SharedFunctionalGroupsSequence[0]
+        for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+            # the frames of a stack have these in common, and highdicom looks there for them
+            if name not in shared and name in header.PerFrameFunctionalGroupsSequence[0]:
+                shared[name] = header.PerFrameFunctionalGroupsSequence[0][name]
+    if header.get("FrameOfReferenceUID"):
+        return False
+    header.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame of reference", series_uid])
+    return True
 
 
 def _slices(header: Any) -> Iterator[SeriesSlice]:  # noqa: ANN401
@@ -126,14 +159,10 @@ def _plane(one: SeriesSlice) -> tuple[list[float], list[float]]:
     header = one.header
     if not one.frame:
         return list(header.ImageOrientationPatient), list(header.PixelSpacing)
-    own = header.PerFrameFunctionalGroupsSequence[one.frame - 1]
     shared = header.SharedFunctionalGroupsSequence[0]
-    first, second = (own, shared)
-    turned = first if "PlaneOrientationSequence" in first else second
-    measured = first if "PixelMeasuresSequence" in first else second
     return (
-        list(turned.PlaneOrientationSequence[0].ImageOrientationPatient),
-        list(measured.PixelMeasuresSequence[0].PixelSpacing),
+        list(shared.PlaneOrientationSequence[0].ImageOrientationPatient),
+        list(shared.PixelMeasuresSequence[0].PixelSpacing),
     )
 
 

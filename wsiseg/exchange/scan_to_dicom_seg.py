@@ -1,5 +1,6 @@
 """Labels of a scan as DICOM SEG that refers to the series it was read from."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def scan_to_dicom_seg(result: FinishedScan, out: Path, request: ExportRequest) -
         raise RunError(f"{result.folder}: nothing was found, which DICOM SEG cannot say")
     base = series.headers[0]
     path = out / f"{result.name}.seg.dcm"
-    with whole_file(path, overwrite=request.overwrite) as part:
+    with whole_file(path, overwrite=request.overwrite) as part, warnings.catch_warnings():
+        # names of patients are what they are
+        warnings.filterwarnings("ignore", "The string .* is unlikely to represent", UserWarning)
         try:
             made = highdicom.seg.Segmentation(
                 source_images=series.headers,
@@ -75,7 +78,7 @@ def scan_to_dicom_seg(result: FinishedScan, out: Path, request: ExportRequest) -
                 f"of a SEG: {error}"
             ) from error
         made.save_as(part)
-    return ExportReport((path,), len(found))
+    return ExportReport((path,), len(found), series.notes)
 
 
 def _segments(

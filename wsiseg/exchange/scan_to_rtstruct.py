@@ -64,7 +64,7 @@ def scan_to_rtstruct(result: FinishedScan, out: Path, request: ExportRequest) ->
         If there is no room left.
     """
     series = _series(result)
-    notes = {"outlines cut into pieces without holes": 0}
+    notes = {"outlines cut into pieces without holes": 0, **series.notes}
     contours = list(_contours(result, series, notes))
     found = [one for one in result.classes if any(c.value == one.value for c in contours)]
     if not found:
