@@ -386,6 +386,8 @@ def _prepare(
     watch = DamageWatch(slide, tissue, options.damage)
     watch.check()
     slide.forget()  # at its resolution nobody comes back
+    if not small:
+        release_memory()  # of the picture that tissue was looked for on
     resume = Resume(journal, slide, options.run) if journal is not None else None
     if resume is not None and pinned == NOTHING_PINNED:
         setups = lay_out(model.card, slide, uncertainty=options.uncertainty)
