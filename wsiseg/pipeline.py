@@ -186,7 +186,9 @@ def _plan(
         else:
             least = options.tissue.min_fraction
             tiles = [s.runs(select_tiles(s, tissue, least)) for s in setups]
-            decoding = choose_decoding(setups, scaled, tiles, model, run.decoding, run.threads)
+            decoding = choose_decoding(
+                setups, scaled, tiles, model, run.decoding, run.threads, run.batch_size
+            )
         setups = scaled if decoding.scaled else setups
     return make_plan(
         setups,
