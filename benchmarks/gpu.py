@@ -28,6 +28,7 @@ from make_slide import make_slide
 
 import wsiseg
 from wsiseg.engine import ignore, run_cascade
+from wsiseg.engine.execute import Threaded
 from wsiseg.errors import ModelError
 from wsiseg.geometry import Box
 from wsiseg.model import Model, load_model, write_package
@@ -160,6 +161,8 @@ def model_seconds(slide: Slide, model: Model, batch: int) -> float:
             )
             for i in stage.inputs
         )
+        if isinstance(predictor, Threaded):  # one core as in a run, where there is no GPU
+            predictor = predictor.for_workers(1, 1)
         total += batch_seconds(predictor, inputs) * known.tiles / batch
     return total
 
