@@ -161,9 +161,9 @@ def model_seconds(slide: Slide, model: Model, batch: int) -> float:
             )
             for i in stage.inputs
         )
-        if isinstance(predictor, Threaded):  # one core as in a run, where there is no GPU
-            predictor = predictor.for_workers(1, 1)
-        total += batch_seconds(predictor, inputs) * known.tiles / batch
+        # Without a GPU each call has a core, as in a run.
+        alone = predictor.for_workers(1, 1) if isinstance(predictor, Threaded) else predictor
+        total += batch_seconds(alone, inputs) * known.tiles / batch
     return total
 
 
