@@ -31,7 +31,7 @@ from wsiseg.tissue import TissueMask
 
 __all__ = ["Plan", "StagePlan", "make_plan"]
 
-FRONT_BYTES = 30_000_000
+FRONT_BYTES = 24_000_000
 """Caches, stitcher and rows of the writer. Where a slide is too wide for them, it is walked across
 its shorter side; where that is too wide as well, in columns."""
 
