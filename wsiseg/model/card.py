@@ -29,6 +29,7 @@ __all__ = [
     "ClassSpec",
     "InputSpec",
     "InstanceSpec",
+    "MinMaxStep",
     "ModelCard",
     "NormalizeStep",
     "OutputSpec",
@@ -98,7 +99,13 @@ class NormalizeStep(CardPart):
     std: tuple[PositiveFloat, ...]
 
 
-Step = Annotated[ScaleStep | NormalizeStep, Field(discriminator="name")]
+class MinMaxStep(CardPart):
+    """Spread the values of a view of the whole slide from 0 to 1: its least is 0, its largest 1."""
+
+    name: Literal["minmax"]
+
+
+Step = Annotated[ScaleStep | NormalizeStep | MinMaxStep, Field(discriminator="name")]
 
 
 class InputSpec(CardPart):
@@ -188,6 +195,10 @@ class StageSpec(CardPart):
     is that of the output recorded in the check."""
 
     extent: Literal["window", "whole"] = "window"
+    fit: Literal["letterbox", "stretch"] = "letterbox"
+    """How a view of the whole slide fills its patch: its shape kept, with padding below or to the
+    right, or each axis reduced by itself."""
+
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=16)]
     """The first input defines the grid."""
 
@@ -210,6 +221,16 @@ class StageSpec(CardPart):
             if spec.stride is not None and (i > 0 or not window):
                 raise ValueError(
                     f"{where}: only the first input of extent 'window' has a stride; remove it"
+                )
+        if window and self.fit != "letterbox":
+            raise ValueError(f"stage {self.name!r}: fit is for extent 'whole'; remove it")
+        for i, spec in enumerate(self.inputs):
+            steps = [step.name for step in spec.steps]
+            on_slide = not window and spec.source == SLIDE
+            if "minmax" in steps[1:] or ("minmax" in steps and not on_slide):
+                raise ValueError(
+                    f"input {i} of stage {self.name!r}: minmax is the first step, and of the "
+                    "slide in extent 'whole': in windows it would show their borders"
                 )
         if not window and self.kind != "segmenter":
             raise ValueError(
