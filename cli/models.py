@@ -103,3 +103,16 @@ def add(
 
     given = {"name": name, "card": card, "spacing_um": spacing}
     typer.echo(add_model(path, **given, trust=trust, overwrite=overwrite))  # type: ignore[arg-type]
+
+
+@app.command()
+def export(
+    model: Name,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    stage: Annotated[str | None, typer.Option(help="Which classifier, if several.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Write a patch classifier for QuPath's WSInfer extension, as <its models>/user/<name>."""
+    from wsiseg.model import write_wsinfer
+
+    typer.echo(write_wsinfer(model, out, stage=stage, overwrite=overwrite))
