@@ -23,11 +23,13 @@ from . import (
     info,
     models,
     replay,
+    report,
     segment,
     tiles,
     tissue,
     train,
     verify_geojson,
+    view,
 )
 from .console import say
 
@@ -46,7 +48,9 @@ app.command("segment")(segment.segment)
 app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("view")(view.view)
 app.command("replay")(replay.replay)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("info")(info.info)

@@ -220,7 +220,7 @@ def test_a_text_pipeline_of_that_shape(tmp_path):
     assert card.name == "breast-tumour-segmentation"
     assert [c.name for c in card.classes] == ["Background", "Tumour"]
     assert card.stages[0].inputs[0].spacing_um == (1.0, 1.0)
-    assert [s.name for s in card.stages[1].inputs[0].steps] == ["minmax"]
+    assert [s.name for s in card.stages[1].inputs[0].steps] == ["rescale"]
     assert add_model(folder, name="again").name == "again"  # the folder's only pipeline
     other = load_model(add_model(folder, name="coarse", spacing_um=2.0)).card
     assert other.stages[0].inputs[0].spacing_um == (2.0, 2.0)

@@ -153,7 +153,7 @@ def _whole_stage(network: WholeNetwork, path: Path, classes: Sequence[str]) -> d
             f"class of {list(classes)}, with or without the first"
         )
     view = {"patch": patch, "spacing_range_um": list(WHOLE_UM)}
-    steps: list[dict[str, Any]] = [{"name": "minmax"}] if network.spreads else []
+    steps: list[dict[str, Any]] = [{"name": "rescale"}] if network.spreads else []
     rgb = {"from": "slide", "channels": ["R", "G", "B"], "steps": steps + _steps(network.scale)}
     return {
         "name": "refine",

@@ -14,6 +14,7 @@ import io
 import json
 import shutil
 import tempfile
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,17 @@ __all__ = ["Example", "Package", "npz_bytes", "publish", "write_package"]
 
 MAX_CHECK_BYTES = 1 << 30
 """Largest array accepted from `check.npz`: a small file can unpack to any size."""
+
+UNUSABLE = (
+    KeyError,
+    ValueError,
+    zipfile.BadZipFile,
+    OSError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+"""What NumPy raises on damaged archives; it reads the headers of arrays as Python literals."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class Package:
         """
         card = ModelCard.read(folder / CARD_FILE)
         digest = hashlib.sha256(read_file(folder / CARD_FILE))
-        weights = {stage.weights.file: stage.weights.sha256 for stage in card.stages}
+        weights = {w.file: w.sha256 for stage in card.stages for w in stage.every_weights}
         for file, sha256 in sorted(weights.items()):
             refuse_unsafe(folder / file)
             verify(folder / file, wanted=sha256, found=hash_file(folder / file))
@@ -95,7 +107,7 @@ class Package:
             If the check is needed and cannot be used.
         """
         if stage.kind != "embedder":
-            return stage.values(len(self.card.classes))
+            return stage.values(len(self.card.channel_names))
         recorded = self.read_examples()[stage.name].output
         if recorded.ndim != 2 or not recorded.shape[1]:
             raise ModelError(
@@ -129,7 +141,7 @@ class Package:
                 )
             with np.load(content, allow_pickle=False) as arrays:
                 return {s.name: _example(arrays, s) for s in self.card.stages}
-        except (KeyError, ValueError, zipfile.BadZipFile, OSError, MemoryError) as error:
+        except UNUSABLE as error:
             raise ModelError(f"{path}: no usable check: {error}; write the package anew") from error
 
 
