@@ -20,8 +20,8 @@ Option = typer.Option
 To = Annotated[
     str,
     Option(
-        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, dicom-seg or "
-        "dicom-ann."
+        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, spatialdata, clam, geoparquet, coco, "
+        "dicom-seg or dicom-ann."
     ),
 ]
 As = Annotated[
