@@ -74,7 +74,8 @@ def _levels(store: HeatmapStore | LabelStore) -> list[Any]:
     paths = sorted(p for p in store.path.iterdir() if p.name.isdigit())
     if not paths:
         raise RunError(f"{store.path}: has no levels; run the slide again")
-    return [dask.array.from_zarr(str(path)) for path in sorted(paths, key=lambda p: int(p.name))]
+    load: Any = dask.array.from_zarr
+    return [load(str(path)) for path in sorted(paths, key=lambda p: int(p.name))]
 
 
 def _place(store: HeatmapStore | LabelStore) -> dict[str, list[float]]:
