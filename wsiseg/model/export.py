@@ -33,13 +33,18 @@ computing in float64. (ResNet50 with random weights: torch errs by 1.1e-4, its e
 
 
 def export_job(request: dict[str, Any]) -> bytes:
-    """Return `export_stage` of the package, digest, stage and patch that a request names."""
+    """Return `export_stage` of the package, digest, stage, weights and patch of a request."""
     package = Package.open(Path(request["folder"]))
     if package.digest != request["digest"]:
         raise ModelError(
             f"{package.folder}: the package changed while it was loaded; load it again"
         )
-    stage = next(stage for stage in package.card.stages if stage.name == request["stage"])
+    stage = next(
+        one
+        for stage in package.card.stages
+        for one in stage.as_folds
+        if (one.name, one.weights.sha256) == (request["stage"], request["weights"])
+    )
     return export_stage(package, widened(stage, tuple(request["patch"])))
 
 
