@@ -20,8 +20,8 @@ Option = typer.Option
 To = Annotated[
     str,
     Option(
-        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, dicom-seg or "
-        "dicom-ann; of scans nifti, dicom-seg, rtstruct, stl, ply, obj or ome-zarr."
+        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, spatialdata, clam, geoparquet, coco, "
+        "dicom-seg or dicom-ann; of scans nifti, dicom-seg, rtstruct, stl, ply, obj or ome-zarr."
     ),
 ]
 As = Annotated[

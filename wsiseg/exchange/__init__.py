@@ -10,6 +10,7 @@ from wsiseg.exchange.finished_scan import FinishedScan
 from wsiseg.exchange.imports import import_annotations, write_imported
 from wsiseg.exchange.request import ExportReport, ExportRequest
 from wsiseg.exchange.tiles import HeatmapTiles, TileTable
+from wsiseg.exchange.to_napari import napari_layers
 from wsiseg.exchange.to_ro_crate import describe_in_place
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "export_result",
     "find_results",
     "import_annotations",
+    "napari_layers",
     "write_imported",
 ]

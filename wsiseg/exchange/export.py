@@ -28,6 +28,7 @@ FORMATS: Mapping[str, str] = {
     "wsinfer": "to_wsinfer.to_wsinfer",
     "ome-tiff": "to_ome_tiff.to_ome_tiff",
     "ome-zarr": "to_ome_zarr.to_ome_zarr",
+    "spatialdata": "to_spatialdata.to_spatialdata",
     "clam": "to_clam.to_clam",
     "geoparquet": "to_geoparquet.to_geoparquet",
     "coco": "to_coco.to_coco",
