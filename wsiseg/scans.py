@@ -7,6 +7,7 @@ from pathlib import Path
 from wsiseg.engine import Journal, Listener, ignore, temporary_folder
 from wsiseg.engine.scan_graph import lay_out_scan
 from wsiseg.engine.scan_plan import ScanPlan, plan_scan
+from wsiseg.engine.scan_resume import ScanResume
 from wsiseg.engine.scan_run import run_scan, windows_with_body
 from wsiseg.errors import ModelError
 from wsiseg.machine import release_memory, set_allocator
@@ -69,7 +70,8 @@ def segment_scan(
         Where voxels wait while it runs; default: a temporary folder that lives as long as the
         program.
     journal
-        Keeps what is finished, in its own folder instead of `work_dir`.
+        Keeps what is finished, in its own folder instead of `work_dir`: a run that was ended goes
+        on from there when it is called again with the same journal.
     listen
         Called with progress events (`wsiseg.engine.events`).
 
@@ -96,9 +98,11 @@ def segment_scan(
     placed = _placed(scan, model)
     setups = lay_out_scan(model.card, placed)
     selected = windows_with_body(model.card, placed, setups)
-    plan = plan_scan(model, placed, setups, selected, options)
+    resume = ScanResume(journal, placed, model) if journal is not None else None
+    paces = resume.paces(setups, selected) if resume is not None else {}
+    plan = plan_scan(model, placed, setups, selected, options, paces=paces)
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    output = run_scan(model, placed, setups, selected, plan, folder, listen=listen)
+    output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
     release_memory()
     return ScanResult(
         scan=placed,
