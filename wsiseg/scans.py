@@ -15,7 +15,7 @@ from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import RunOptions
 from wsiseg.scan_result import ScanResult
 from wsiseg.source import Volume, open_volume
-from wsiseg.volume.body import crop_box
+from wsiseg.volume.body import Body, find_body
 from wsiseg.volume.scan import Scan
 
 __all__ = ["plan_of_scan", "segment_scan"]
@@ -40,9 +40,9 @@ def plan_of_scan(
     """
     require_task(model, "semantic")
     model = load_for_run(model, options)
-    placed = _placed(scan, model)
+    placed, body = _placed(scan, model)
     setups = lay_out_scan(model.card, placed)
-    selected = windows_with_body(model.card, placed, setups)
+    selected = windows_with_body(body, setups)
     return plan_scan(model, placed, setups, selected, options)
 
 
@@ -95,9 +95,9 @@ def segment_scan(
     require_task(model, "semantic")
     model = load_for_run(model, options)
     set_allocator(model.backend)
-    placed = _placed(scan, model)
+    placed, body = _placed(scan, model)
     setups = lay_out_scan(model.card, placed)
-    selected = windows_with_body(model.card, placed, setups)
+    selected = windows_with_body(body, setups)
     resume = ScanResume(journal, placed, model) if journal is not None else None
     paces = resume.paces(setups, selected) if resume is not None else {}
     plan = plan_scan(model, placed, setups, selected, options, paces=paces)
@@ -116,8 +116,8 @@ def segment_scan(
     )
 
 
-def _placed(scan: Scans, model: Model) -> Scan:
-    """Return the scan in the frame of the model, and of it the part that is looked at."""
+def _placed(scan: Scans, model: Model) -> tuple[Scan, Body]:
+    """Return the scan in the frame of the model, the part that is looked at; and the body there."""
     if model.card.scan is None:
         raise ModelError(
             f"{model.card.name}: is a model for slides (axes {model.card.axes!r}): needed one for "
@@ -126,4 +126,5 @@ def _placed(scan: Scans, model: Model) -> Scan:
     given = [scan] if isinstance(scan, Volume | str | Path) else list(scan)
     volumes = [one if isinstance(one, Volume) else open_volume(one) for one in given]
     whole = Scan.of(volumes, model.card.scan)
-    return whole.within(crop_box(whole, model.card.scan.crop))
+    body = find_body(whole, model.card.scan.crop)
+    return whole.within(body.box), body

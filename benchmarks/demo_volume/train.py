@@ -165,8 +165,8 @@ def card(metrics: dict[str, Any]) -> dict[str, Any]:
         "provenance": {
             "license": "Apache-2.0",
             "citation": "scans and masks: spinalcordtoolbox/sct_testing_data, MIT",
-            "trained_on": "two T2-weighted MR of the cervical spinal cord (sct_testing_data: t2/t2, "
-            "t2/t2_fake_lesion), with random contrasts, patches of 32 mm",
+            "trained_on": "two T2-weighted MR of the cervical spinal cord (sct_testing_data: "
+            "t2/t2, t2/t2_fake_lesion), with random contrasts, patches of 32 mm",
             "intended_use": "demonstration of segmenting volumes; not for diagnosis",
             "limits": "learned from two small scans around the cervical cord; outside of the neck, "
             "on scans with thick slices and on CT it finds what is not there",

@@ -22,6 +22,7 @@ from wsiseg.model import Model, ModelCard
 from wsiseg.model.activation import IDENTITY, activate
 from wsiseg.model.card import SCAN, StageSpec
 from wsiseg.stitch import Codes, HeatmapStore, Probabilities, Reducer, Sink, Slab
+from wsiseg.volume.body import Body
 from wsiseg.volume.export import ArgmaxRule, FusedExport, LabelRule, RegionRule, ThresholdRule
 from wsiseg.volume.prepare import PreparedScan, WorkFile, prepare_scan
 from wsiseg.volume.scan import Scan
@@ -85,11 +86,14 @@ def run_scan(
     labels = WorkFile(scan.whole, folder, np.uint8)
     for s, setup in enumerate(setups):
         stage, last = plan.stages[s], s == len(setups) - 1
-        rows = resume and resume.stage(setup, selected[s], stage.pace, last=last)
+        rows = None
+        if resume is not None:
+            rows = resume.stage(setup, selected[s], stage.pace, last=last)
         kept: Kept | None = rows
         with ExitStack() as stack:
             if last:
-                kept = planes = rows and KeptPlanes(rows, setup, scan)
+                planes = None if rows is None else KeptPlanes(rows, setup, scan)
+                kept = planes
                 reducer = _export(card, setup, scan, _PlaneFile(labels), planes)
             else:
                 reducer = _heatmap(card, setup, folder, stack, rows)
@@ -244,8 +248,17 @@ class _PlaneFile:
         """Nothing is left to do."""
 
 
-def windows_with_body(
-    card: ModelCard, scan: Scan, setups: Sequence[StageSetup]
-) -> list[NDArray[np.bool_]]:
-    """Return per stage which windows run, bool of `grid.counts`: all."""
-    return [np.ones(setup.grid.counts, np.bool_) for setup in setups]
+def windows_with_body(body: Body, setups: Sequence[StageSetup]) -> list[NDArray[np.bool_]]:
+    """Return per stage which windows run, bool of `grid.counts`: those that touch the body."""
+    found = []
+    for setup in setups:
+        selected = np.ones(setup.grid.counts, np.bool_)
+        first = setup.reference
+        for tile in setup.grid if body.blocks is not None else ():
+            ends = (
+                [o + n * d for n, o, d in zip(end, first.origin, first.downsample, strict=True)]
+                for end in (tile.write.start, tile.write.stop)
+            )
+            selected[tile.index] = body.touches(*ends)
+        found.append(selected)
+    return found
