@@ -66,7 +66,7 @@ def find_body(scan: Scan, spec: CropSpec | None) -> Body:
     from scipy.ndimage import binary_dilation
 
     # One block more: voxels at the skin lie between those of a window and of its neighbour.
-    return Body(box, binary_dilation(blocks, np.ones((3, 3, 3))), block)
+    return Body(box, binary_dilation(blocks, np.ones((3, 3, 3), np.bool_)), block)
 
 
 def _nonzero(scan: Scan) -> Box | None:
