@@ -131,6 +131,8 @@ class CropSpec(ScanPart):
     """Of the first channel, as stored (CT: HU); for `body`."""
 
     margin_mm: Annotated[float, Field(ge=0)] = 0.0
+    skip_windows: bool = False
+    """Of `body`: leave out windows that hold nothing of it; they are background."""
 
 
 class ScanSpec(ScanPart):
