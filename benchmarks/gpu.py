@@ -28,6 +28,7 @@ from make_slide import make_slide
 
 import wsiseg
 from wsiseg.engine import ignore, run_cascade
+from wsiseg.engine.execute import Threaded
 from wsiseg.errors import ModelError
 from wsiseg.geometry import Box
 from wsiseg.model import Model, load_model, write_package
@@ -102,7 +103,8 @@ def make_model(folder: Path, name: str) -> Path:
         widest = int(scores.diff().argmax())
         last = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1]
         last.bias[1] -= float(scores[widest : widest + 2].mean())
-    card = models.card(name, models.NETWORKS[name]) | {"check": {"int8_tolerance": CHAOS}}
+    card = models.card(name, models.NETWORKS[name])
+    card["check"]["int8_tolerance"] = CHAOS
     write_package(
         folder / name,
         card=card,
@@ -159,7 +161,9 @@ def model_seconds(slide: Slide, model: Model, batch: int) -> float:
             )
             for i in stage.inputs
         )
-        total += batch_seconds(predictor, inputs) * known.tiles / batch
+        # Without a GPU each call has a core, as in a run.
+        alone = predictor.for_workers(1, 1) if isinstance(predictor, Threaded) else predictor
+        total += batch_seconds(alone, inputs) * known.tiles / batch
     return total
 
 

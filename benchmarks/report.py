@@ -33,6 +33,7 @@ def footnote(record: Record) -> list[str]:
     """Return where, when and with what a result was measured."""
     machine, versions = record["machine"], record["versions"]
     load = f", load before {record['load_before']}" if "load_before" in record else ""
+    load += ", scheduled ahead of other programs" if machine.get("ahead_of_others") else ""
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [
         "",
@@ -123,6 +124,31 @@ def export(record: Record) -> list[str]:
     ]
 
 
+def volume(record: Record) -> list[str]:
+    rows = [
+        [
+            row["classes"],
+            *(row[who][key] for who in ("wsiseg", "monai") for key in MEASURED),
+            round(row["wsiseg"]["cpu_s"] / row["monai"]["cpu_s"], 2),
+        ]
+        for row in record["overhead"]
+    ]
+    header = ["classes", "CPU s", "added MB", "MONAI, CPU s", "MONAI, added MB", "ratio of CPU s"]
+    peaks = [[row["depth"], row["added_mb"], row["formula_mb"]] for row in record["peaks"]]
+    exports = [[how, *(row[key] for key in MEASURED)] for how, row in record["export"].items()]
+    return [
+        "",
+        *table(header, rows),
+        "",
+        *table(["planes of the scan", "added MB", "formula, MB"], peaks),
+        "",
+        *table(["export", "CPU s", "added MB"], exports),
+    ]
+
+
+MEASURED = ("cpu_s", "added_mb")
+
+
 def sampler(record: Record) -> list[str]:
     speed = record["patches_per_s"]
     rows = [[name, ratio] for name, ratio in record["ratio"].items()]
@@ -165,6 +191,14 @@ def plain(record: Record) -> list[str]:
     return table(header, [[row.get(key, "") for key in header] for row in rows]) if rows else []
 
 
+def viewer(record: Record) -> list[str]:
+    text = (
+        f"{record['slide']}, {record['objects']:,} objects: link after {record['link_s']} s, first "
+        f"tile {record['first_tile_s']} s later; objects read in {record['objects_s']} s"
+    )
+    return [text, "", *plain(record)]
+
+
 SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "end_to_end": end_to_end,
     "cascade": cascade,
@@ -173,7 +207,9 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "export": export,
     "sampler": sampler,
     "windows": windows,
+    "viewer": viewer,
     "ablation": ablation,
+    "volume": volume,
 }
 
 

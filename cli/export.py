@@ -20,13 +20,13 @@ Option = typer.Option
 To = Annotated[
     str,
     Option(
-        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, dicom-seg or "
-        "dicom-ann."
+        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, spatialdata, clam, geoparquet, coco, "
+        "dicom-seg or dicom-ann; of scans nifti, dicom-seg, rtstruct, stl, ply, obj or ome-zarr."
     ),
 ]
 As = Annotated[
     str,
-    Option("--as", help="annotations, detections, cells, points; or tiles, of the heatmap."),
+    Option("--as", help="annotations, detections, cells, points; of the heatmap tiles, peaks."),
 ]
 Frame = Annotated[str, Option(help="qupath: pixels of the image QuPath shows; or level0.")]
 Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
@@ -52,9 +52,13 @@ Tile = Annotated[
     float,
     Option("--tile", min=0.0, help="µm per side of a tile; 0: cells over 8 µm as they are, or 64."),
 ]
+Peak = Annotated[
+    float, Option("--peak", min=0.0, max=1.0, help="Least probability of a peak of the heatmap.")
+]
 Version = Annotated[str, Option("--ngff", help="OME-Zarr 0.4 (QuPath reads it) or 0.5.")]
 SlideOption = Annotated[
-    Path | None, Option("--slide", help="Where the slide is, if it was moved; DICOM needs it.")
+    Path | None,
+    Option("--slide", help="Where slide or scan are, if moved; DICOM needs it."),
 ]
 License = Annotated[
     str, Option(help="Of the data of an RO-Crate: a URL, or an SPDX name such as CC-BY-4.0.")
@@ -83,6 +87,7 @@ def export(
     max_objects: PerFile = 100_000,
     heatmap: Heatmap = "heatmap",
     tile: Tile = 0.0,
+    peak: Peak = 0.5,
     ngff: Version = "0.4",
     slide: SlideOption = None,
     license: License = "",
@@ -91,10 +96,10 @@ def export(
 ) -> None:
     """Write finished results for QuPath and other programs, in OUT."""
     from wsiseg.exchange import ExportRequest, FinishedResult, export_result, find_results
-    from wsiseg.exchange.export import find_exporter
+    from wsiseg.exchange.export import check_format
     from wsiseg.exchange.request import MAX_BYTES
 
-    find_exporter(to)  # before anything is looked at
+    check_format(to)  # before anything is looked at
     if to == "ro-crate" and out is None:
         _describe(results, license, overwrite=overwrite, as_json=as_json)
         return
@@ -112,6 +117,7 @@ def export(
         limits=(max_objects, MAX_BYTES),
         heatmap=heatmap,
         tile_um=tile,
+        least_peak=peak,
         ngff=ngff,
         license=license,
         overwrite=overwrite,

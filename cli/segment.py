@@ -23,6 +23,7 @@ from wsiseg.options import (
 from .arguments import (
     DEFAULT_TISSUE,
     Again,
+    AllowGap,
     AsJson,
     Batch,
     Device,
@@ -43,9 +44,11 @@ from .arguments import (
     Recursive,
     RunBy,
     Scheduler,
+    Series,
     Slides,
     SplitOver,
     Threads,
+    Tilt,
     Timeout,
     Tissue,
     folder_options,
@@ -108,6 +111,9 @@ def segment(
     model: ModelName = "breast-tumour-demo",
     mpp: Mpp = None,
     reader: Reader = None,
+    series: Series = None,
+    allow_gap: AllowGap = False,
+    tilt: Tilt = None,
     tissue: Tissue = DEFAULT_TISSUE.detector,
     min_tissue: MinTissue = DEFAULT_TISSUE.min_fraction,
     recursive: Recursive = False,
@@ -148,7 +154,8 @@ def segment(
 ) -> None:
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
     threading.Thread(target=_prepare).start()
-    from wsiseg.run import list_slides, plan_folder, segment_folder
+    from wsiseg.model import card_of
+    from wsiseg.run import SeriesChoice, list_slides, plan_folder, segment_folder
 
     from .progress import show_progress
 
@@ -191,7 +198,10 @@ def segment(
         nested=nested,
         match=match or (),
         limit=limit,
+        volumes=card_of(model).axes == "zyx",
     )
+    choice = SeriesChoice(series, allow_gap, tilt)
+    jobs = tuple(replace(job, choice=choice) for job in jobs)
     if plan:
         _print_plans(plan_folder(jobs, model, options=options, folder=folder), as_json=as_json)
         return
@@ -239,6 +249,8 @@ def _print_plans(records: Iterable[dict[str, Any]], *, as_json: bool) -> None:
             typer.echo(json.dumps(record))
         elif "error" in record:
             failed(record["error"])
+        elif "looked_at" in record:
+            typer.echo(_scan_plan_text(record))
         else:
             typer.echo(_plan_text(record))
     if some_failed:
@@ -263,6 +275,24 @@ def _patch_text(stage: dict[str, Any]) -> str:
     """Say what the network runs on, and what of the card's it stands for."""
     patch, own = (" x ".join(map(str, stage[key])) for key in ("patch", "card_patch"))
     return f"{patch} px" if patch == own else f"windows of {patch} px (patch {own})"
+
+
+def _scan_plan_text(record: dict[str, Any]) -> str:
+    lines = [
+        f"{record['output']}: {record['model']}, {' x '.join(map(str, record['shape']))} voxels, "
+        f"peak memory {record['projected_bytes'] / 1e6:.0f} MB, "
+        f"{record['work_bytes'] / 1e6:.0f} MB on disk while it runs, about "
+        f"{record['seconds']:.0f} s"
+    ]
+    for stage in record["stages"]:
+        mm = " x ".join(f"{value:.4g}" for value in stage["spacing_mm"])
+        lines.append(
+            f"  {stage['stage']}: {stage['windows']} of {stage['windows_total']} windows of "
+            f"{' x '.join(map(str, stage['patch']))} voxels at {mm} mm, {stage['folds']} networks, "
+            f"{stage['views']} views, memory plan {stage['memory']} with a front of "
+            f"{stage['front_bytes'] / 1e6:.0f} MB, about {stage['seconds']:.0f} s"
+        )
+    return "\n".join(lines)
 
 
 def _plan_text(record: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from wsiseg.resample import target_shape
 from wsiseg.source import Pyramid, View
 from wsiseg.stitch import Placement
 from wsiseg.tissue import TissueMask
+from wsiseg.volume.layout import InputGrid
 
 __all__ = ["StageInput", "StageSetup", "kept_channels", "lay_out", "select_tiles"]
 
@@ -39,7 +40,13 @@ class StageInput:
 
     requested: Spacing
     view: View | None
-    """The slide at that spacing; `None` for the output of an earlier stage."""
+    """The slide at that spacing; `None` for the output of an earlier stage, and for scans."""
+
+    origin: tuple[float, ...] = ()
+    """Level-0 pixels before the first pixel's corner; default: none. Scans: see `layout`."""
+
+    layout: InputGrid | None = None
+    """How a scan is brought to this grid."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -59,11 +66,18 @@ class StageInput:
         """Return this input's patch whose centre is that of `read`, a box of the reference."""
         if self.downsample == reference.downsample and self.spec.patch == read.shape:
             return read
-        start = []
+        start, shifts = [], self._shifts_from(reference)
         for axis, size in enumerate(self.spec.patch):
             centre = (read.start[axis] + read.stop[axis]) / 2 * reference.downsample[axis]
+            centre += shifts[axis]
             start.append(round(centre / self.downsample[axis] - size / 2))
         return Box(tuple(start), tuple(a + n for a, n in zip(start, self.spec.patch, strict=True)))
+
+    def _shifts_from(self, reference: "StageInput") -> tuple[float, ...]:
+        """Return the level-0 pixels from this origin to that of another input."""
+        if self.origin == reference.origin:
+            return (0.0,) * len(self.shape)
+        return tuple(b - a for a, b in zip(self.origin, reference.origin, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +179,8 @@ class StageSetup:
     @property
     def placement(self) -> Placement:
         """Where the output lies: a pixel per reference pixel of a segmenter, else per tile."""
-        dense = Placement(self.grid.shape, self.reference.spacing, self.reference.downsample)
+        first = self.reference
+        dense = Placement(self.grid.shape, first.spacing, first.downsample, first.origin)
         return dense if self.spec.kind == "segmenter" else dense.cells(self.grid)
 
 
@@ -249,17 +264,20 @@ def _lay_out_input(stage: StageSpec, spec: InputSpec, pyramid: Pyramid, scaled: 
 
 
 def _whole_spacing(stage: StageSpec, spec: InputSpec, pyramid: Pyramid) -> Spacing:
-    """Return the spacing at which the whole slide just fits in the patch, aspect kept."""
+    """Return the spacing at which the whole slide just fits in the patch."""
     extent = zip(pyramid.shape, pyramid.spacing.um, spec.patch, strict=True)
-    um = max(n * size / p for n, size, p in extent)
+    each = tuple(n * size / p for n, size, p in extent)
+    if stage.fit == "letterbox":  # the aspect is kept
+        each = (max(each),) * len(each)
     low, high = spec.spacing_range_um or (0.0, float("inf"))
-    if not low <= um <= high:
+    if not (low <= min(each) and max(each) <= high):
         raise SpacingUnavailableError(
             f"{pyramid.name}: stage {stage.name!r} sees the whole slide in "
-            f"{' x '.join(map(str, spec.patch))} pixels: that is {um:.3g} µm per pixel here, the "
+            f"{' x '.join(map(str, spec.patch))} pixels: that is "
+            f"{' x '.join(f'{um:.3g}' for um in dict.fromkeys(each))} µm per pixel here, the "
             f"card allows {low:g} to {high:g}; use a model for slides of this size"
         )
-    return Spacing((um,) * len(spec.patch))
+    return Spacing(each)
 
 
 def select_tiles(setup: StageSetup, tissue: TissueMask, min_fraction: float) -> NDArray[np.bool_]:

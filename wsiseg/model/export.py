@@ -3,6 +3,7 @@
 Imports torch, and is therefore run in a process of its own (see `child`) unless torch is in use.
 """
 
+import copy
 import tempfile
 import warnings
 from pathlib import Path
@@ -26,15 +27,24 @@ OPSET = 17
 TOLERANCE = 1e-4
 """Allowed difference to torch, times the largest value (at least 1)."""
 
+ROUNDINGS = 2.0
+"""Deep networks make more of rounding: allowed are so many times torch's own error, found by
+computing in float64. (ResNet50 with random weights: torch errs by 1.1e-4, its export by 0.6e-4.)"""
+
 
 def export_job(request: dict[str, Any]) -> bytes:
-    """Return `export_stage` of the package, digest, stage and patch that a request names."""
+    """Return `export_stage` of the package, digest, stage, weights and patch of a request."""
     package = Package.open(Path(request["folder"]))
     if package.digest != request["digest"]:
         raise ModelError(
             f"{package.folder}: the package changed while it was loaded; load it again"
         )
-    stage = next(stage for stage in package.card.stages if stage.name == request["stage"])
+    stage = next(
+        one
+        for stage in package.card.stages
+        for one in stage.as_folds
+        if (one.name, one.weights.sha256) == (request["stage"], request["weights"])
+    )
     return export_stage(package, widened(stage, tuple(request["patch"])))
 
 
@@ -122,9 +132,23 @@ def _compare(
     found = OnnxNetwork(content)(*(tensor.numpy() for tensor in tensors))
     error = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf
     allowed = TOLERANCE * max(1.0, float(np.abs(wanted).max()))
+    if allowed < error < np.inf:
+        allowed = max(allowed, ROUNDINGS * _rounding(module, tensors, wanted))
     if not error <= allowed:
         raise ModelError(
             f"{name}: the ONNX export gives {found.shape} and differs from torch's "
             f"{wanted.shape} by {error:.3g}: needed at most {allowed:.3g}; run it with "
             "--backend torch"
         )
+
+
+def _rounding(
+    module: PreprocessedNetwork, tensors: tuple[torch.Tensor, ...], output: NDArray[np.float32]
+) -> float:
+    """Return how far torch's float32 output is from that in float64; 0 where there is none."""
+    try:
+        with torch.inference_mode():
+            exact = copy.deepcopy(module).double()(*tensors).numpy()
+    except RuntimeError:  # a network that makes float32 tensors of its own
+        return 0.0
+    return float(np.abs(output - exact).max())

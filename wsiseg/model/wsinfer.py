@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationErr
 
 from wsiseg.errors import ModelCardError
 
-__all__ = ["CONFIG_FILE", "TORCHSCRIPT_FILE", "card_from_wsinfer"]
+__all__ = ["CONFIG_FILE", "TORCHSCRIPT_FILE", "card_from_wsinfer", "spread_colors"]
 
 CONFIG_FILE = "config.json"
 TORCHSCRIPT_FILE = "torchscript_model.pt"
@@ -68,7 +68,7 @@ def card_from_wsinfer(path: Path, *, name: str) -> dict[str, Any]:
         "version": "1",
         "task": "semantic",
         "axes": "yx",
-        "classes": _classes(config.class_names),
+        "classes": spread_colors(config.class_names),
         "stages": [
             {
                 "name": "patches",
@@ -99,8 +99,8 @@ def card_from_wsinfer(path: Path, *, name: str) -> dict[str, Any]:
     }
 
 
-def _classes(names: list[str]) -> list[dict[str, Any]]:
-    """Give the classes colours spread around the colour circle; the first stays grey."""
+def spread_colors(names: list[str]) -> list[dict[str, Any]]:
+    """Return classes of a card, their colours around the colour circle; the first stays grey."""
     classes: list[dict[str, Any]] = [{"name": names[0]}]
     for i, name in enumerate(names[1:]):
         rgb = colorsys.hsv_to_rgb(i / max(1, len(names) - 1), 0.9, 0.8)

@@ -4,12 +4,13 @@
 """
 
 from wsiseg.run.describe import describe_slide
+from wsiseg.run.describe_scans import describe_scan, scans_and_others
 from wsiseg.run.folder import (
     segment_folder,
     segment_slide,
     tissue_folder,
 )
-from wsiseg.run.inputs import SlideJob, list_slides
+from wsiseg.run.inputs import SeriesChoice, SlideJob, list_slides
 from wsiseg.run.limits import parse_bytes, parse_seconds
 from wsiseg.run.planning import plan_folder
 from wsiseg.run.reports import FolderReport, SlideReport, failure_text
@@ -18,8 +19,10 @@ from wsiseg.run.tiles import export_tiles, tiles_folder
 
 __all__ = [
     "FolderReport",
+    "SeriesChoice",
     "SlideJob",
     "SlideReport",
+    "describe_scan",
     "describe_slide",
     "export_tiles",
     "failure_text",
@@ -28,6 +31,7 @@ __all__ = [
     "parse_mpp",
     "parse_seconds",
     "plan_folder",
+    "scans_and_others",
     "segment_folder",
     "segment_slide",
     "tiles_folder",

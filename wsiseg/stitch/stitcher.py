@@ -1,13 +1,15 @@
 """Tiles back to one array, in a moving front: memory grows with a row of tiles, not the image."""
 
 import math
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import GridError, HeatmapError
+from wsiseg.errors import GridError, HeatmapError, unwritable
 from wsiseg.geometry import Box
 from wsiseg.grid import Grid, Tile
 from wsiseg.stitch.blend import Blend, window_weights
@@ -35,6 +37,9 @@ class Stitcher:
         Given, slabs have a channel more: the weighted variance of what the tiles that overlap at a
         pixel say of each channel, times the channel's share, summed; NaN where only one tile says
         something.
+    spill
+        Given, the front is kept in a file without a name in this folder, not in memory; the values
+        are the same.
 
     Raises
     ------
@@ -62,28 +67,29 @@ class Stitcher:
         *,
         blend: Blend = "crop",
         shares: Sequence[float] | None = None,
+        spill: Path | None = None,
     ) -> None:
         if channels < 1:
             raise HeatmapError(f"a heatmap needs at least one channel, got {channels}")
-        if shares is not None and (len(shares) != channels or not any(grid.overlap)):
+        if shares is not None and (len(shares) != channels or not grid.overlaps):
             raise GridError(
                 f"a variance needs a share for each of {channels} channels and tiles that overlap, "
                 f"got {len(shares)} shares and overlap {grid.overlap}"
             )
-        if blend == "crop" and any(grid.overlap):
+        if blend == "crop" and grid.overlaps:
             raise GridError(
                 f"blend 'crop' needs tiles that do not overlap, got overlap {grid.overlap}; take "
                 "a larger stride or halo, or blend 'constant' or 'gaussian'"
             )
         self.grid = grid
         self.channels = channels
-        window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
+        window = grid.window
         self._weights = None if blend == "crop" else window_weights(window, blend)
         # Channels first: adding a channel-last tile would make inner loops of length `channels`.
         front = (min(window[0], grid.shape[0]), *grid.shape[1:])
         self._shares = None if shares is None else np.asarray(shares, dtype=np.float32)
         self._planes = channels if shares is None else channels + 1
-        self._front = np.zeros((self._planes, *front), dtype=np.float32)
+        self._front = _zeros((self._planes, *front), spill)
         self._mean = self._front[:channels]
         self._weight_sum: NDArray[Any] = np.zeros(
             front, dtype=np.bool_ if blend == "crop" else np.float32
@@ -152,18 +158,24 @@ class Stitcher:
         yield from self._release(tile.write.start[0])
         halo = tile.write.relative_to(tile.read).slices()
         place = tile.write.shift((-self._top, *(0 for _ in self.shape[1:]))).slices()
+        weights = None
+        if self._weights is not None:
+            pairs = zip(halo, self.grid.halo, strict=True)
+            weights = self._weights[tuple(slice(s.start - h, s.stop - h) for s, h in pairs)]
         for rows in row_blocks(tile.write.shape, self.channels):
-            self._add_rows(rows, place, np.moveaxis(values[halo][rows], -1, 0))
+            planes = np.moveaxis(values[halo][rows], -1, 0)
+            self._add_rows(rows, place, planes, None if weights is None else weights[rows])
         self._bottom = tile.write.stop[0]
         self._state = "ready"
 
-    def _add_rows(self, rows: slice, place: tuple[slice, ...], values: Values) -> None:
+    def _add_rows(
+        self, rows: slice, place: tuple[slice, ...], values: Values, weights: Values | None
+    ) -> None:
         mean, weight_sum = self._mean[:, *place][:, rows], self._weight_sum[place][rows]
-        if self._weights is None:
+        if weights is None:
             mean[...] = values
             weight_sum[...] = True
             return
-        weights = self._weights[rows, *(slice(n) for n in mean.shape[2:])]
         weight_sum += weights
         step = np.array(values, order="C")  # channels first too, which keeps the loops long
         step -= mean
@@ -290,7 +302,7 @@ def projected_bytes(grid: Grid, channels: int, blend: Blend) -> int:
     slabs that the receiver keeps come on top, and so do the tiles given to it.
     """
     row = math.prod(grid.shape[1:])
-    window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
+    window = grid.window
     front = min(window[0], grid.shape[0]) * row
     slab = min(_slab_depth(grid, channels), grid.shape[0]) * row * (4 * channels + 1)
     if blend == "crop":
@@ -336,6 +348,18 @@ def _move_up(front: NDArray[np.float32] | NDArray[np.bool_], rows: int) -> None:
         stop = min(start + rows, kept)
         front[start:stop] = front[start + rows : stop + rows]
     front[kept:] = 0
+
+
+def _zeros(shape: tuple[int, ...], spill: Path | None) -> Values:
+    """Return zeros, float32; in a file that goes with the array where there is a folder for it."""
+    if spill is None:
+        return np.zeros(shape, dtype=np.float32)
+    try:
+        with tempfile.TemporaryFile(dir=spill) as file:
+            file.truncate(4 * math.prod(shape))  # a hole: reads as zeros
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise unwritable(error, spill) from error
 
 
 def stitch_tiles(outputs: Iterable[tuple[Tile, Values]], stitcher: Stitcher) -> Iterator[Slab]:
