@@ -65,7 +65,7 @@ def serve(
             ready(f"http://{HOST}:{listener.getsockname()[1]}/{token}/")
             settings = uvicorn.Config(
                 app, log_level="error", access_log=False, lifespan="off", ws="none", http="h11",
-                server_header=False, timeout_graceful_shutdown=1,
+                server_header=False, timeout_graceful_shutdown=1, timeout_keep_alive=60,
             )  # fmt: skip
             uvicorn.Server(settings).run(sockets=[listener])
 
