@@ -23,6 +23,7 @@ from . import (
     info,
     models,
     replay,
+    report,
     segment,
     tiles,
     tissue,
@@ -47,6 +48,7 @@ app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("replay")(replay.replay)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("info")(info.info)

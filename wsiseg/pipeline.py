@@ -275,7 +275,13 @@ def segment(
     *_, heatmap = output.heatmaps.values()
     pieces = annotate_tissue(tissue, image, options.export)
     annotations = annotate_labels(
-        output.labels, heatmap, run.model.card, image, options.export, layers=output.uncertainty
+        output.labels,
+        heatmap,
+        run.model.card,
+        image,
+        options.export,
+        layers=output.uncertainty,
+        offsets=output.offsets,
     )
     annotations = with_degraded_shares(annotations, output.gaps)
     release_memory()

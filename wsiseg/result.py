@@ -24,7 +24,7 @@ from wsiseg.engine import (
     run_record,
     summary_head,
 )
-from wsiseg.engine.annotate import AREA
+from wsiseg.engine.annotate import AREA, NUCLEUS_AREA
 from wsiseg.geometry import Box, ceil_div
 from wsiseg.machine import beside
 from wsiseg.model import Model
@@ -111,8 +111,13 @@ class Result:
 
     def _class_areas(self) -> list[float]:
         """Return the area of each class of the annotations in mm²."""
-        areas, index = self.annotations.measurements[AREA], self.annotations.class_index
-        return [float(a) for a in np.bincount(index, areas, len(self.annotations.classes))]
+        measured, classes = self.annotations.measurements, self.annotations.classes
+        areas = np.bincount(self.annotations.class_index, measured[AREA], len(classes))
+        spec = self.model.card.instances
+        if NUCLEUS_AREA in measured and spec is not None:  # they lie within their cells
+            names = [known.name for known in classes]
+            areas[names.index(str(spec.nucleus))] += np.nansum(measured[NUCLEUS_AREA])
+        return [float(a) for a in areas]
 
     def overview(self, size: int = OVERVIEW_PIXELS) -> NDArray[np.uint8]:
         """Return a picture: slide, tissue outline, classes, legend and scale bar; (y, x, 3)."""

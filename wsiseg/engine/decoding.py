@@ -176,4 +176,5 @@ def _read(
 def _probabilities(
     setup: StageSetup, predictor: Predictor, arrays: Sequence[NDArray[Any]]
 ) -> NDArray[np.float32]:
-    return activate(setup.scaling(predictor(*arrays)), setup.spec.output.activation)
+    raw, output = setup.scaling(predictor(*arrays)), setup.spec.output
+    return activate(raw, output.activation, offsets=output.offsets)

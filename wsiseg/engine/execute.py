@@ -17,7 +17,7 @@ from wsiseg.engine.events import Listener, StageFinished, StageStarted, TilesDon
 from wsiseg.engine.gaps import Gaps
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import Input, TileReader
-from wsiseg.engine.kept import KeptRows, column_span, rows_of_tiles
+from wsiseg.engine.kept import Span, column_span, rows_of_tiles
 from wsiseg.engine.on_device import (
     DeviceOutput,
     DevicePredictor,
@@ -60,6 +60,14 @@ class Threaded(Protocol):
 
     def rest(self) -> None:
         """Free memory that only calls need, until the next one."""
+        ...
+
+
+class Kept(Protocol):
+    """What tells which rows of a stage an earlier run has finished."""
+
+    def missing(self, span: Span) -> NDArray[np.bool_]:
+        """Return which rows of a column are to be made, bool (row,)."""
         ...
 
 
@@ -141,7 +149,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     *,
     pace: Pace,
     device_output: DeviceOutput | None = None,
-    kept: KeptRows | None = None,
+    kept: Kept | None = None,
     folder: Path | None = None,
     gaps: Gaps | None = None,
     slide: str = "",
@@ -241,7 +249,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
 
 
 def _missing(
-    setup: StageSetup, column: Column, batches: list[Indices], kept: KeptRows
+    setup: StageSetup, column: Column, batches: list[Indices], kept: "Kept"
 ) -> tuple[list[Indices], int]:
     """Return the batches with a tile that touches unfinished rows, and the tiles of all others.
 
@@ -265,8 +273,10 @@ def _predicted(
     def finish(indices: Indices, raw: NDArray[np.float32]) -> Predicted:
         if isinstance(predictor, SampledPredictor):
             return indices, raw[: len(indices)]  # probabilities already, and variances
-        scaled = setup.scaling(raw[: len(indices)])
-        return indices, activate(scaled, setup.spec.output.activation)
+        if setup.spec.output.stitched == "raw":
+            return indices, raw[: len(indices)]
+        scaled, output = setup.scaling(raw[: len(indices)]), setup.spec.output
+        return indices, activate(scaled, output.activation, offsets=output.offsets)
 
     def read_and_predict(indices: Indices) -> Predicted:
         with clock.on("read"):
@@ -338,7 +348,7 @@ def _stitcher(
     setup: StageSetup, column: Column
 ) -> tuple[Callable[[Indices, NDArray[np.float32]], Iterator[Slab]], Callable[[], Iterator[Slab]]]:
     """Return what takes a batch and gives finished slabs, and what gives the rest."""
-    channels, blend = len(setup.channels) + len(setup.layers.sampled), setup.spec.output.blend
+    channels, blend = setup.predicted + len(setup.layers.sampled), setup.spec.output.blend
     if setup.spec.kind != "segmenter":
         cells = CellStitcher(column.grid, channels)
         return cells.add, cells.finish

@@ -18,6 +18,7 @@ from wsiseg.resample import target_shape
 from wsiseg.source import Pyramid, View
 from wsiseg.stitch import Placement
 from wsiseg.tissue import TissueMask
+from wsiseg.volume.layout import InputGrid
 
 __all__ = ["StageInput", "StageSetup", "kept_channels", "lay_out", "select_tiles"]
 
@@ -39,7 +40,13 @@ class StageInput:
 
     requested: Spacing
     view: View | None
-    """The slide at that spacing; `None` for the output of an earlier stage."""
+    """The slide at that spacing; `None` for the output of an earlier stage, and for scans."""
+
+    origin: tuple[float, ...] = ()
+    """Level-0 pixels before the first pixel's corner; default: none. Scans: see `layout`."""
+
+    layout: InputGrid | None = None
+    """How a scan is brought to this grid."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -59,11 +66,18 @@ class StageInput:
         """Return this input's patch whose centre is that of `read`, a box of the reference."""
         if self.downsample == reference.downsample and self.spec.patch == read.shape:
             return read
-        start = []
+        start, shifts = [], self._shifts_from(reference)
         for axis, size in enumerate(self.spec.patch):
             centre = (read.start[axis] + read.stop[axis]) / 2 * reference.downsample[axis]
+            centre += shifts[axis]
             start.append(round(centre / self.downsample[axis] - size / 2))
         return Box(tuple(start), tuple(a + n for a, n in zip(start, self.spec.patch, strict=True)))
+
+    def _shifts_from(self, reference: "StageInput") -> tuple[float, ...]:
+        """Return the level-0 pixels from this origin to that of another input."""
+        if self.origin == reference.origin:
+            return (0.0,) * len(self.shape)
+        return tuple(b - a for a, b in zip(self.origin, reference.origin, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +102,14 @@ class StageSetup:
     """The grid of the card's patches, where `grid` is that of larger windows."""
 
     @property
+    def predicted(self) -> int:
+        """Channels that the network gives: the classes, and offsets."""
+        return self.spec.values(len(self.channels))
+
+    @property
     def planes(self) -> int:
-        """Channels that are stitched: the classes, and the variances of layers."""
-        return len(self.channels) + self.layers.extra_planes
+        """Channels that are stitched: those predicted, and the variances of layers."""
+        return self.predicted + self.layers.extra_planes
 
     @property
     def reference(self) -> StageInput:
@@ -160,7 +179,8 @@ class StageSetup:
     @property
     def placement(self) -> Placement:
         """Where the output lies: a pixel per reference pixel of a segmenter, else per tile."""
-        dense = Placement(self.grid.shape, self.reference.spacing, self.reference.downsample)
+        first = self.reference
+        dense = Placement(self.grid.shape, first.spacing, first.downsample, first.origin)
         return dense if self.spec.kind == "segmenter" else dense.cells(self.grid)
 
 

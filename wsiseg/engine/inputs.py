@@ -22,7 +22,11 @@ __all__ = ["BLOCK", "HeatmapInput", "Input", "SlideInput", "TileReader", "block_
 BLOCK = 256
 """Side of a block in pixels, where the file's own blocks do not give one."""
 
+SCAN_BLOCK = 64
+"""Side of a block of a scan in voxels."""
+
 NONE_SHARED: Mapping[int, SharedView] = MappingProxyType({})
+NO_SCANS: Mapping[int, Readable] = MappingProxyType({})
 
 
 class Input(Protocol):
@@ -110,6 +114,7 @@ def connect(
     setup: StageSetup,
     outputs: Mapping[str, HeatmapStore],
     shared: Mapping[int, SharedView] = NONE_SHARED,
+    scans: Mapping[int, Readable] = NO_SCANS,
 ) -> tuple[Input, ...]:
     """Return what each input of a stage reads from.
 
@@ -121,6 +126,8 @@ def connect(
         What earlier stages wrote, by output name.
     shared
         Views of levels that other stages read, too, by input.
+    scans
+        What inputs that read a scan read, by input.
     """
     inputs: list[Input] = []
     for k, item in enumerate(setup.inputs):
@@ -128,13 +135,16 @@ def connect(
             inputs.append(SlideInput(shared[k], shared[k].block))
         elif item.view is not None:
             inputs.append(SlideInput(item.view))
+        elif k in scans:
+            inputs.append(SlideInput(scans[k], tuple(min(SCAN_BLOCK, n) for n in item.shape)))
         else:
             heatmap = outputs[item.spec.source]
             channels = [heatmap.channels.index(name) for name in item.spec.channels]
             pairs = zip(item.downsample, heatmap.downsample, strict=True)
             ratio = tuple(mine / theirs for mine, theirs in pairs)
-            pairs = zip(heatmap.placement.origin, heatmap.downsample, strict=True)
-            offset = tuple(start / d for start, d in pairs)
+            own = item.origin or (0.0,) * len(item.shape)
+            triples = zip(heatmap.placement.origin, own, heatmap.downsample, strict=True)
+            offset = tuple((start - mine) / d for start, mine, d in triples)
             inputs.append(HeatmapInput(heatmap, channels, ratio, offset=offset))
     return tuple(inputs)
 
@@ -223,10 +233,9 @@ class TileReader:
 
     def _boxes(self, k: int, run: Run) -> Iterator[Box]:
         """Yield the pixels of input `k` of each tile of a run."""
-        first, _ = run.tiles(self._column.grid)
-        *_, stride = self._column.grid.stride
+        grid, *lead = self._column.grid, *run.first[:-1]
         for step in range(run.count):
-            read = first.read.shift((*(0 for _ in run.first[1:]), step * stride))
+            read = grid.tile((*lead, run.first[-1] + step)).read
             yield _patch_box(self._setup, k, self._column, read)
 
 

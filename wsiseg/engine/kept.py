@@ -125,11 +125,10 @@ def column_span(setup: StageSetup, column: Column) -> Span:
     if setup.spec.kind != "segmenter":
         return column.tiles.start, column.tiles.stop
     grid = setup.grid.turned if column.turned else setup.grid
-    *_, width = grid.shape
-    *_, stride = grid.stride
-    *_, count = grid.counts
-    right = width if column.decided.stop == count else column.decided.stop * stride
-    return column.decided.start * stride, right
+    axis, (*_, width), (*_, count) = len(grid.shape) - 1, grid.shape, grid.counts
+    decided = column.decided
+    right = width if decided.stop == count else grid.start(axis, decided.stop)
+    return max(0, grid.start(axis, decided.start)), right
 
 
 def rows_of_tiles(
@@ -140,9 +139,9 @@ def rows_of_tiles(
         return missing
     grid = column.grid
     before = np.concatenate([[0], np.cumsum(missing)])
-    start = np.arange(grid.counts[0]) * grid.stride[0]
-    stop = np.minimum(start + grid.stride[0] + grid.overlap[0], len(missing))
-    touched: NDArray[np.bool_] = before[stop] > before[start]
+    start = np.array([grid.start(0, i) for i in range(grid.counts[0])])
+    stop = np.minimum(start + grid.window[0], len(missing))
+    touched: NDArray[np.bool_] = before[stop] > before[np.maximum(start, 0)]
     return touched
 
 

@@ -17,6 +17,9 @@ __all__ = ["MARKER", "Marker", "carry_over", "is_result"]
 MARKER = ".wsiseg"
 UNKNOWN = "-"
 
+REPORT = "report.html"
+"""What `wsiseg report` adds; it tells of the result beside it, so it goes with it."""
+
 HASHED = (".geojson", ".geojson.gz", ".csv")
 """Endings of the files that people edit; all others are listed by name alone."""
 
@@ -86,7 +89,7 @@ def carry_over(earlier: Path, new: Path) -> dict[str, str]:
     theirs = {path.name for path in new.iterdir()}
     written = marker.written or dict.fromkeys(theirs, UNKNOWN)
     renamed: dict[str, str] = {}
-    for path in sorted(path for path in earlier.iterdir() if path.name != MARKER):
+    for path in sorted(path for path in earlier.iterdir() if path.name not in (MARKER, REPORT)):
         recorded = written.get(path.name)
         if recorded is not None and (recorded == UNKNOWN or digest(path) == recorded):
             continue  # wsiseg's own, unchanged

@@ -326,7 +326,7 @@ class _Stage:
         setup = self.setup
         grid = setup.grid.turned if walk.turned else setup.grid
         channels = len(setup.channels)  # one is the background's, for which the labels are kept
-        layers = len(setup.layers.names)
+        layers = len(setup.layers.names) + setup.predicted - len(setup.channels)
         caches = sum(self._cache_bytes(k, walk) for k in range(len(setup.inputs)))
         cells = ceil_div(walk.width, grid.stride[-1])
         if setup.spec.kind == "embedder":  # a row of vectors being filled, one being written

@@ -24,6 +24,7 @@ from wsiseg.tissue import TissueMask
 
 __all__ = [
     "code_fingerprint",
+    "describe_model",
     "fingerprint",
     "hardware",
     "lasting",
@@ -101,7 +102,7 @@ def run_record(
         "code": code_fingerprint(),
         "command": "embed" if isinstance(options, EmbedOptions) else "segment",
         "slide": _describe_slide(slide),
-        "model": _describe_model(model),
+        "model": describe_model(model),
         "options": asdict(options),
         "plan": plan.to_dict(),
         "stages": [asdict(report) for report in reports],
@@ -187,7 +188,7 @@ def _describe_reads(slide: Pyramid) -> dict[str, Any] | None:
     return None if reads is None else asdict(reads) | {"amplification": reads.amplification}
 
 
-def _describe_model(model: Model) -> dict[str, Any]:
+def describe_model(model: Model) -> dict[str, Any]:
     """Return which model it was, and what ran it."""
     return {
         "name": model.card.name,

@@ -200,8 +200,8 @@ class Resume:
         last = spec is card.stages[-1]
         channels = kept_channels(card, setup) if spec.kind != "embedder" else len(setup.channels)
         return self._about | {
-            "network": spec.weights.model_dump(mode="json", exclude={"file"}),
-            "stage in the model's card": spec.model_dump(mode="json", exclude={"weights"}),
+            "network": [w.model_dump(mode="json", exclude={"file"}) for w in spec.every_weights],
+            "stage in the model's card": spec.model_dump(mode="json", exclude={"weights", "folds"}),
             "classes": [[one.name for one in card.classes], channels],
             "calibration": asdict(setup.scaling),
             "threshold": card.threshold if last else None,

@@ -83,6 +83,11 @@ class StageLayers:
         if not options.layers:
             return cls()
         stage, classes = card.stages[-1], len(card.classes)
+        if stage.output.offsets and (varying := set(options.layers) - {"entropy"}):
+            raise UsageError(
+                f"{card.name}: layers {sorted(varying)} are not made of a model with offsets; "
+                "needed 'entropy' or none"
+            )
         if "overlap" in options.layers:
             _require_overlap(card)
         if "tta" in options.layers and options.tta_views == QUARTER_TURNS:

@@ -2,5 +2,6 @@
 
 from wsiseg.grid.columns import Column, cut_columns
 from wsiseg.grid.grid import Grid, Tile
+from wsiseg.grid.windows import WindowPlan, window_grid
 
-__all__ = ["Column", "Grid", "Tile", "cut_columns"]
+__all__ = ["Column", "Grid", "Tile", "WindowPlan", "cut_columns", "window_grid"]

@@ -36,13 +36,11 @@ class Column:
     decided: range
     """Tiles whose start lies in this column; the others are there for their overlap."""
 
+    offset: int
+    """First pixel of `grid` along the last axis of the image."""
+
     turned: bool = False
     """The image's axes are swapped: the last one here is its first."""
-
-    @property
-    def offset(self) -> int:
-        """First pixel of `grid` along the last axis of the image."""
-        return self.tiles.start * self.grid.stride[-1]
 
     def on_image(self, box: Box) -> Box:
         """Return a box of `grid` in the pixels of the image."""
@@ -57,10 +55,8 @@ class Column:
 
     def place(self, tile: Tile) -> Tile:
         """Return a tile of `grid` as one of the whole walk; `write` ends with the column."""
-        *_, stride = self.grid.stride
-        shift = (*(0 for _ in tile.index[1:]), self.tiles.start)
-        pixels = tuple(n * stride for n in shift)
-        index = tuple(i + n for i, n in zip(tile.index, shift, strict=True))
+        pixels = (*(0 for _ in tile.index[1:]), self.offset)
+        index = (*tile.index[:-1], tile.index[-1] + self.tiles.start)
         return Tile(index, tile.write.shift(pixels), tile.read.shift(pixels))
 
 
@@ -88,15 +84,32 @@ def cut_columns(
     if width < 1:
         raise GridError(f"a column needs a width of at least 1 pixel, got {width}")
     grid = grid.turned if turned else grid
-    *_, stride = grid.stride
-    *_, overlap = grid.overlap
     *_, size = grid.shape
     *_, count = grid.counts
-    before = 0 if cells else ceil_div(overlap, stride)
     step = ceil_div(count, ceil_div(size, width))  # columns of one width, or nearly so
     for first in range(0, count, step):
         decided = range(first, min(first + step, count))
-        tiles = range(max(0, first - before), decided.stop)
-        stop = size if decided.stop == count else decided.stop * stride + overlap
-        shape = (*grid.shape[:-1], stop - tiles.start * stride)
-        yield Column(replace(grid, shape=shape), tiles, decided, turned)
+        tiles = range(first if cells else _first_reaching(grid, first), decided.stop)
+        yield _column(grid, tiles, decided, turned=turned)
+
+
+def _first_reaching(grid: Grid, tile: int) -> int:
+    """Return the first tile along the last axis whose window reaches the start of another."""
+    axis, left = len(grid.shape) - 1, grid.start(len(grid.shape) - 1, tile)
+    while tile > 0 and grid.start(axis, tile - 1) + grid.window[-1] > left:
+        tile -= 1
+    return tile
+
+
+def _column(grid: Grid, tiles: range, decided: range, *, turned: bool) -> Column:
+    axis, size = len(grid.shape) - 1, grid.shape[-1]
+    offset = max(0, grid.start(axis, tiles.start))
+    stop = size
+    if decided.stop < grid.counts[-1]:
+        stop = min(size, grid.start(axis, decided.stop - 1) + grid.window[-1])
+    starts = grid.starts
+    if starts is not None:
+        own = tuple(grid.start(axis, i) - offset for i in tiles)
+        starts = (*starts[:-1], own)
+    part = replace(grid, shape=(*grid.shape[:-1], stop - offset), starts=starts)
+    return Column(part, tiles, decided, offset, turned)

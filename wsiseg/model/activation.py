@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IDENTITY", "Scaling", "activate"]
+__all__ = ["IDENTITY", "OFFSETS", "Scaling", "activate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,29 @@ class Scaling:
 IDENTITY = Scaling()
 
 
+OFFSETS = 2
+"""Channels after those of the classes where a network gives offsets: down and to the right."""
+
+
 def activate(
-    raw: NDArray[np.float32], activation: Literal["softmax", "sigmoid", "none"]
+    raw: NDArray[np.float32],
+    activation: Literal["softmax", "sigmoid", "none"],
+    *,
+    offsets: bool = False,
 ) -> NDArray[np.float32]:
-    """Return the probabilities of raw values `(..., class)`, float32."""
+    """Return the probabilities of raw values `(..., class)`, float32.
+
+    With `offsets` the last two channels are those, -1 to 1: they become 0 to 1.
+    """
+    if offsets:
+        chances = activate(raw[..., :-OFFSETS], activation)
+        places = np.clip((raw[..., -OFFSETS:] + 1) / 2, 0, 1, dtype=np.float32)
+        return np.concatenate([chances, places], axis=-1)
     if activation == "none":
         return raw
     if activation == "sigmoid":
-        chances: NDArray[np.float32] = np.exp(-np.logaddexp(np.float32(0), -raw), dtype=np.float32)
-        return chances
+        found: NDArray[np.float32] = np.exp(-np.logaddexp(np.float32(0), -raw), dtype=np.float32)
+        return found
     powers = np.exp(raw - raw.max(axis=-1, keepdims=True), dtype=np.float32)
     shares: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
     return shares

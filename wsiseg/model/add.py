@@ -94,7 +94,8 @@ def add_model(
 
 def _from_package(source: Path) -> tuple[ModelCard, dict[str, bytes]]:
     package = Package.open(source)
-    files = {stage.weights.file: package.read_weights(stage) for stage in package.card.stages}
+    folds = [one for stage in package.card.stages for one in stage.as_folds]
+    files = {one.weights.file: package.read_weights(one) for one in folds}
     check = package.card.check.file
     files[check] = read_file(source / check)
     for path in (*source.glob("README.md"), *source.glob("LICENSE*")):
@@ -118,7 +119,7 @@ def _from_weights(
     weights_spec = stage.weights.model_copy(update={"sha256": sha256})
     stage = stage.model_copy(update={"weights": weights_spec})
     if output is None:
-        output = _run_onnx(weights, stage, len(card.classes), path, inputs)
+        output = _run_onnx(weights, stage, stage.values(len(card.channel_names)), path, inputs)
     files = {
         stage.weights.file: weights,
         card.check.file: npz_bytes({stage.name: Example(inputs, output)}),

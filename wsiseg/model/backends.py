@@ -29,7 +29,27 @@ def build_network(
     threads: int | None,
     calibration: Calibration | None = None,
 ) -> Network:
-    """Return the network of a stage, run by one of `onnxruntime`, `openvino` and `torch`."""
+    """Return the network of a stage, run by one of `onnxruntime`, `openvino` and `torch`.
+
+    Of a stage with several folds it is the mean of their networks.
+    """
+    if stage.folds:
+        from wsiseg.model.ensemble import EnsembleNetwork
+
+        return EnsembleNetwork(
+            [
+                build_network(
+                    backend,
+                    package,
+                    one,
+                    device=device,
+                    precision=precision,
+                    threads=threads,
+                    calibration=calibration,
+                )
+                for one in stage.as_folds
+            ]
+        )
     if backend == "torch":
         return _torch_network(package, stage, device, precision, threads)
     graph = stage_graph(package, stage, precision=precision, calibration=calibration)
@@ -66,7 +86,8 @@ def stage_graph(
         If it cannot be exported or quantised.
     """
     patches = [spec.patch for spec in stage.inputs]
-    key = cache_key(package.digest, stage.name, patches, code_fingerprint())
+    weights = stage.weights.sha256
+    key = cache_key(package.digest, stage.name, weights, patches, code_fingerprint())
     graph = cached_file("onnx", key, ".onnx", lambda: _graph_bytes(package, stage))
     if precision != "int8":
         return graph
@@ -88,6 +109,7 @@ def _graph_bytes(package: Package, stage: StageSpec) -> bytes:
             "folder": str(package.folder.resolve()),
             "digest": package.digest,
             "stage": stage.name,
+            "weights": stage.weights.sha256,
             "patch": stage.inputs[0].patch,
         },
         what=f"{package.card.name}, stage {stage.name!r}: export to ONNX",
@@ -101,6 +123,6 @@ def _torch_network(
     from wsiseg.model.torch_backend import TorchNetwork
 
     name = str(package.folder / stage.weights.file)
-    module = load_network(stage, len(package.card.classes), package.read_weights(stage), name)
+    module = load_network(stage, package.channels(stage), package.read_weights(stage), name)
     reduced: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
     return TorchNetwork(module, device=device, precision=reduced, threads=threads)

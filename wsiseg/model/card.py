@@ -21,13 +21,27 @@ from pydantic import (
 
 from wsiseg.errors import ModelCardError
 from wsiseg.geometry import COARSEST_UM, FINEST_UM
-from wsiseg.model.activation import Scaling
+from wsiseg.model.activation import OFFSETS, Scaling
+from wsiseg.model.scan_card import (
+    ClipStep,
+    N4Step,
+    PercentileClipStep,
+    PercentileWindowStep,
+    RegionSpec,
+    RescaleStep,
+    ResampleSpec,
+    ScanSpec,
+    WindowSpec,
+    WindowStep,
+    ZscoreStep,
+)
 
 __all__ = [
     "Calibration",
     "Check",
     "ClassSpec",
     "InputSpec",
+    "InstanceSpec",
     "ModelCard",
     "NormalizeStep",
     "OutputSpec",
@@ -45,6 +59,11 @@ CARD_FILE = "model.json"
 
 SLIDE = "slide"
 """What an input reads when it reads no earlier stage."""
+
+SCAN = "scan"
+"""The same for volumes."""
+
+GAUSSIANS = ("gaussian-monai", "gaussian-nnunet")
 
 RGB = ("R", "G", "B")
 
@@ -97,7 +116,20 @@ class NormalizeStep(CardPart):
     std: tuple[PositiveFloat, ...]
 
 
-Step = Annotated[ScaleStep | NormalizeStep, Field(discriminator="name")]
+Step = Annotated[
+    ScaleStep
+    | NormalizeStep
+    | ClipStep
+    | WindowStep
+    | PercentileClipStep
+    | PercentileWindowStep
+    | ZscoreStep
+    | RescaleStep
+    | N4Step,
+    Field(discriminator="name"),
+]
+"""Of slides only `scale` and `normalize`, which run inside the network's graph. Those of scans run
+before it, as most of them measure the scan."""
 
 
 class InputSpec(CardPart):
@@ -106,13 +138,14 @@ class InputSpec(CardPart):
     model_config = ConfigDict(populate_by_name=True)
 
     source: Annotated[str, Field(alias="from")]
-    """`slide`, or the output name of an earlier stage."""
+    """`slide` or `scan`, or the output name of an earlier stage."""
 
     channels: Annotated[tuple[Label, ...], Field(min_length=1)]
-    """`R`, `G`, `B` of the slide, or class names of an earlier output."""
+    """`R`, `G`, `B` of the slide, names of a scan's channels, or class names of an earlier
+    output."""
 
     spacing_um: tuple[SpacingUm, ...] | None = None
-    """Required for extent `window`."""
+    """Required for extent `window`; `None` of a scan: as it is stored."""
 
     spacing_tolerance: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """How much coarser than `spacing_um` (relative) a slide may be; it is then read as it is."""
@@ -125,6 +158,13 @@ class InputSpec(CardPart):
     """Distance between patches; default: the patch without its halo. First input only."""
 
     steps: tuple[Step, ...] = ()
+    resample: ResampleSpec | None = None
+    """Scans only; default: linear, outer faces kept."""
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether it reads the slide or scan, and not an earlier stage."""
+        return self.source in (SLIDE, SCAN)
 
 
 class OutputSpec(CardPart):
@@ -137,7 +177,20 @@ class OutputSpec(CardPart):
     halo: tuple[NonNegativeInt, ...] | None = None
     """Pixels per side that are predicted and thrown away."""
 
-    blend: Literal["crop", "constant", "gaussian"] = "crop"
+    blend: Literal["crop", "constant", "gaussian", "gaussian-monai", "gaussian-nnunet"] = "crop"
+    stitched: Literal["probabilities", "raw"] = "probabilities"
+    """What is blended where windows overlap. `raw` (MONAI, nnU-Net; volumes only): the activation
+    comes after blending and resampling."""
+
+    offsets: Annotated[
+        bool,
+        Field(
+            description="After the classes come two channels: how far a pixel lies from the centre "
+            "of its object, down and to the right, -1 and 1 at its edges. Last stage, segmenter."
+        ),
+    ] = False
+    """After the classes come two channels: how far each pixel lies below and to the right of the
+    centre of its object, -1 and 1 at its edges, the horizontal and vertical maps of HoVer-Net."""
 
     max_patch: Annotated[
         tuple[PositiveInt, ...] | None,
@@ -176,17 +229,32 @@ class StageSpec(CardPart):
     """One value per class and patch, one per class and pixel, or one vector per patch, whose length
     is that of the output recorded in the check."""
 
-    extent: Literal["window", "whole"] = "window"
+    extent: Literal["window", "whole", "slab"] = "window"
+    """`whole` sees everything in one patch; `slab` (volumes) all of the last two axes, brought to
+    the size of the patch, and steps along the first."""
+
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=16)]
     """The first input defines the grid."""
 
     output: OutputSpec
     weights: WeightsSpec
+    folds: Annotated[tuple[WeightsSpec, ...], Field(max_length=31)] = ()
+    """More weights of the network: the result is the mean of all raw values, patch by patch."""
+
+    windows: WindowSpec | None = None
+    """Where windows lie, if not on the regular grid of patch, stride and halo. Volumes only."""
+
+    mirror_axes: tuple[NonNegativeInt, ...] = ()
+    """The result is the mean of the raw values over all mirrorings along these axes. Volumes
+    only."""
+
     allows_scaled_decoding: bool = False
     """Whether pixels of the slide may come from a decoder that reduces, if asked for."""
 
     @model_validator(mode="after")
     def _extent(self) -> Self:
+        if self.reads_scan:
+            return self
         window = self.extent == "window"
         for i, spec in enumerate(self.inputs):
             where = f"input {i} of stage {self.name!r}"
@@ -268,11 +336,33 @@ class StageSpec(CardPart):
         return self
 
     @property
+    def reads_scan(self) -> bool:
+        """Whether it is a stage of a model for volumes."""
+        return len(self.inputs[0].patch) == 3
+
+    @property
+    def every_weights(self) -> tuple[WeightsSpec, ...]:
+        """The weights and those of further folds."""
+        return (self.weights, *self.folds)
+
+    @property
+    def as_folds(self) -> tuple["StageSpec", ...]:
+        """The stage once for each of its weights, with these alone."""
+        if not self.folds:
+            return (self,)
+        parts = ({"weights": weights, "folds": ()} for weights in self.every_weights)
+        return tuple(self.model_copy(update=part) for part in parts)
+
+    @property
     def step(self) -> tuple[int, ...]:
         """Pixels per axis that a patch decides: what its halo leaves."""
         patch = self.inputs[0].patch
         halo = self.output.halo or (0,) * len(patch)
         return tuple(p - 2 * h for p, h in zip(patch, halo, strict=True))
+
+    def values(self, classes: int) -> int:
+        """Return how many values the network gives per patch or pixel for so many classes."""
+        return classes + OFFSETS * self.output.offsets
 
     @model_validator(mode="after")
     def _vectors(self) -> Self:
@@ -335,6 +425,36 @@ class Calibration(CardPart):
         return self
 
 
+class InstanceSpec(CardPart):
+    """How the pixels of a dense model become objects."""
+
+    split: Literal["none", "distance", "offsets"] = "none"
+    """Objects that touch: not told apart, at necks of their shape, or by the offsets of the last
+    stage."""
+
+    depth: PositiveFloat | None = None
+    """How much deeper the way between two objects is than the centre of the smaller one: µm for
+    `distance` (default 0.75), a share of the way from centre to edge for `offsets` (0.3)."""
+
+    cell: Label | None = None
+    nucleus: Label | None = None
+    """Classes of a cell's body and of its nucleus, which become one object."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.cell is None) != (self.nucleus is None) or (
+            self.cell is not None and self.cell == self.nucleus
+        ):
+            raise ValueError(
+                f"cell {self.cell!r} and nucleus {self.nucleus!r}: needed two classes, or neither"
+            )
+        if self.split == "none" and self.depth is not None:
+            raise ValueError("depth is for split 'distance' or 'offsets'; remove it")
+        if self.split == "offsets" and self.depth is not None and self.depth > 1:
+            raise ValueError(f"depth {self.depth}: needed a share up to 1 for split 'offsets'")
+        return self
+
+
 class Provenance(CardPart):
     """Where the model comes from and what it is for."""
 
@@ -370,12 +490,27 @@ class ModelCard(CardPart):
     """At least two; none for task `embedding`."""
 
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=16)]
+    scan: ScanSpec | None = None
+    """Needed by axes `zyx`."""
+
+    regions: Annotated[tuple[RegionSpec, ...], Field(max_length=250)] = ()
+    """Channels of networks whose channels overlap (activation `sigmoid`), in the order in which
+    they are written; empty: the channels are the classes."""
+
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Two classes: the second wins at or above this probability; `None`: the most probable."""
 
     calibration: Calibration = Calibration()
+    instances: InstanceSpec | None = None
+    """How pixels become objects; `None`: each connected region of a class is one."""
+
     provenance: Provenance
     check: Check = Check()
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of what networks give per pixel: regions, or else classes."""
+        return tuple(part.name for part in self.regions or self.classes)
 
     @property
     def title(self) -> str:
@@ -402,7 +537,7 @@ class ModelCard(CardPart):
     def _names(self) -> Self:
         _unique("class", (c.name for c in self.classes))
         _unique("stage", (s.name for s in self.stages))
-        _unique("output", [SLIDE, *(s.output.name for s in self.stages)])
+        _unique("output", [SLIDE, SCAN, *(s.output.name for s in self.stages)])
         if self.threshold is not None and len(self.classes) != 2:
             raise ValueError(
                 f"a threshold needs two classes, found {len(self.classes)}; remove the threshold"
@@ -419,9 +554,55 @@ class ModelCard(CardPart):
         return self
 
     @model_validator(mode="after")
+    def _scan(self) -> Self:
+        volumes = self.axes == "zyx"
+        if volumes != (self.scan is not None):
+            raise ValueError(
+                f"axes {self.axes!r} {'need' if volumes else 'have no'} 'scan'; "
+                f"{'add' if volumes else 'remove'} it"
+            )
+        names = {c.name for c in self.classes}
+        if unknown := [r.label for r in self.regions if r.label not in names]:
+            raise ValueError(f"regions name {unknown}, which are no classes of this model")
+        _unique("region", (r.name for r in self.regions))
+        if self.regions and (self.threshold is not None or not volumes):
+            raise ValueError("regions are for axes 'zyx' and go without a threshold")
+        for stage in self.stages:
+            if stage.reads_scan != volumes:
+                raise ValueError(
+                    f"stage {stage.name!r}: patch {stage.inputs[0].patch} needs {len(self.axes)} "
+                    f"values, one per axis of {self.axes!r}"
+                )
+            check_scan_stage(stage, regions=bool(self.regions))
+        return self
+
+    @model_validator(mode="after")
+    def _objects(self) -> Self:
+        *earlier, last = self.stages
+        for stage in self.stages:
+            if stage.output.offsets and (stage in earlier or stage.kind != "segmenter"):
+                raise ValueError(
+                    f"stage {stage.name!r}: offsets are for a last stage of kind 'segmenter'"
+                )
+        if last.output.offsets and self.calibration.method != "none":
+            raise ValueError("calibration and offsets do not go together; remove the calibration")
+        spec = self.instances
+        if spec is None:
+            return self
+        if last.kind != "segmenter" or self.axes != "yx":
+            raise ValueError("instances need axes 'yx' and a last stage of kind 'segmenter'")
+        if spec.split == "offsets" and not last.output.offsets:
+            raise ValueError(f"split 'offsets' needs offsets in the output of {last.name!r}")
+        names = [c.name for c in self.classes[1:]]
+        for name in (spec.cell, spec.nucleus):
+            if name is not None and name not in names:
+                raise ValueError(f"instances: {name!r} is no class; needed one of {names}")
+        return self
+
+    @model_validator(mode="after")
     def _inputs(self) -> Self:
-        known = {SLIDE}
-        classes = tuple(c.name for c in self.classes)
+        known = {SCAN if self.axes == "zyx" else SLIDE}
+        classes = self.channel_names
         for stage in self.stages:
             for i, spec in enumerate(stage.inputs):
                 where = f"input {i} of stage {stage.name!r}"
@@ -439,8 +620,7 @@ class ModelCard(CardPart):
     def _files(self) -> Self:
         reserved = {CARD_FILE, self.check.file, "README.md"}
         seen: dict[str, tuple[str, str]] = {}
-        for stage in self.stages:
-            weights = stage.weights
+        for stage, weights in ((s, w) for s in self.stages for w in s.every_weights):
             identity = (weights.sha256, weights.architecture)
             if weights.file in reserved or self.check.file == CARD_FILE:
                 raise ValueError(f"stage {stage.name!r}: file name {weights.file!r} is taken")
@@ -498,6 +678,45 @@ def card_schema() -> dict[str, Any]:
     }
 
 
+def check_scan_stage(stage: StageSpec, *, regions: bool) -> None:
+    """Refuse of a stage what only volumes, or only slides, have.
+
+    Raises
+    ------
+    ValueError
+        With the remedy.
+    """
+    where, output = f"stage {stage.name!r}", stage.output
+    if not stage.reads_scan:
+        for field, found in (
+            ("extent 'slab'", stage.extent == "slab"),
+            ("folds", stage.folds),
+            ("windows", stage.windows),
+            ("mirror_axes", stage.mirror_axes),
+            ("stitched 'raw'", output.stitched == "raw"),
+            (f"blend {output.blend!r}", output.blend in GAUSSIANS),
+            ("resample", any(spec.resample for spec in stage.inputs)),
+        ):
+            if found:
+                raise ValueError(f"{where}: {field} is for axes 'zyx' only; remove it")
+        return
+    if stage.kind != "segmenter":
+        raise ValueError(f"{where}: kind {stage.kind!r} is for axes 'yx' only")
+    if stage.windows and (any(output.halo or ()) or stage.inputs[0].stride):
+        raise ValueError(f"{where}: a window plan goes without halo and stride; remove them")
+    if stage.windows and output.blend == "crop":
+        raise ValueError(f"{where}: windows overlap; needed a blend such as 'gaussian'")
+    if max(stage.mirror_axes, default=0) > 2 or len(set(stage.mirror_axes)) < len(
+        stage.mirror_axes
+    ):
+        raise ValueError(f"{where}: mirror_axes {stage.mirror_axes} are no axes, each once")
+    if regions and output.activation == "softmax":
+        raise ValueError(f"{where}: regions overlap, so the activation is 'sigmoid'")
+    for spec in stage.inputs:
+        if any(step.name == "n4" for step in spec.steps[1:]):
+            raise ValueError(f"{where}: n4 is the first step, or none")
+
+
 def _unique(kind: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
@@ -509,7 +728,7 @@ def _unique(kind: str, names: Iterable[str]) -> None:
 def _check_channels(where: str, spec: InputSpec, classes: tuple[str, ...], *, planar: bool) -> None:
     """Compare the channels with what their source has, and the steps with the channels."""
     _unique(f"{where}: channel", spec.channels)
-    if spec.source != SLIDE:
+    if not spec.reads_image:
         if unknown := [c for c in spec.channels if c not in classes]:
             raise ValueError(
                 f"{where}: channels {unknown} are no classes of this model; known: {list(classes)}"
@@ -520,6 +739,8 @@ def _check_channels(where: str, spec: InputSpec, classes: tuple[str, ...], *, pl
             "network trained on another order needs the weights of its first layer reordered"
         )
     for step in spec.steps:
+        if planar and not isinstance(step, ScaleStep | NormalizeStep):
+            raise ValueError(f"{where}: step {step.name!r} is for scans only; remove it")
         if isinstance(step, NormalizeStep) and {len(step.mean), len(step.std)} != {
             len(spec.channels)
         }:

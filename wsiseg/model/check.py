@@ -149,7 +149,8 @@ def output_change(
     if stage.kind == "embedder":
         difference = np.abs(found - expected)
         return OutputChange(float(difference.mean()), float(difference.max()), None)
-    probabilities = [activate(raw, stage.output.activation) for raw in (found, expected)]
+    several, count = stage.output, len(card.classes)
+    probabilities = [activate(raw[..., :count], several.activation) for raw in (found, expected)]
     labels = [
         p.argmax(axis=-1) if card.threshold is None else p[..., 1] >= card.threshold
         for p in probabilities

@@ -111,7 +111,7 @@ def _seeded(package: Package) -> "SeededNetwork":
     from wsiseg.model.torch_dropout import SeededNetwork
 
     name = str(package.folder / stage.weights.file)
-    module = load_network(stage, len(package.card.classes), package.read_weights(stage), name)
+    module = load_network(stage, package.channels(stage), package.read_weights(stage), name)
     network = SeededNetwork(module)
     if not network.dropouts:
         raise _no_dropout(package, stage, f"{stage.weights.architecture} has none that is active")

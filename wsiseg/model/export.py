@@ -28,13 +28,18 @@ TOLERANCE = 1e-4
 
 
 def export_job(request: dict[str, Any]) -> bytes:
-    """Return `export_stage` of the package, digest, stage and patch that a request names."""
+    """Return `export_stage` of the package, digest, stage, weights and patch of a request."""
     package = Package.open(Path(request["folder"]))
     if package.digest != request["digest"]:
         raise ModelError(
             f"{package.folder}: the package changed while it was loaded; load it again"
         )
-    stage = next(stage for stage in package.card.stages if stage.name == request["stage"])
+    stage = next(
+        one
+        for stage in package.card.stages
+        for one in stage.as_folds
+        if (one.name, one.weights.sha256) == (request["stage"], request["weights"])
+    )
     return export_stage(package, widened(stage, tuple(request["patch"])))
 
 
@@ -51,7 +56,7 @@ def export_stage(package: Package, stage: StageSpec) -> bytes:
         If it cannot be exported, or the export gives other values than torch.
     """
     name = str(package.folder / stage.weights.file)
-    module = load_network(stage, len(package.card.classes), package.read_weights(stage), name)
+    module = load_network(stage, package.channels(stage), package.read_weights(stage), name)
     inputs = package.read_examples()[stage.name].inputs
     patch = stage.inputs[0].patch
     if inputs[0].shape[1:-1] != patch:

@@ -30,7 +30,7 @@ def complete_stage(package: Package, stage: StageSpec) -> bytes:
     """Return the graph of a stage as `complete_graph` makes it from the package's file."""
     name = str(package.folder / stage.weights.file)
     model = parse_graph(package.read_weights(stage), name=name)
-    return complete_graph(model, stage, len(package.card.classes), name=name)
+    return complete_graph(model, stage, package.channels(stage), name=name)
 
 
 def parse_graph(content: bytes, *, name: str) -> onnx.ModelProto:
@@ -70,8 +70,10 @@ def complete_graph(model: onnx.ModelProto, stage: StageSpec, classes: int, *, na
     model
         From `parse_graph`; changed in place. Its inputs, in the order of the card's inputs, are
         floats (or uint8 where the card has no steps), channels first or last.
-    stage, classes
+    stage
         From the card.
+    classes
+        Values it gives per patch or pixel.
     name
         What messages call the file.
 

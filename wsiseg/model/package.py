@@ -69,7 +69,7 @@ class Package:
         """
         card = ModelCard.read(folder / CARD_FILE)
         digest = hashlib.sha256(read_file(folder / CARD_FILE))
-        weights = {stage.weights.file: stage.weights.sha256 for stage in card.stages}
+        weights = {w.file: w.sha256 for stage in card.stages for w in stage.every_weights}
         for file, sha256 in sorted(weights.items()):
             refuse_unsafe(folder / file)
             verify(folder / file, wanted=sha256, found=hash_file(folder / file))
@@ -86,7 +86,8 @@ class Package:
     def channels(self, stage: StageSpec) -> int:
         """Return how many values a stage gives per patch or pixel.
 
-        One per class of the card; of an embedder, as many as the output of its check has.
+        One per class of the card, and its offsets; of an embedder, as many as the output of its
+        check has.
 
         Raises
         ------
@@ -94,7 +95,7 @@ class Package:
             If the check is needed and cannot be used.
         """
         if stage.kind != "embedder":
-            return len(self.card.classes)
+            return stage.values(len(self.card.channel_names))
         recorded = self.read_examples()[stage.name].output
         if recorded.ndim != 2 or not recorded.shape[1]:
             raise ModelError(

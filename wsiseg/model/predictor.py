@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import ModelError, OutputShapeError
+from wsiseg.model.activation import OFFSETS
 from wsiseg.model.batches import Batch
 from wsiseg.model.card import SLIDE, StageSpec
 
@@ -98,7 +99,8 @@ class StagePredictor(Predictor):
     stage
         The stage of the card.
     classes
-        Number of classes of the model, or length of an embedder's vectors.
+        Number of classes of the model, two more where it gives offsets, or length of an
+        embedder's vectors.
     network
         The backend.
     """
@@ -246,12 +248,16 @@ class StagePredictor(Predictor):
 
     def _check_values(self, output: NDArray[Any]) -> None:
         low, high = float(output.min()), float(output.max())  # NaN and infinity show up in these
+        promised = self.stage.output
         if not np.isfinite([low, high]).all():
             raise OutputShapeError(
                 f"stage {self.stage.name!r}: the network gave values between {low} and {high}: "
                 "needed finite ones; the weights are damaged or the precision is too low"
             )
-        is_probability = self.stage.output.activation == "none" and self.stage.kind != "embedder"
+        is_probability = promised.activation == "none" and self.stage.kind != "embedder"
+        if is_probability and promised.offsets:
+            chances = output[..., :-OFFSETS]
+            low, high = float(chances.min()), float(chances.max())
         if is_probability and not (low >= -PROBABILITY_SLACK and high <= 1 + PROBABILITY_SLACK):
             raise OutputShapeError(
                 f"stage {self.stage.name!r}: values from {low:.4g} to {high:.4g}: needed "

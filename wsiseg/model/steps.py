@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.model.card import InputSpec, ScaleStep
+from wsiseg.model.card import SCAN, InputSpec, NormalizeStep, ScaleStep
 
 __all__ = ["Affine", "affine"]
 
@@ -34,12 +34,15 @@ class Affine:
 
 
 def affine(spec: InputSpec) -> Affine:
-    """Return the steps of an input, combined in float64 and rounded once."""
+    """Return the steps of an input, combined in float64 and rounded once.
+
+    Those of a scan are not among them: they are done before, see `wsiseg.volume.intensity`.
+    """
     scale: NDArray[np.float64] = np.ones(len(spec.channels))
     offset: NDArray[np.float64] = np.zeros(len(spec.channels))
-    for step in spec.steps:
+    for step in spec.steps if spec.source != SCAN else ():
         if isinstance(step, ScaleStep):
             scale, offset = scale / step.divide_by, offset / step.divide_by
-        else:
+        elif isinstance(step, NormalizeStep):
             scale, offset = scale / step.std, (offset - step.mean) / step.std
     return Affine(scale.astype(np.float32), offset.astype(np.float32))

@@ -244,7 +244,7 @@ def compare_windows(
     kept = tuple(slice(h, h + s) for h, s in zip(halo, step, strict=True))
 
     def probabilities(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        return activate(scaling(raw), stage.output.activation)
+        return activate(scaling(raw), stage.output.activation, offsets=stage.output.offsets)
 
     whole = wide(*window)
     unit = max(float(np.abs(whole).max()), np.finfo(np.float32).tiny)

@@ -162,7 +162,7 @@ def packed(model: str | Path) -> Parcel:
     """
     package = Package.open(find_model(model))
     card = package.card
-    names = {CARD_FILE, card.check.file, *(stage.weights.file for stage in card.stages)}
+    names = {CARD_FILE, card.check.file, *(w.file for s in card.stages for w in s.every_weights)}
     return {name: (package.folder / name).read_bytes() for name in sorted(names)}
 
 

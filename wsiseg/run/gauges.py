@@ -477,7 +477,8 @@ def _sample_output(
     written = time.perf_counter()
     options = ExportOptions()
     stores = LabelStore.open(paths[1]), HeatmapStore.open(paths[0])
-    annotations = annotate_labels(*stores, card, ImageRef.of(slide), options)
+    plain = card.model_copy(update={"instances": None})  # offsets are not there to split by
+    annotations = annotate_labels(*stores, plain, ImageRef.of(slide), options)
     write_annotations(folder, annotations, name="annotations", frame=options.frame)
     outlined = time.perf_counter()
     mpx = slab.box.size / 1e6

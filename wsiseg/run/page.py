@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["page"]
+from wsiseg.view.report.finished import FinishedSlide
+from wsiseg.view.report.markup import picture
+
+__all__ = ["MOST_EMBEDDED", "page"]
 
 PICTURE = "overview.png"
+
+MOST_EMBEDDED = 200
+"""Slides whose pictures are put into the page itself; of more, the page would grow too large."""
+
+THUMBNAIL_PIXELS = 320
 
 APART = frozenset({"folder", "path", "warnings", "slide"})
 """Columns that are not figures."""
@@ -32,8 +40,18 @@ img { width: 160px; max-height: 160px; object-fit: contain; border: 1px solid #d
 Row = Mapping[str, Any]
 
 
-def page(out: Path, summary: Sequence[Row], failures: Sequence[Row]) -> str:
-    """Return the page: failures first, then a line per slide; pictures are linked, not copied."""
+def page(out: Path, summary: Sequence[Row], failures: Sequence[Row], *, embed: bool = False) -> str:
+    """Return the page: failures first, then a line per slide.
+
+    Parameters
+    ----------
+    out
+        The output folder.
+    summary, failures
+        Rows of its tables.
+    embed
+        Put small pictures into the page, so that it can be sent alone; else they are linked.
+    """
     name = out.resolve().name
     done, bad = len(summary), len(failures)
     lead = f"{done} slide{'s' * (done != 1)} done, {bad} failed"
@@ -41,7 +59,7 @@ def page(out: Path, summary: Sequence[Row], failures: Sequence[Row]) -> str:
     if failures:
         parts += ["<h2>Failures</h2>", _failures(failures)]
     if summary:
-        parts += ["<h2>Slides</h2>", _slides(out, summary)]
+        parts += ["<h2>Slides</h2>", _slides(out, summary, embed=embed)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -63,14 +81,14 @@ def _failures(rows: Sequence[Row]) -> str:
     return _table([f'<th class="text">{head}</th>' for head in heads], lines)
 
 
-def _slides(out: Path, rows: Sequence[Row]) -> str:
+def _slides(out: Path, rows: Sequence[Row], *, embed: bool) -> str:
     figures = list(dict.fromkeys(key for row in rows for key in row if key not in APART))
     texts = {key for key in figures if not all(_is_number(row.get(key)) for row in rows)}
     heads = ['<th class="text">Overview</th>', '<th class="text">Slide</th>']
     heads += [f"<th{_aligned(key, texts)}>{_text(key)}</th>" for key in figures]
     lines = []
     for row in rows:
-        cells = [f'<td class="text">{_picture(out, row)}</td>', _name(row)]
+        cells = [f'<td class="text">{_picture(out, row, embed=embed)}</td>', _name(row)]
         cells += [
             f"<td{_aligned(key, texts)}>{_text(_short(row.get(key)))}</td>" for key in figures
         ]
@@ -84,11 +102,15 @@ def _name(row: Row) -> str:
     return f'<td class="text" title="{_text(row.get("path"))}">{link}{said}</td>'
 
 
-def _picture(out: Path, row: Row) -> str:
+def _picture(out: Path, row: Row, *, embed: bool) -> str:
     place = f"{row.get('folder', '')}/{PICTURE}"
     if not os.path.exists(out / place):  # noqa: PTH110 - of a hundred thousand slides
         return ""
     link, name = _link(place), _text(row.get("slide"))
+    folder = FinishedSlide(out / str(row.get("folder", "")))
+    pixels = folder.picture(THUMBNAIL_PIXELS) if embed else None
+    if pixels is not None:
+        return f'<a href="{link}">{picture(pixels, str(row.get("slide")))}</a>'
     return f'<a href="{link}"><img src="{link}" alt="{name}" loading="lazy"></a>'
 
 

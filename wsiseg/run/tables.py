@@ -17,7 +17,7 @@ from typing import Any
 from wsiseg.engine.marker import is_result
 from wsiseg.errors import LeaseError, RunError, WsisegError, unwritable
 from wsiseg.run.leases import Leases
-from wsiseg.run.page import page
+from wsiseg.run.page import MOST_EMBEDDED, page
 from wsiseg.run.reports import SlideReport
 
 __all__ = ["FAILURES", "PAGE", "SUMMARY", "SlideReport", "Tables"]
@@ -131,7 +131,7 @@ class Tables:
             self._pending.clear()
             self._page_is_old |= any(changed)
             if last or (started > self._next_page and self._page_is_old):
-                self._put_page(lease.folder)
+                self._put_page(lease.folder, last=last)
                 self._next_page = time.monotonic() + PAGE_S
                 self._page_is_old = False
         self._next_write = time.monotonic() + (time.monotonic() - held) / SHARE
@@ -221,9 +221,10 @@ class Tables:
         with path.open("rb") as file:
             self._stamps[table] = _stamp(file.fileno())
 
-    def _put_page(self, workspace: Path) -> None:
+    def _put_page(self, workspace: Path, *, last: bool) -> None:
         if self._summary or self._failures:
-            text = page(self._out, list(self._summary.values()), list(self._failures.values()))
+            rows = list(self._summary.values()), list(self._failures.values())
+            text = page(self._out, *rows, embed=last and len(rows[0]) <= MOST_EMBEDDED)
             _place(workspace, self._out / PAGE, text)
 
 

@@ -1,5 +1,6 @@
 """How much each tile counts where tiles overlap."""
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -9,35 +10,69 @@ from wsiseg.stitch.slab import Values
 
 __all__ = ["Blend", "window_weights"]
 
-Blend = Literal["crop", "constant", "gaussian"]
+Blend = Literal["crop", "constant", "gaussian", "gaussian-monai", "gaussian-nnunet"]
+
+Weighted = Literal["constant", "gaussian", "gaussian-monai", "gaussian-nnunet"]
 
 SIGMA_PER_PIXEL = 1 / 8
 """Standard deviation of the Gaussian per pixel of window, as in nnU-Net (Isensee et al. 2021)."""
 
+MONAI_FLOOR = 1e-3
+"""Smallest weight in `monai.inferers.sliding_window_inference`, unless all are larger."""
 
-def window_weights(window: tuple[int, ...], blend: Literal["constant", "gaussian"]) -> Values:
+NNUNET_TRUNCATE = 4.0
+"""Standard deviations at which SciPy's Gaussian filter ends."""
+
+NNUNET_FLOOR = float(np.finfo(np.float16).smallest_subnormal) / 10
+"""Smallest weight in nnU-Net, whose maps are float16 with a maximum of 10, per largest weight."""
+
+
+def window_weights(window: tuple[int, ...], blend: Weighted) -> Values:
     """Return the weight of each pixel of a window, float32 of shape `window`, in (0, 1].
+
+    Parameters
+    ----------
+    window
+        Pixels per axis.
+    blend
+        `gaussian` is centred on the window and separable, with sigma = window / 8 per axis.
+        `gaussian-monai` is the same, with no weight below 0.001 (MONAI's importance map).
+        `gaussian-nnunet` is centred on pixel `window // 2`, ends after 4 sigma, and has no weight
+        below the smallest that float16 holds beside a maximum of 10 (nnU-Net v2).
 
     Notes
     -----
-    The Gaussian is centred on the window and separable, with sigma = window / 8 per axis. The
-    outermost pixel centre lies less than 4 sigma away, so along each axis no weight is below
-    exp(-8) = 3e-4: none is 0, and no floor is needed.
+    The outermost pixel centre of the first lies less than 4 sigma away, so along each axis no
+    weight is below exp(-8) = 3e-4: none is 0, and no floor is needed.
 
     References
     ----------
-    Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z.
+    Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z. MONAI,
+    `monai.data.utils.compute_importance_map`.
     """
     if blend == "constant":
         return np.ones(window, dtype=np.float32)
-    axes = [_gaussian(size) for size in window]
-    weights = axes[0]
-    for axis in axes[1:]:
-        weights = np.multiply.outer(weights, axis)
+    along = _off_centre if blend == "gaussian-nnunet" else _centred
+    weights = along(window[0])
+    for size in window[1:]:
+        weights = np.multiply.outer(weights, along(size))
+    if blend == "gaussian-monai":
+        np.maximum(weights, max(float(weights.min()), MONAI_FLOOR), out=weights)
+    if blend == "gaussian-nnunet":
+        np.maximum(weights, NNUNET_FLOOR, out=weights)
     return weights.astype(np.float32)
 
 
-def _gaussian(size: int) -> NDArray[np.float64]:
-    distance = np.arange(size) - (size - 1) / 2
+def _centred(size: int) -> NDArray[np.float64]:
+    return _gaussian(np.arange(size) - (size - 1) / 2, size)
+
+
+def _off_centre(size: int) -> NDArray[np.float64]:
+    distance = np.arange(size) - size // 2
+    reach = math.floor(NNUNET_TRUNCATE * SIGMA_PER_PIXEL * size + 0.5)
+    return _gaussian(distance, size) * (np.abs(distance) <= reach)
+
+
+def _gaussian(distance: NDArray[np.floating | np.integer], size: int) -> NDArray[np.float64]:
     weights: NDArray[np.float64] = np.exp(-0.5 * (distance / (SIGMA_PER_PIXEL * size)) ** 2)
     return weights

@@ -126,12 +126,12 @@ class DeviceFront:
     def __init__(
         self, grid: Grid, channels: int, *, blend: Blend = "crop", device: torch.device
     ) -> None:
-        if blend == "crop" and any(grid.overlap):
+        if blend == "crop" and grid.overlaps:
             raise GridError(
                 f"blend 'crop' needs tiles that do not overlap, got overlap {grid.overlap}; take "
                 "a larger stride or halo, or blend 'constant' or 'gaussian'"
             )
-        window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
+        window = grid.window
         self._stride = grid.stride[0]
         self._weights: torch.Tensor | None = None
         if blend != "crop":
@@ -441,7 +441,7 @@ class _Copy:
 def device_bytes(grid: Grid, channels: int, blend: Blend) -> int:
     """Return the most memory of the device a `DeviceStitcher` needs, batches not counted."""
     row = math.prod(grid.shape[1:])
-    window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
+    window = grid.window
     front = min(window[0], grid.shape[0]) * row
     slab = min(grid.stride[0], grid.shape[0]) * row
     plane = 1 if blend == "crop" else 4

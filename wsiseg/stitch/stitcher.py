@@ -65,19 +65,19 @@ class Stitcher:
     ) -> None:
         if channels < 1:
             raise HeatmapError(f"a heatmap needs at least one channel, got {channels}")
-        if shares is not None and (len(shares) != channels or not any(grid.overlap)):
+        if shares is not None and (len(shares) != channels or not grid.overlaps):
             raise GridError(
                 f"a variance needs a share for each of {channels} channels and tiles that overlap, "
                 f"got {len(shares)} shares and overlap {grid.overlap}"
             )
-        if blend == "crop" and any(grid.overlap):
+        if blend == "crop" and grid.overlaps:
             raise GridError(
                 f"blend 'crop' needs tiles that do not overlap, got overlap {grid.overlap}; take "
                 "a larger stride or halo, or blend 'constant' or 'gaussian'"
             )
         self.grid = grid
         self.channels = channels
-        window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
+        window = grid.window
         self._weights = None if blend == "crop" else window_weights(window, blend)
         # Channels first: adding a channel-last tile would make inner loops of length `channels`.
         front = (min(window[0], grid.shape[0]), *grid.shape[1:])
@@ -152,18 +152,24 @@ class Stitcher:
         yield from self._release(tile.write.start[0])
         halo = tile.write.relative_to(tile.read).slices()
         place = tile.write.shift((-self._top, *(0 for _ in self.shape[1:]))).slices()
+        weights = None
+        if self._weights is not None:
+            pairs = zip(halo, self.grid.halo, strict=True)
+            weights = self._weights[tuple(slice(s.start - h, s.stop - h) for s, h in pairs)]
         for rows in row_blocks(tile.write.shape, self.channels):
-            self._add_rows(rows, place, np.moveaxis(values[halo][rows], -1, 0))
+            planes = np.moveaxis(values[halo][rows], -1, 0)
+            self._add_rows(rows, place, planes, None if weights is None else weights[rows])
         self._bottom = tile.write.stop[0]
         self._state = "ready"
 
-    def _add_rows(self, rows: slice, place: tuple[slice, ...], values: Values) -> None:
+    def _add_rows(
+        self, rows: slice, place: tuple[slice, ...], values: Values, weights: Values | None
+    ) -> None:
         mean, weight_sum = self._mean[:, *place][:, rows], self._weight_sum[place][rows]
-        if self._weights is None:
+        if weights is None:
             mean[...] = values
             weight_sum[...] = True
             return
-        weights = self._weights[rows, *(slice(n) for n in mean.shape[2:])]
         weight_sum += weights
         step = np.array(values, order="C")  # channels first too, which keeps the loops long
         step -= mean
@@ -290,7 +296,7 @@ def projected_bytes(grid: Grid, channels: int, blend: Blend) -> int:
     slabs that the receiver keeps come on top, and so do the tiles given to it.
     """
     row = math.prod(grid.shape[1:])
-    window = tuple(s + o for s, o in zip(grid.stride, grid.overlap, strict=True))
+    window = grid.window
     front = min(window[0], grid.shape[0]) * row
     slab = min(_slab_depth(grid, channels), grid.shape[0]) * row * (4 * channels + 1)
     if blend == "crop":

@@ -274,6 +274,11 @@ def _require_trainable(stage: StageSpec, loss: LossOptions, classes: int) -> Non
             f"stage {stage.name!r}: a patch classifier learns by the cross-entropy of its cell; "
             "needed no options of the loss"
         )
+    if stage.output.offsets:
+        raise TrainingError(
+            f"stage {stage.name!r}: offsets cannot be trained here: needed a stage of classes "
+            "alone; add the network, trained elsewhere, by `wsiseg models add`"
+        )
     if len(loss.class_weights) not in (0, classes):
         raise TrainingError(
             f"stage {stage.name!r}: {len(loss.class_weights)} class_weights; needed {classes}, one "

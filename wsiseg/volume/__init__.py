@@ -1,1 +1,1 @@
-"""What only 3D needs: body mask, fused export, NIfTI, DICOM-SEG and meshes (being built)."""
+"""What only volumes need: the frame of a scan, intensities, preparation, fused export, NIfTI."""

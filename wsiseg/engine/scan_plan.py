@@ -1,0 +1,210 @@
+"""What a run on a scan will take, and which plan of memory it takes, before it begins."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.engine.execute import Pace, Threaded
+from wsiseg.engine.graph import StageSetup
+from wsiseg.errors import MemoryBudgetError
+from wsiseg.geometry import ceil_div
+from wsiseg.machine import machine_memory, resident_memory, usable_cores
+from wsiseg.model import Model, Predictor
+from wsiseg.model.ensemble import MirroredPredictor
+from wsiseg.options import RunOptions
+from wsiseg.stitch import projected_bytes as stitch_bytes
+from wsiseg.volume.export import export_bytes
+from wsiseg.volume.scan import SLAB_BYTES, Scan
+
+__all__ = ["ScanPlan", "ScanStagePlan", "mirrored", "plan_scan"]
+
+GPU_BATCH_VOXELS = 1 << 21
+"""Patch voxels per batch on a GPU: two patches of 96 x 96 x 96."""
+
+SMALL_PATCH = 80**3
+"""Patches up to this many voxels are predicted several at once, each on a core of its own."""
+
+MemoryPlan = Literal["slab", "spill"]
+"""`slab`: the front of the stitcher is in memory. `spill`: it is in a file, for many classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanStagePlan:
+    """One stage, counted."""
+
+    stage: str
+    spacing_mm: tuple[float, ...]
+    shape: tuple[int, ...]
+    """Voxels of the network's grid."""
+
+    patch: tuple[int, ...]
+    windows_total: int
+    windows: int
+    """Those that run; the others see nothing of the body."""
+
+    views: int
+    """Mirrorings of each window."""
+
+    folds: int
+    batch_size: int
+    pace: Pace
+    memory: MemoryPlan
+    front_bytes: int
+    """Of the stitcher: what grows with the classes and the cross-section."""
+
+    buffer_bytes: int
+    """The front where it is in memory, batches under way, and planes of the export."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPlan:
+    """What a run on one scan will take."""
+
+    scan: str
+    model: str
+    shape: tuple[int, ...]
+    """Voxels of the scan, in the network's axes."""
+
+    looked_at: tuple[tuple[int, ...], tuple[int, ...]]
+    """First and last + 1 voxel of the part that networks see."""
+
+    stages: tuple[ScanStagePlan, ...]
+    projected_bytes: int
+    memory_bytes: int
+    work_bytes: int
+    """In files without a name while it runs."""
+
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers of the plan as plain values."""
+        return asdict(self)
+
+
+def plan_scan(
+    model: Model,
+    scan: Scan,
+    setups: Sequence[StageSetup],
+    selected: Sequence[NDArray[np.bool_]],
+    options: RunOptions,
+) -> ScanPlan:
+    """Count windows, bytes, memory and seconds; time one batch of zeros through each network.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If no plan fits into the memory allowed.
+    """
+    budget = options.memory_bytes or int(machine_memory() * 0.75)
+    stages, spent, work = [], 0, math.prod(scan.whole)
+    for s, (setup, chosen) in enumerate(zip(setups, selected, strict=True)):
+        last = s == len(setups) - 1
+        stage = _plan_stage(model, s, setup, int(chosen.sum()), scan, options, budget, last=last)
+        stages.append(stage)
+        spent = max(spent, stage.buffer_bytes)
+        work += sum(_work_bytes(scan, setup, k) for k in range(len(setup.inputs)))
+        work += stage.front_bytes if stage.memory == "spill" else 0
+    projected = resident_memory() + spent + 4 * SLAB_BYTES
+    if projected > budget:
+        raise MemoryBudgetError(
+            f"{scan.name}: the plan needs {projected / 1e6:.0f} MB, allowed are "
+            f"{budget / 1e6:.0f} MB; allow more memory (--memory), or take a model with smaller "
+            "patches"
+        )
+    return ScanPlan(
+        scan=scan.name,
+        model=model.card.title,
+        shape=scan.whole,
+        looked_at=(scan.box.start, scan.box.stop),
+        stages=tuple(stages),
+        projected_bytes=projected,
+        memory_bytes=budget,
+        work_bytes=work,
+        seconds=sum(stage.seconds for stage in stages),
+    )
+
+
+def mirrored(predictor: Predictor, setup: StageSetup) -> Predictor:
+    """Return the predictor with the views that the card asks for."""
+    axes = setup.spec.mirror_axes
+    return MirroredPredictor(predictor, axes) if axes else predictor
+
+
+def _plan_stage(
+    model: Model,
+    s: int,
+    setup: StageSetup,
+    windows: int,
+    scan: Scan,
+    options: RunOptions,
+    budget: int,
+    *,
+    last: bool,
+) -> ScanStagePlan:
+    pace = _pace(model, setup, windows, options)
+    seconds = _time_batch(mirrored(model.predictors[s], setup), setup, pace) if windows else 0.0
+    views, channels = 2 ** len(setup.spec.mirror_axes), len(setup.channels)
+    patch = math.prod(setup.grid.patch)
+    read = sum(math.prod(i.spec.patch) * i.bytes_per_pixel for i in setup.inputs)
+    batches = (pace.batches_ahead + 3) * pace.batch_size * (read + 4 * channels * patch)
+    batches += pace.workers * pace.batch_size * views * (read + 4 * channels * patch)
+    front = stitch_bytes(setup.grid, channels, setup.spec.output.blend)
+    export = export_bytes(channels, setup.grid.shape, scan.shape) if last else 0
+    # The labels are in a file, but mapped as they are written.
+    rest = batches + export + (math.prod(scan.whole) if last else 0)
+    memory: MemoryPlan = "slab"
+    if resident_memory() + front + rest + 4 * SLAB_BYTES > budget:
+        memory = "spill"
+    return ScanStagePlan(
+        stage=setup.spec.name,
+        spacing_mm=tuple(um / 1000 for um in setup.reference.spacing.um),
+        shape=setup.grid.shape,
+        patch=setup.grid.patch,
+        windows_total=len(setup.grid),
+        windows=windows,
+        views=views,
+        folds=len(setup.spec.every_weights),
+        batch_size=pace.batch_size,
+        pace=pace,
+        memory=memory,
+        front_bytes=front,
+        buffer_bytes=rest + (front if memory == "slab" else 0),
+        seconds=seconds * ceil_div(windows, pace.batch_size) / (pace.workers or 1),
+    )
+
+
+def _work_bytes(scan: Scan, setup: StageSetup, k: int) -> int:
+    item = setup.inputs[k]
+    if item.layout is None or item.spec.source != "scan":
+        return 0
+    between = math.prod((scan.shape[0], *item.shape[1:]))
+    return 4 * scan.channels * (between + math.prod(item.shape))
+
+
+def _pace(model: Model, setup: StageSetup, windows: int, options: RunOptions) -> Pace:
+    cores = options.threads or usable_cores()
+    pixels = math.prod(setup.grid.patch)
+    width = setup.grid.shape[-1]
+    if model.device != "cpu":
+        batch = options.batch_size or max(1, min(GPU_BATCH_VOXELS // pixels, windows))
+        return Pace(batch, cores, width, on_device=True)
+    batch = options.batch_size or 1
+    workers = min(cores, max(1, ceil_div(windows, batch))) if pixels <= SMALL_PATCH else 1
+    return Pace(batch, workers, width, threads=max(1, cores // workers))
+
+
+def _time_batch(predictor: Predictor, setup: StageSetup, pace: Pace) -> float:
+    """Return the seconds of a batch of zeros; the memory it needs stays with the network."""
+    arrays = [np.zeros(item.batch_shape(pace.batch_size), item.dtype) for item in setup.inputs]
+    if pace.threads is not None and isinstance(predictor, Threaded):
+        predictor = predictor.for_workers(pace.workers, pace.threads)
+    started = time.perf_counter()
+    predictor(*arrays)
+    return time.perf_counter() - started

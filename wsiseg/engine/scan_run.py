@@ -1,0 +1,234 @@
+"""The stage graph on a scan, run by the engine of slides; the last stage writes labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.engine.blocks import Readable
+from wsiseg.engine.events import Listener
+from wsiseg.engine.execute import StageReport, run_stage
+from wsiseg.engine.graph import StageSetup, kept_channels
+from wsiseg.engine.inputs import connect
+from wsiseg.engine.scan_plan import ScanPlan, mirrored
+from wsiseg.geometry import Box
+from wsiseg.model import Model, ModelCard
+from wsiseg.model.activation import IDENTITY, activate
+from wsiseg.model.card import SCAN, StageSpec
+from wsiseg.stitch import Codes, HeatmapStore, Probabilities, Reducer, Slab
+from wsiseg.volume.export import ArgmaxRule, FusedExport, LabelRule, RegionRule, ThresholdRule
+from wsiseg.volume.prepare import PreparedScan, WorkFile, prepare_scan
+from wsiseg.volume.scan import Scan
+
+__all__ = ["ScanOutput", "label_rule", "run_scan", "windows_with_body"]
+
+SURE = 10.0
+"""Raw value of the background, or less than 0 of a region, where no window looked: a probability
+of 1 - 5e-5 of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOutput:
+    """What the stages gave."""
+
+    labels: WorkFile
+    """uint8, the whole scan in the network's axes."""
+
+    heatmaps: Mapping[str, HeatmapStore]
+    """Of earlier stages, by output name."""
+
+    reports: tuple[StageReport, ...]
+
+
+def run_scan(
+    model: Model,
+    scan: Scan,
+    setups: Sequence[StageSetup],
+    selected: Sequence[NDArray[np.bool_]],
+    plan: ScanPlan,
+    folder: Path,
+    *,
+    listen: Listener,
+) -> ScanOutput:
+    """Run the stages one after the other.
+
+    Parameters
+    ----------
+    model, plan
+        The plan is this model's.
+    scan
+        The part looked at.
+    setups, selected
+        The stages laid over it, and which of their tiles run.
+    folder
+        Where heatmaps of earlier stages are written, and voxels wait.
+    listen
+        Called with progress events.
+
+    Raises
+    ------
+    DamagedFileError, OutputShapeError, DiskFullError
+        See `run_stage`.
+    """
+    card = model.card
+    heatmaps: dict[str, HeatmapStore] = {}
+    reports: list[StageReport] = []
+    labels = WorkFile(scan.whole, folder, np.uint8)
+    for s, setup in enumerate(setups):
+        with ExitStack() as stack:
+            reducer = (
+                _export(card, setup, scan, _PlaneFile(labels))
+                if s == len(setups) - 1
+                else _heatmap(card, setup, folder, stack)
+            )
+            scans = _prepared(card, scan, setup, folder, stack)
+            report = run_stage(
+                setup,
+                connect(setup, heatmaps, scans=scans),
+                selected[s],
+                mirrored(model.predictors[s], setup),
+                reducer,
+                pace=plan.stages[s].pace,
+                slide=scan.name,
+                listen=listen,
+            )
+        reports.append(report)
+        if s < len(setups) - 1:
+            name = setup.spec.output.name
+            heatmaps[name] = HeatmapStore.open(folder / f"stage-{name}.zarr")
+    return ScanOutput(labels, heatmaps, tuple(reports))
+
+
+def _prepared(
+    card: ModelCard, scan: Scan, setup: StageSetup, folder: Path, stack: ExitStack
+) -> dict[int, Readable]:
+    """Return what the inputs of a stage that read the scan read; `stack` ends them."""
+    assert card.scan is not None
+    found: dict[int, Readable] = {}
+    made: dict[object, PreparedScan] = {}
+    for k, item in enumerate(setup.inputs):
+        if item.spec.source != SCAN or item.layout is None:
+            continue
+        key = (item.layout, item.spec.steps)
+        if key not in made:
+            made[key] = prepare_scan(
+                scan,
+                item.layout,
+                item.spec.steps,
+                folder,
+                normalize_first=card.scan.order == "normalize_first",
+            )
+            stack.callback(made[key].close)
+        found[k] = made[key]
+    return found
+
+
+def _heatmap(card: ModelCard, setup: StageSetup, folder: Path, stack: ExitStack) -> Reducer:
+    """Return what writes the heatmap of an earlier stage."""
+    channels = kept_channels(card, setup)
+    store = HeatmapStore.create(
+        folder / f"stage-{setup.spec.output.name}.zarr",
+        setup.placement,
+        channels=[setup.channels[i] for i in channels],
+        overwrite=True,
+    )
+    codes = Probabilities(stack.enter_context(store), channels=channels)
+    return _Activated(codes, setup.spec) if setup.spec.output.stitched == "raw" else codes
+
+
+def _export(card: ModelCard, setup: StageSetup, scan: Scan, sink: "_PlaneFile") -> Reducer:
+    """Return what resamples and reduces the last stage into labels of the whole scan."""
+    layout = setup.reference.layout
+    assert layout is not None
+    export: Reducer = FusedExport(
+        [one.inverse for one in layout.maps],
+        layout.export_orders,
+        len(setup.channels),
+        box=scan.box,
+        whole=scan.whole,
+        rule=label_rule(card, setup.spec),
+        labels=sink,
+        blank=_blank(card, setup.spec),
+    )
+    if setup.spec.output.stitched == "raw" and setup.scaling != IDENTITY:
+        return _Scaled(export, setup.scaling)
+    return export
+
+
+def label_rule(card: ModelCard, stage: StageSpec) -> LabelRule:
+    """Return what makes labels of the last stage's values, raw or probabilities."""
+    output = stage.output
+    raw = output.stitched == "raw" and output.activation != "none"
+    if card.regions:
+        names = [c.name for c in card.classes]
+        classes = [names.index(region.label) for region in card.regions]
+        return RegionRule(classes, 0.0 if raw else 0.5)
+    if card.threshold is None:
+        return ArgmaxRule()
+    if not raw:
+        return ThresholdRule(card.threshold, difference=False)
+    limit = float(np.log(card.threshold / (1 - card.threshold)))
+    return ThresholdRule(limit, difference=output.activation == "softmax")
+
+
+def _blank(card: ModelCard, stage: StageSpec) -> list[float]:
+    """Return the values of voxels that no window looked at: background, surely."""
+    count = len(card.channel_names)
+    raw = stage.output.stitched == "raw" and stage.output.activation != "none"
+    if card.regions or stage.output.activation == "sigmoid":
+        first = [] if card.regions else [SURE if raw else 1.0]
+        return first + [-SURE if raw else 0.0] * (count - len(first))
+    return [SURE if raw else 1.0] + [0.0] * (count - 1)
+
+
+class _Activated:
+    """Hands slabs of raw values on as probabilities."""
+
+    def __init__(self, reducer: Reducer, stage: StageSpec) -> None:
+        self._reducer = reducer
+        self._activation = stage.output.activation
+
+    def push(self, slab: Slab) -> None:
+        values = activate(slab.values, self._activation)
+        self._reducer.push(Slab(slab.box, values, slab.covered))
+
+    def finish(self) -> None:
+        self._reducer.finish()
+
+
+class _Scaled:
+    """Hands slabs of raw values on, calibrated; linear, so it may come before resampling."""
+
+    def __init__(self, reducer: Reducer, scaling: Callable[[Any], Any]) -> None:
+        self._reducer = reducer
+        self._scaling = scaling
+
+    def push(self, slab: Slab) -> None:
+        self._reducer.push(Slab(slab.box, self._scaling(slab.values), slab.covered))
+
+    def finish(self) -> None:
+        self._reducer.finish()
+
+
+class _PlaneFile:
+    """Keeps labels in a file; a `Sink`."""
+
+    def __init__(self, labels: WorkFile) -> None:
+        self._labels = labels
+
+    def write(self, box: Box, codes: Codes) -> None:
+        self._labels.map()[box.slices()] = codes
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+def windows_with_body(
+    card: ModelCard, scan: Scan, setups: Sequence[StageSetup]
+) -> list[NDArray[np.bool_]]:
+    """Return per stage which windows run, bool of `grid.counts`: all."""
+    return [np.ones(setup.grid.counts, np.bool_) for setup in setups]

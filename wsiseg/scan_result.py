@@ -1,0 +1,122 @@
+"""What a segmentation of a scan gives: labels on its own voxels, and the files people open."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from wsiseg.engine import Publishing, StageReport, finished_folder
+from wsiseg.engine.scan_plan import ScanPlan
+from wsiseg.engine.scan_record import scan_record
+from wsiseg.model import Model
+from wsiseg.options import RunOptions
+from wsiseg.source import Volume
+from wsiseg.stitch import HeatmapStore
+from wsiseg.volume.nifti import write_nifti
+from wsiseg.volume.prepare import WorkFile
+from wsiseg.volume.scan import Scan
+
+__all__ = ["ScanResult"]
+
+LABELS = "labels.nii.gz"
+
+
+@dataclass(frozen=True, repr=False)
+class ScanResult:
+    """The segmentation of one scan."""
+
+    scan: Scan
+    """In the frame of the model; the part looked at is its `box`."""
+
+    model: Model
+    options: RunOptions
+    plan: ScanPlan
+    turned: WorkFile
+    """Labels in the frame of the model, uint8; see `labels`."""
+
+    reports: tuple[StageReport, ...]
+    seconds: float
+    heatmaps: Mapping[str, HeatmapStore] = field(default_factory=dict)
+    """Of earlier stages, by output name."""
+
+    @property
+    def volume(self) -> Volume:
+        """The scan as it is stored."""
+        return self.scan.volumes[0].as_stored()
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """Labels in the stored axes of the scan `(z, y, x)`: 0 background, k is class k."""
+        return self.scan.turn.inverse().apply(self.turned.map())
+
+    def __repr__(self) -> str:
+        return f"<ScanResult {self.scan.name}: {self.model.card.name}>"
+
+    def volumes_ml(self) -> dict[str, float]:
+        """Return the volume of each class in millilitres."""
+        counts = np.zeros(256, np.int64)
+        for plane in self.turned.map():
+            counts += np.bincount(plane.reshape(-1), minlength=256)
+        ml = self.scan.affine.voxel_mm3 / 1000
+        names = [spec.name for spec in self.model.card.classes]
+        return {name: float(counts[k] * ml) for k, name in enumerate(names) if k}
+
+    def summary(self) -> dict[str, Any]:
+        """Return one row of `summary.csv`: volumes in ml, windows and seconds."""
+        mm = self.volume.affine.spacing_mm
+        row: dict[str, Any] = {
+            "slide": self.scan.name,
+            "model": self.model.card.title,
+            "voxels": " x ".join(map(str, self.volume.shape[::-1])),
+            "spacing_mm": " x ".join(f"{value:.4g}" for value in mm[::-1]),
+        }
+        for name, ml in self.volumes_ml().items():
+            key = f"{name}_ml"
+            row[key if key not in row else f"class {name}"] = round(ml, 6)
+        row["tiles"] = sum(report.tiles for report in self.reports)
+        row["seconds"] = round(self.seconds, 2)
+        return row
+
+    def write(
+        self,
+        out: str | Path,
+        *,
+        name: str | None = None,
+        publishing: Publishing = Publishing(),  # noqa: B008 - frozen
+    ) -> Path:
+        """Write the files of this scan to `out/<name>/` and return that folder.
+
+        `labels.nii.gz` on the grid of the scan, and `run.json`. The folder appears when everything
+        in it is there.
+
+        Raises
+        ------
+        RunError
+            If the folder cannot be written, or holds something else.
+        DiskFullError
+            If there is no room left.
+        """
+        name = name or self.volume.stem
+        record = self.provenance()
+        own = record["scan"]["sha256_sampled"]
+        with finished_folder(Path(out), name, slide=own, publishing=publishing) as folder:
+            stored = self.volume
+            like = Path(stored.path) if stored.path else None
+            write_nifti(folder / LABELS, self.labels, stored.affine, like=like)
+            (folder / "run.json").write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2))
+        return Path(out) / name
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where this result comes from: scan, model, options, plan, machine, times."""
+        return scan_record(
+            self.scan,
+            self.model,
+            self.options,
+            self.plan,
+            self.reports,
+            summary=self.summary(),
+        )

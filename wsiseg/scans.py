@@ -1,0 +1,125 @@
+"""The flow of a scan: source -> frame of the model -> windows -> engine -> stitch -> labels."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsiseg.engine import Journal, Listener, ignore, temporary_folder
+from wsiseg.engine.scan_graph import lay_out_scan
+from wsiseg.engine.scan_plan import ScanPlan, plan_scan
+from wsiseg.engine.scan_run import run_scan, windows_with_body
+from wsiseg.errors import ModelError
+from wsiseg.machine import release_memory, set_allocator
+from wsiseg.model import Model, load_for_run, require_task
+from wsiseg.options import RunOptions
+from wsiseg.scan_result import ScanResult
+from wsiseg.source import Volume, open_volume
+from wsiseg.volume.body import crop_box
+from wsiseg.volume.scan import Scan
+
+__all__ = ["plan_of_scan", "segment_scan"]
+
+DEFAULTS = RunOptions()
+
+Scans = Volume | str | Path | Sequence[Volume | str | Path]
+"""A scan, or one for each channel that the model reads."""
+
+
+def plan_of_scan(
+    scan: Scans, model: Model | str | Path, *, options: RunOptions = DEFAULTS
+) -> ScanPlan:
+    """Return the windows, bytes, memory and seconds a segmentation will take, without doing it.
+
+    The scan is read once where the model crops to a body.
+
+    Raises
+    ------
+    SourceError, ModelError, PlanError
+        As `segment_scan`.
+    """
+    require_task(model, "semantic")
+    model = load_for_run(model, options)
+    placed = _placed(scan, model)
+    setups = lay_out_scan(model.card, placed)
+    selected = windows_with_body(model.card, placed, setups)
+    return plan_scan(model, placed, setups, selected, options)
+
+
+def segment_scan(
+    scan: Scans,
+    model: Model | str | Path,
+    *,
+    options: RunOptions = DEFAULTS,
+    work_dir: Path | None = None,
+    journal: Journal | None = None,
+    listen: Listener = ignore,
+) -> ScanResult:
+    """Segment one scan.
+
+    Parameters
+    ----------
+    scan
+        An open volume or what `wsiseg.open_volume` takes; several for a model of several channels,
+        in the order of its card.
+    model
+        A loaded model, or the name or folder of one; of axes `zyx`.
+    options
+        How the machine is used.
+    work_dir
+        Where voxels wait while it runs; default: a temporary folder that lives as long as the
+        program.
+    journal
+        Keeps what is finished, in its own folder instead of `work_dir`.
+    listen
+        Called with progress events (`wsiseg.engine.events`).
+
+    Returns
+    -------
+    ScanResult
+        Labels on the scan's own voxels; `write` makes the files.
+
+    Raises
+    ------
+    SourceError
+        If the scan cannot be read.
+    ModelError
+        If the model cannot be used, or is one for slides.
+    UsageError
+        If the scan has other channels than the model reads.
+    MemoryBudgetError
+        If the run would need more memory than allowed.
+    """
+    started = time.perf_counter()
+    require_task(model, "semantic")
+    model = load_for_run(model, options)
+    set_allocator(model.backend)
+    placed = _placed(scan, model)
+    setups = lay_out_scan(model.card, placed)
+    selected = windows_with_body(model.card, placed, setups)
+    plan = plan_scan(model, placed, setups, selected, options)
+    folder = journal.folder if journal is not None else work_dir or temporary_folder()
+    output = run_scan(model, placed, setups, selected, plan, folder, listen=listen)
+    release_memory()
+    return ScanResult(
+        scan=placed,
+        model=model,
+        options=options,
+        plan=plan,
+        turned=output.labels,
+        reports=output.reports,
+        seconds=time.perf_counter() - started,
+        heatmaps=output.heatmaps,
+    )
+
+
+def _placed(scan: Scans, model: Model) -> Scan:
+    """Return the scan in the frame of the model, and of it the part that is looked at."""
+    if model.card.scan is None:
+        raise ModelError(
+            f"{model.card.name}: is a model for slides (axes {model.card.axes!r}): needed one for "
+            "volumes (axes 'zyx'); see `wsiseg models list`"
+        )
+    given = [scan] if isinstance(scan, Volume | str | Path) else list(scan)
+    volumes = [one if isinstance(one, Volume) else open_volume(one) for one in given]
+    whole = Scan.of(volumes, model.card.scan)
+    return whole.within(crop_box(whole, model.card.scan.crop))
