@@ -76,7 +76,7 @@ def quantize(
 
 @app.command()
 def add(
-    path: Annotated[Path, typer.Argument(help="Folder of a model package, or foreign weights.")],
+    path: Annotated[Path, typer.Argument(help="Folder of a model, or foreign weights.")],
     name: Annotated[str | None, typer.Option(help="Name to give it.")] = None,
     card: Annotated[
         Path | None, typer.Option(help="Card of a file of weights; default: <file>.json.")
@@ -85,10 +85,26 @@ def add(
         bool, typer.Option("--overwrite", help="Replace a model of that name.")
     ] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Convert TorchScript, which is code, in a subprocess.")
+        bool,
+        typer.Option("--trust", help="Run TorchScript or a pickle, which is code, once, apart."),
     ] = False,
+    configuration: Annotated[
+        str | None, typer.Option(help="nnU-Net: which of several, such as 3d_fullres.")
+    ] = None,
+    folds: Annotated[
+        str, typer.Option(help="nnU-Net: such as 0,1; default: all that are there.")
+    ] = "",
+    checkpoint: Annotated[str, typer.Option(help="nnU-Net: final or best.")] = "final",
 ) -> None:
-    """Check a model package and copy it where it can be named."""
-    from wsiseg.model import add_model
+    """Check a model and copy it where it can be named.
 
-    typer.echo(add_model(path, name=name, card=card, trust=trust, overwrite=overwrite))
+    Takes packages, models of nnU-Net v2, MONAI, Raidionics and WSInfer, and ONNX or TorchScript
+    with a card.
+    """
+    from wsiseg.model import Selection, add_model
+
+    chosen = tuple(part.strip() for part in folds.split(",") if part.strip())
+    selection = Selection(configuration, chosen, checkpoint)
+    typer.echo(
+        add_model(path, name=name, card=card, trust=trust, overwrite=overwrite, selection=selection)
+    )

@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +49,17 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> Any:  # noqa: ANN401 
     WeightsError
         If it cannot be read, is damaged, or holds more than data and is not trusted.
     """
+    script = _is_script(path)
+    if script and not trust:
+        raise WeightsError(
+            f"{path}: is TorchScript, which is code and is refused; if you trust where it comes "
+            "from, add it with --trust"
+        )
     try:
-        with torch.serialization.safe_globals(_harmless()):
+        if script:
+            return _trusted(path)
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old protocols of pickles
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -59,18 +69,14 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> Any:  # noqa: ANN401 
                 f"{path}: holds {_named(path)}, which can be code and is refused: needed tensors, "
                 "numbers and text; if you trust where it comes from, add it with --trust"
             ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        return _trusted(path)
+    except WeightsError:
+        raise
+    except Exception as error:  # the unpickler raises whatever a damaged file leads to
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{path}: no checkpoint that torch can read: {reason}; fetch it again"
         ) from error
-    warnings.warn(
-        f"{path}: is unpickled once, which runs what it names; only data is kept",
-        WsisegWarning,
-        stacklevel=3,
-    )
-    content = make_in_child("unpickle", {"path": str(path.resolve())}, what=f"{path}: unpickling")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def state_of(content: object, *, name: str) -> dict[str, torch.Tensor]:
@@ -109,12 +115,35 @@ def state_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
 
 def unpickle_job(request: dict[str, Any]) -> bytes:
     """Unpickle a file that is trusted; return what of it is data, as a checkpoint."""
-    content = torch.load(request["path"], map_location="cpu", weights_only=False)
+    path = Path(request["path"])
+    if _is_script(path):
+        content = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=False)
     if isinstance(content, torch.nn.Module):
         content = content.state_dict()
     file = io.BytesIO()
     torch.save(_data(content), file)
     return file.getvalue()
+
+
+def _is_script(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _trusted(path: Path) -> Any:  # noqa: ANN401
+    """Return what of a file is data, from a process that unpickled it or ran its TorchScript."""
+    warnings.warn(
+        f"{path}: is unpickled once, which runs what it names; only data is kept",
+        WsisegWarning,
+        stacklevel=4,
+    )
+    content = make_in_child("unpickle", {"path": str(path.resolve())}, what=f"{path}: unpickling")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _data(value: Any) -> Any:  # noqa: ANN401
@@ -142,8 +171,8 @@ def _harmless() -> list[Any]:
         (function, f"{module}.{name}")
         for module in _NUMPY
         for name, function in (
-            ("_reconstruct", multiarray._reconstruct),  # type: ignore[attr-defined]
-            ("scalar", multiarray.scalar),  # type: ignore[attr-defined]
+            ("_reconstruct", multiarray._reconstruct),
+            ("scalar", multiarray.scalar),
         )
     ]
     return [np.ndarray, np.dtype, OrderedDict, *kinds, *made]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Imported", "named_classes"]
+__all__ = ["Imported", "Selection", "named_classes"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,20 @@ class Imported:
 
     extra: dict[str, bytes] = field(default_factory=dict)
     """Further files, such as a licence."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to take of a folder that has more than one of it (nnU-Net)."""
+
+    configuration: str | None = None
+    """`3d_fullres`, say; needed where the folder holds several."""
+
+    folds: tuple[str, ...] = ()
+    """`0` to `4`, or `all`; default: all that are there."""
+
+    checkpoint: str = "final"
+    """`final` or `best`."""
 
 
 def named_classes(names: Sequence[str]) -> list[dict[str, Any]]:

@@ -186,7 +186,7 @@ def _sliding(config: BundleConfig) -> dict[str, Any]:
 
 def _roi(config: BundleConfig) -> list[int]:
     roi = _sliding(config).get("roi_size")
-    sizes = roi if isinstance(roi, list) else [roi] * 3
+    sizes: list[Any] = roi if isinstance(roi, list) else [roi] * 3
     if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes):
         raise ModelCardError(f"{config.path}: roi_size {roi!r}: needed three sizes in voxels")
     return sizes
@@ -238,7 +238,7 @@ def _names(metadata: Mapping[str, Any], side: str, key: str, count: int) -> list
         parts = parts.get(part) if isinstance(parts, Mapping) else None
     given = parts.get("channel_def") if isinstance(parts, Mapping) else None
     modality = str(parts.get("modality", "image")) if isinstance(parts, Mapping) else "image"
-    names = [str(given[str(i)]) for i in range(count)] if _complete(given, count) else []
+    names = _numbered(given, count)
     if len(set(names)) == count and "" not in names:
         return [" ".join(name.split()) for name in names]
     if side == "inputs":
@@ -246,8 +246,12 @@ def _names(metadata: Mapping[str, Any], side: str, key: str, count: int) -> list
     return [f"class {i}" for i in range(count)]
 
 
-def _complete(given: object, count: int) -> bool:
-    return isinstance(given, Mapping) and set(given) == {str(i) for i in range(count)}
+def _numbered(given: object, count: int) -> list[str]:
+    """Return the values of "0", "1", ..., or nothing where one is missing."""
+    wanted = [str(i) for i in range(count)]
+    if not isinstance(given, Mapping) or set(given) != set(wanted):
+        return []
+    return [str(given[key]) for key in wanted]
 
 
 def _weights_file(config: BundleConfig, folder: Path) -> Path:
@@ -262,6 +266,8 @@ def _weights_file(config: BundleConfig, folder: Path) -> Path:
             break
     else:
         path = folder / "models" / "model.pt"
+    if not path.is_file():  # what some bundles have instead
+        path = next((p for p in (folder / "models" / "model.ts",) if p.is_file()), path)
     if folder.resolve() not in path.resolve().parents:
         raise WeightsError(f"{config.path}: {path} lies outside of the bundle; needed in models/")
     if not path.is_file():

@@ -121,7 +121,7 @@ class BundleConfig:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             left, right = inner(node.left), inner(node.right)
             if type(left) is type(right) and isinstance(left, str | int | float | list):
-                return left + right  # type: ignore[operator]
+                return left + right
         raise self._refused(text)
 
     def _refused(self, text: str) -> ModelCardError:

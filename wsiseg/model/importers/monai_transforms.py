@@ -76,9 +76,7 @@ class _Call:
                 )
 
 
-def read_preprocessing(
-    transforms: Sequence[object], *, channels: int, where: str
-) -> Preprocessing:
+def read_preprocessing(transforms: Sequence[object], *, channels: int, where: str) -> Preprocessing:
     """Return what a list of transforms does to a scan.
 
     Parameters

@@ -16,10 +16,10 @@ import torch
 
 from wsiseg.errors import ModelCardError, WeightsError
 from wsiseg.model.importers.checkpoint import read_checkpoint, state_bytes, state_of
-from wsiseg.model.importers.imported import Imported, named_classes
+from wsiseg.model.importers.imported import Imported, Selection, named_classes
 from wsiseg.model.importers.nnunet_plans import Configuration, Plans
 
-__all__ = ["NnUNetOptions", "import_nnunet", "is_nnunet"]
+__all__ = ["import_nnunet", "is_nnunet"]
 
 DATA_RESAMPLING = "resample_data_or_seg_to_shape"
 """nnU-Net's resampling along axes with splines; the name of the function in plans."""
@@ -28,20 +28,6 @@ SEPARATE_Z = 3.0
 """`ANISO_THRESHOLD` of nnunetv2."""
 
 MM = 1000.0
-
-
-@dataclass(frozen=True)
-class NnUNetOptions:
-    """What to take of a folder that has more than one of it."""
-
-    configuration: str | None = None
-    """`3d_fullres`, say; needed where the folder holds several."""
-
-    folds: tuple[str, ...] = ()
-    """`0` to `4`, or `all`; default: all that are there."""
-
-    checkpoint: str = "final"
-    """`final` or `best`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,7 @@ def is_nnunet(folder: Path) -> bool:
 
 
 def import_nnunet(
-    folder: Path, *, name: str, options: NnUNetOptions, trust: bool = False
+    folder: Path, *, name: str, selection: Selection, trust: bool = False
 ) -> Imported:
     """Return card and weights of a result folder; a cascade has two stages.
 
@@ -72,7 +58,7 @@ def import_nnunet(
         `<trainer>__<plans>__<configuration>`, or the folder of the data set around several.
     name
         Name for the card.
-    options
+    selection
         Configuration, folds and checkpoint.
     trust
         Whether checkpoints that hold more than data may be unpickled.
@@ -84,11 +70,11 @@ def import_nnunet(
     WeightsError
         If weights are missing, unsafe, or not those of the network.
     """
-    chosen = _choose(_results(folder), folder, options.configuration)
-    trained = [_read(chosen, options, trust=trust)]
+    chosen = _choose(_results(folder), folder, selection.configuration)
+    trained = [_read(chosen, selection, trust=trust)]
     previous = trained[0].configuration.previous_stage
     if previous:
-        trained.insert(0, _read(_sibling(chosen, previous), options, trust=trust))
+        trained.insert(0, _read(_sibling(chosen, previous), selection, trust=trust))
     last = trained[-1]
     labels = last.plans.labels()
     if previous and labels.regions:
@@ -154,9 +140,9 @@ def _sibling(result: Path, configuration: str) -> Path:
     return found
 
 
-def _read(folder: Path, options: NnUNetOptions, *, trust: bool) -> _Trained:
+def _read(folder: Path, selection: Selection, *, trust: bool) -> _Trained:
     plans = Plans.read(folder)
-    paths = _checkpoints(folder, options)
+    paths = _checkpoints(folder, selection)
     read = [read_checkpoint(path, trust=trust) for path in paths.values()]
     for path, content in zip(paths.values(), read, strict=True):
         if not isinstance(content, dict) or "network_weights" not in content:
@@ -172,17 +158,15 @@ def _read(folder: Path, options: NnUNetOptions, *, trust: bool) -> _Trained:
     if len(mirrored) > 1:
         raise ModelCardError(f"{folder}: folds were mirrored along different axes: {mirrored}")
     trainer = str(read[0].get("trainer_name", "nnUNetTrainer"))
-    return _Trained(
-        plans, configuration, tuple(states), mirrored.pop(), trainer, tuple(paths)
-    )
+    return _Trained(plans, configuration, tuple(states), mirrored.pop(), trainer, tuple(paths))
 
 
-def _checkpoints(folder: Path, options: NnUNetOptions) -> dict[str, Path]:
+def _checkpoints(folder: Path, selection: Selection) -> dict[str, Path]:
     """Return the checkpoints to take by the names of their folds."""
-    file = f"checkpoint_{options.checkpoint}.pth"
+    file = f"checkpoint_{selection.checkpoint}.pth"
     there = {path.parent.name.removeprefix("fold_"): path for path in folder.glob(f"fold_*/{file}")}
     numbered = sorted(fold for fold in there if fold.isdigit())
-    wanted = options.folds or tuple(numbered) or tuple(there)
+    wanted = selection.folds or tuple(numbered) or tuple(there)
     if not wanted or (missing := [fold for fold in wanted if fold not in there]):
         what = f"fold {', '.join(missing)}" if wanted else "no fold"
         raise WeightsError(
@@ -205,6 +189,7 @@ def _stage(one: _Trained, *, output: str, previous: bool) -> dict[str, Any]:
     """Return a stage of the card; all sizes are in the order of the network's axes."""
     configuration = one.configuration
     architecture, arguments = configuration.network()
+    _require_linear(configuration)
     patch = [int(n) for n in configuration.need("patch_size")]
     flat = len(patch) == 2  # every slice on its own, as thick as it is
     patch = [1, *patch] if flat else patch
@@ -231,7 +216,6 @@ def _stage(one: _Trained, *, output: str, previous: bool) -> dict[str, Any]:
             "activation": "sigmoid" if one.plans.labels().regions else "softmax",
             "blend": "gaussian-nnunet",
             "stitched": "raw",
-            "resample": _resampling(configuration, "probabilities"),
         },
         "weights": weights[0],
         "folds": weights[1:],
@@ -258,7 +242,7 @@ def _inputs(one: _Trained, patch: list[int], spacing: list[float | None]) -> lis
         "from": "scan",
         "spacing_um": spacing,
         "patch": patch,
-        "resample": {**_resampling(configuration, "data"), "convention": "extent"},
+        "resample": _resampling(configuration),
     }
     if all(each == steps[0] for each in steps):
         return [{**common, "channels": list(channels), "steps": steps[0]}]
@@ -298,24 +282,41 @@ def _steps(one: _Trained, channel: int, scheme: str, masked: object) -> list[dic
     return simple[scheme]
 
 
-def _resampling(configuration: Configuration, what: str) -> dict[str, Any]:
-    """Return how `data` or `probabilities` are resampled."""
+def _resampling(configuration: Configuration) -> dict[str, Any]:
+    """Return how scans are resampled: a spline along each axis, a coarse one on its own."""
+    options = _resampling_options(configuration, "data", order=3)
+    return {
+        "order": options["order"],
+        "order_z": options["order_z"],
+        "separate_z_over": None if options["force_separate_z"] is False else SEPARATE_Z,
+        "convention": "extent",
+    }
+
+
+def _require_linear(configuration: Configuration) -> None:
+    """Refuse what brings outputs back otherwise than linearly, slices of a coarse axis apart."""
+    options = _resampling_options(configuration, "probabilities", order=1)
+    data = _resampling_options(configuration, "data", order=3)
+    if (options["order"], options["order_z"]) != (1, 0) or (
+        options["force_separate_z"] != data["force_separate_z"]
+    ):
+        raise ModelCardError(
+            f"{configuration.where}: resampling_fn_probabilities_kwargs {options}: needed order 1, "
+            "order_z 0 and force_separate_z as for the data"
+        )
+
+
+def _resampling_options(configuration: Configuration, what: str, *, order: int) -> dict[str, Any]:
     key = f"resampling_fn_{what}"
     function = configuration.values.get(key, DATA_RESAMPLING)
     given = configuration.values.get(f"{key}_kwargs") or {}
-    known = {"is_seg": False, "order": 3 if what == "data" else 1, "order_z": 0}
-    options = {**known, "force_separate_z": None, **given}
-    separate = options["force_separate_z"]
-    if function != DATA_RESAMPLING or options["is_seg"] or separate not in (None, False):
+    options = {"is_seg": False, "order": order, "order_z": 0, "force_separate_z": None, **given}
+    if function != DATA_RESAMPLING or options["is_seg"] or options["force_separate_z"] is True:
         raise ModelCardError(
             f"{configuration.where}: {key} {function!r} with {given}: needed {DATA_RESAMPLING!r} "
             "with an order; a card has no words for it"
         )
-    return {
-        "order": options["order"],
-        "order_z": options["order_z"],
-        "separate_z_over": None if separate is False else SEPARATE_Z,
-    }
+    return options
 
 
 def _provenance(trained: Sequence[_Trained]) -> dict[str, Any]:

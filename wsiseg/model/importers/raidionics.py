@@ -1,7 +1,8 @@
 """Models of Raidionics: `pre_processing.ini` beside `model.onnx`.
 
-Keys are those of its sections `[Default]`, `[Training]`, `[PreProcessing]`, `[MRI]` and `[CT]`. With
-three sizes in `new_axial_size` the whole volume is one patch, without any it is walked in windows.
+Keys are those of its sections `[Default]`, `[Training]`, `[PreProcessing]`, `[MRI]` and `[CT]`.
+With three sizes in `new_axial_size` the whole volume is one patch, without any it is walked in
+windows.
 Arrays of Raidionics are (x, y, z), oriented RAS, and resampled before they are normalised.
 """
 
@@ -55,7 +56,9 @@ def import_raidionics(folder: Path, *, name: str) -> Imported:
         "axes": "zyx",
         "scan": {
             "orientation": "RAS",
-            "transpose": [1, 2, 0] if ini.true("PreProcessing", "swap_training_input") else [2, 1, 0],
+            "transpose": [1, 2, 0]
+            if ini.true("PreProcessing", "swap_training_input")
+            else [2, 1, 0],
             "crop": _crop(ini),
             "order": "resample_first",
         },
@@ -118,8 +121,6 @@ def _refuse(ini: _Ini) -> None:
         raise ini.refuse(f"task {task!r}", "needed segmentation")
     if ini.true("CT", "fix_orientation"):
         raise ini.refuse("fix_orientation", "turns windows while they are predicted")
-    if ini.true("PreProcessing", "swap_training_input") and not _whole(ini):
-        raise ini.refuse("swap_training_input", "turns windows while they are predicted")
     if ini.get("PreProcessing", "diffloader_pairs"):
         raise ini.refuse("diffloader_pairs", "subtracts inputs")
     plane = ini.get("PreProcessing", "slicing_plane").lower()
@@ -131,6 +132,9 @@ def _refuse(ini: _Ini) -> None:
             "slabs, whose thickness in mm depends on the width of the scan: needed three values "
             "or patch_size",
         )
+    swapped = ini.true("PreProcessing", "swap_training_input")
+    if swapped and ini.numbers("Training", "patch_size", []) and not _whole(ini):
+        raise ini.refuse("swap_training_input", "turns windows while they are predicted")
 
 
 def _whole(ini: _Ini) -> bool:
