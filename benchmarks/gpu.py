@@ -102,7 +102,8 @@ def make_model(folder: Path, name: str) -> Path:
         widest = int(scores.diff().argmax())
         last = [m for m in network.modules() if isinstance(m, torch.nn.Linear)][-1]
         last.bias[1] -= float(scores[widest : widest + 2].mean())
-    card = models.card(name, models.NETWORKS[name]) | {"check": {"int8_tolerance": CHAOS}}
+    card = models.card(name, models.NETWORKS[name])
+    card["check"]["int8_tolerance"] = CHAOS
     write_package(
         folder / name,
         card=card,

@@ -33,6 +33,7 @@ def footnote(record: Record) -> list[str]:
     """Return where, when and with what a result was measured."""
     machine, versions = record["machine"], record["versions"]
     load = f", load before {record['load_before']}" if "load_before" in record else ""
+    load += ", scheduled ahead of other programs" if machine.get("ahead_of_others") else ""
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [
         "",
@@ -165,6 +166,14 @@ def plain(record: Record) -> list[str]:
     return table(header, [[row.get(key, "") for key in header] for row in rows]) if rows else []
 
 
+def viewer(record: Record) -> list[str]:
+    text = (
+        f"{record['slide']}, {record['objects']:,} objects: link after {record['link_s']} s, first "
+        f"tile {record['first_tile_s']} s later; objects read in {record['objects_s']} s"
+    )
+    return [text, "", *plain(record)]
+
+
 SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "end_to_end": end_to_end,
     "cascade": cascade,
@@ -173,6 +182,7 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "export": export,
     "sampler": sampler,
     "windows": windows,
+    "viewer": viewer,
     "ablation": ablation,
 }
 

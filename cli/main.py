@@ -29,6 +29,7 @@ from . import (
     tissue,
     train,
     verify_geojson,
+    view,
 )
 from .console import say
 
@@ -47,6 +48,7 @@ app.command("segment")(segment.segment)
 app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("view")(view.view)
 app.command("replay")(replay.replay)
 app.command("report")(report.report)
 app.command("export")(export.export)

@@ -148,6 +148,7 @@ def segment(
 ) -> None:
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
     threading.Thread(target=_prepare).start()
+    from wsiseg.model import card_of
     from wsiseg.run import list_slides, plan_folder, segment_folder
 
     from .progress import show_progress
@@ -191,6 +192,7 @@ def segment(
         nested=nested,
         match=match or (),
         limit=limit,
+        volumes=card_of(model).axes == "zyx",
     )
     if plan:
         _print_plans(plan_folder(jobs, model, options=options, folder=folder), as_json=as_json)
@@ -239,6 +241,8 @@ def _print_plans(records: Iterable[dict[str, Any]], *, as_json: bool) -> None:
             typer.echo(json.dumps(record))
         elif "error" in record:
             failed(record["error"])
+        elif "looked_at" in record:
+            typer.echo(_scan_plan_text(record))
         else:
             typer.echo(_plan_text(record))
     if some_failed:
@@ -263,6 +267,24 @@ def _patch_text(stage: dict[str, Any]) -> str:
     """Say what the network runs on, and what of the card's it stands for."""
     patch, own = (" x ".join(map(str, stage[key])) for key in ("patch", "card_patch"))
     return f"{patch} px" if patch == own else f"windows of {patch} px (patch {own})"
+
+
+def _scan_plan_text(record: dict[str, Any]) -> str:
+    lines = [
+        f"{record['output']}: {record['model']}, {' x '.join(map(str, record['shape']))} voxels, "
+        f"peak memory {record['projected_bytes'] / 1e6:.0f} MB, "
+        f"{record['work_bytes'] / 1e6:.0f} MB on disk while it runs, about "
+        f"{record['seconds']:.0f} s"
+    ]
+    for stage in record["stages"]:
+        mm = " x ".join(f"{value:.4g}" for value in stage["spacing_mm"])
+        lines.append(
+            f"  {stage['stage']}: {stage['windows']} of {stage['windows_total']} windows of "
+            f"{' x '.join(map(str, stage['patch']))} voxels at {mm} mm, {stage['folds']} networks, "
+            f"{stage['views']} views, memory plan {stage['memory']} with a front of "
+            f"{stage['front_bytes'] / 1e6:.0f} MB, about {stage['seconds']:.0f} s"
+        )
+    return "\n".join(lines)
 
 
 def _plan_text(record: dict[str, Any]) -> str:

@@ -7,6 +7,20 @@
       . TooDamagedError          too much of the tissue is affected
     - MissingSpacingError        (ValueError) the file does not say how large a pixel is
     - LevelError                 (IndexError) the pyramid has no such level
+    - DicomSeriesError           DICOM images make no volume
+      . NoImagesError            there are none
+      . SeveralSeriesError       they are of several series
+      . MixedImagesError         they differ in size, pixel size or kind of pixels
+      . MixedOrientationError    they lie in planes that are not parallel
+      . NoPlaceError             (MissingSpacingError) they do not say where they are: screenshots
+      . LocalizerError           they are localisers
+      . NotAVolumeError          they are all at one place, or too few to tell their distance
+      . TimePointsError          several at each place: time points, echoes, directions
+      . DuplicateSlicesError     several at some places
+      . MissingSlicesError       some are missing
+      . UnevenSlicesError        the gaps between them differ
+      . TiltedSlicesError        the stack leans: gantry tilt
+      . VariableTiltError        the stack leans by differing angles
   + GridError                    (ValueError) the tiling asked for cannot exist
   + TissueError                  tissue cannot be looked for
   + ModelError                   a model cannot be used
@@ -30,6 +44,7 @@
 * WsisegWarning (UserWarning)
   + EmptyTissueWarning           no tissue was found
   + IncompleteSlideWarning       part of the slide could not be used
+  + UnstatedGeometryWarning      a file does not say all about where its voxels are
   + SmallerBatchWarning          the device could not hold a batch, and took smaller ones
 
 Messages read *what failed: needed, found; what to do*. Every error takes one positional argument,
@@ -38,7 +53,7 @@ file or a library put into it.
 """
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 __all__ = [
@@ -46,7 +61,9 @@ __all__ = [
     "AnnotationError",
     "DamagedFileError",
     "DeviceMemoryError",
+    "DicomSeriesError",
     "DiskFullError",
+    "DuplicateSlicesError",
     "EmptyTissueWarning",
     "GridError",
     "HeatmapError",
@@ -55,22 +72,35 @@ __all__ = [
     "LabelError",
     "LeaseError",
     "LevelError",
+    "LocalizerError",
     "MemoryBudgetError",
+    "MissingSlicesError",
     "MissingSpacingError",
+    "MixedImagesError",
+    "MixedOrientationError",
     "ModelCardError",
     "ModelError",
+    "NoImagesError",
+    "NoPlaceError",
+    "NotAVolumeError",
     "OutputShapeError",
     "PlanError",
     "RunError",
+    "SeveralSeriesError",
     "SmallerBatchWarning",
     "SourceError",
     "SpacingUnavailableError",
+    "TiltedSlicesError",
+    "TimePointsError",
     "TissueError",
     "TooDamagedError",
     "TrainingError",
+    "UnevenSlicesError",
     "UnfinishedHeatmapError",
+    "UnstatedGeometryWarning",
     "UnsupportedFormatError",
     "UsageError",
+    "VariableTiltError",
     "WeightsError",
     "WsisegError",
     "WsisegWarning",
@@ -138,6 +168,77 @@ class MissingSpacingError(SourceError, ValueError):
 
 class LevelError(SourceError, IndexError):
     """The pyramid has no such level."""
+
+
+class DicomSeriesError(SourceError):
+    """DICOM images make no volume. What they are good for would have to be guessed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path | str | None = None,
+        slices: Sequence[str] = (),
+        defects: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, path=path)
+        self.slices = tuple(slices)
+        """The slices concerned, each by its number, place and file."""
+
+        self.defects = tuple(defects)
+        """Everything found wrong with the series, this and more; one text each."""
+
+
+class NoImagesError(DicomSeriesError):
+    """There is no DICOM image, or none of the series asked for."""
+
+
+class SeveralSeriesError(DicomSeriesError):
+    """A folder holds several series."""
+
+
+class MixedImagesError(DicomSeriesError):
+    """The images of a series differ in size, pixel size, kind of pixels or frame of reference."""
+
+
+class MixedOrientationError(DicomSeriesError):
+    """The images of a series lie in planes that are not parallel."""
+
+
+class NoPlaceError(DicomSeriesError, MissingSpacingError):
+    """Images do not say where they are: screenshots, secondary captures."""
+
+
+class LocalizerError(DicomSeriesError):
+    """Images are localisers."""
+
+
+class NotAVolumeError(DicomSeriesError):
+    """All images are at one place, or they are too few to tell how far they are apart."""
+
+
+class TimePointsError(DicomSeriesError):
+    """There are several images at each place: time points, echoes, diffusion directions."""
+
+
+class DuplicateSlicesError(DicomSeriesError):
+    """There are several images at some places."""
+
+
+class MissingSlicesError(DicomSeriesError):
+    """Slices are missing."""
+
+
+class UnevenSlicesError(DicomSeriesError):
+    """The gaps between the slices differ."""
+
+
+class TiltedSlicesError(DicomSeriesError):
+    """The stack leans against its slices: gantry tilt."""
+
+
+class VariableTiltError(DicomSeriesError):
+    """The stack leans by angles that differ from slice to slice."""
 
 
 class GridError(WsisegError, ValueError):
@@ -253,6 +354,10 @@ class EmptyTissueWarning(WsisegWarning):
 
 class IncompleteSlideWarning(WsisegWarning):
     """Part of the slide could not be used."""
+
+
+class UnstatedGeometryWarning(WsisegWarning):
+    """A file does not say all about where its voxels are; the message says what was taken."""
 
 
 class SmallerBatchWarning(WsisegWarning):

@@ -1,13 +1,21 @@
 """Files that are whole under their name, or not there."""
 
+import csv
+import io
+import math
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from wsiseg.errors import unwritable
 
-__all__ = ["make_durable", "make_durable_name", "write_whole"]
+__all__ = ["csv_table", "make_durable", "make_durable_name", "write_whole"]
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What spreadsheets take for the beginning of a formula."""
 
 AT_ONCE = 16
 """Files written out at once: the disk then has one order of work instead of many (60 files: 22 ms
@@ -65,3 +73,22 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # the first error is the one to tell
             part.unlink(missing_ok=True)
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return rows as CSV; columns in the order in which they appear first, NaN as nothing."""
+    text = io.StringIO(newline="")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    """Return what stands in a table: nothing for NaN, and text that is never run as a formula."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
+    return value

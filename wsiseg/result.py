@@ -42,6 +42,8 @@ __all__ = ["OVERVIEW_PIXELS", "Result", "overview_pixels"]
 OVERVIEW_PIXELS = 1280
 """Longest side of `overview.png`."""
 
+NOTEBOOK_PIXELS = 480
+
 PICTURE_TOLERANCE = 0.25
 """Pixels of a picture that outlines may be off: most of their vertices lie within one pixel."""
 
@@ -88,6 +90,13 @@ class Result:
             f"<Result {self.slide.name}: {len(self.annotations)} objects, "
             f"{self.tissue.area_mm2:.3g} mm² of tissue, {self.model.card.name}>"
         )
+
+    def _repr_html_(self) -> str:
+        from wsiseg.draw.notebook import data_image, panel, text_table
+
+        rows = [(name, value) for name, value in self.summary().items() if name != "slide"]
+        picture = data_image(self.overview(NOTEBOOK_PIXELS), f"Overview of {self.slide.name}")
+        return panel(self.slide.name, "", text_table(rows, words=True), picture=picture)
 
     def summary(self) -> dict[str, Any]:
         """Return one row of `summary.csv`: areas in mm², counts and seconds."""

@@ -29,6 +29,9 @@ DESIGNS = ("i-otsu", *(path.stem for path in sorted(HERE.glob("*.toml"))))
 FIRST = "iv-mob-pw"
 """Whose first stage the refined designs share, and whose features group the patches of V."""
 
+REFINED = "vi-mob-pw-unet"
+"""Whose heatmaps out of fold the other refined designs learn from, too."""
+
 REGIONS = ("1008", "1015")
 BCSS_ONLY = 'source = "bcss"'
 
@@ -64,11 +67,16 @@ def prepare(work: Path, region: str, design: str, seed: int, rounds: int | None)
     if design.startswith("v-"):
         link(first / FIRST, folder / "features")
     elif 'name = "refine"' in config and 'name = "patches"' in config:
-        for part in (first / f"{FIRST}.training").glob("patches*"):
-            copy = folder / f"{design}.training" / part.name
-            if not copy.exists():
-                shutil.copytree(part, copy)
+        for earlier in (FIRST, REFINED):
+            share(folder.parent / earlier / f"{earlier}.training", folder / f"{design}.training")
     return folder
+
+
+def share(earlier: Path, training: Path) -> None:
+    """Copy first stages and their heatmaps from a training to one that would make the same."""
+    for part in (*earlier.glob("patches*"), *earlier.glob("heatmaps")):
+        if not (training / part.name).exists():
+            shutil.copytree(part, training / part.name)
 
 
 def link(target: Path, name: Path) -> None:
@@ -123,7 +131,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for seed in map(int, args.seeds.split(",")):
         for region in REGIONS:
-            for design in sorted(chosen, key=lambda d: (d != FIRST, d)):
+            for design in sorted(chosen, key=lambda d: (d != FIRST, d != REFINED, d)):
                 started = time.perf_counter()
                 folder = prepare(args.work.resolve(), region, design, seed, args.rounds)
                 row = {"design": design, "trained_on": region, "seed": seed}

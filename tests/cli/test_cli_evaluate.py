@@ -90,6 +90,42 @@ def test_points_and_the_middle_of_areas(folder: Path):
         assert found[f"points_{protocol}_precision"] == pytest.approx(1 / 2)
 
 
+@pytest.mark.parametrize("compared", ["objects", "points"])
+def test_what_lies_where_nothing_is_known_counts_for_nothing(folder: Path, compared: str):
+    """Predictions outside the region and on what is ignored are neither right nor wrong."""
+    rules = '[labels]\nwithin = ["Region*"]\nignore = ["Artefact"]'
+    text = (folder / "dataset.toml").read_text()
+    (folder / "dataset.toml").write_text(text.replace("[labels]", rules))
+    truth = [square(x, 10, 10) for x in (10, 40, 70)]
+    areas = square(0, 0, 100, "Region*"), square(60, 60, 30, "Artefact")
+    write(folder / "a.geojson", *areas, *truth)
+    write(folder / "predicted/a.geojson", *truth[:2], square(70, 70, 10), square(150, 150, 10))
+    found = run(folder, "--compare", compared)
+    name = {"objects": "object", "points": "points_patherea"}[compared]
+    assert found[f"{name}_recall"] == pytest.approx(2 / 3)
+    assert found[f"{name}_precision"] == pytest.approx(1)
+
+
+def test_points_need_the_region_that_is_asked_for(folder: Path):
+    text = (folder / "dataset.toml").read_text()
+    (folder / "dataset.toml").write_text(text.replace("[labels]", '[labels]\nwithin = ["Region*"]'))
+    write(folder / "a.geojson", point(20, 20))
+    write(folder / "predicted/a.geojson", point(20, 20))
+    arguments = ["evaluate", str(folder / "dataset.toml"), str(folder / "predicted")]
+    done = CliRunner().invoke(app, [*arguments, "--compare", "points"])
+    assert "needed a region Region*" in str(done.exception)
+
+
+def test_priority_decides_where_areas_overlap(folder: Path):
+    write(folder / "a.geojson", square(0, 0, 100), square(50, 0, 100, "Stroma"))
+    write(folder / "predicted/a.geojson", square(0, 0, 50), square(0, 50, 50))
+    assert run(folder)["recall"] == pytest.approx(1 / 2)
+    rules = '[labels]\npriority = ["Tumor", "background"]'
+    text = (folder / "dataset.toml").read_text()
+    (folder / "dataset.toml").write_text(text.replace("[labels]", rules))
+    assert run(folder)["recall"] == pytest.approx(1)
+
+
 EMPTY_BY_FIGURE = {
     "masks": {"dice": 0, "recall": 0},
     "objects": {"dq": 0, "aji": 0, "object_recall": 0},
@@ -150,6 +186,24 @@ def test_what_cannot_be_compared_is_named(folder: Path):
     done = CliRunner().invoke(app, [*arguments, "--compare", "cells"])
     assert done.exit_code != 0
     assert "cannot compare 'cells'; needed some of masks, objects, points" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "match"),
+    [
+        ("dataset.toml", ["--spacing", "0.5"], "its pixels have 1 µm; give that or more as"),
+        ("cases.csv", [], "cannot say which classes there are"),
+        ("dataset.toml", ["--stratify", "grade"], "no column 'grade'"),
+    ],
+)
+def test_the_remedy_is_an_option_of_the_command(folder: Path, data, options, match):
+    write(folder / "a.geojson", square(0, 0, 100))
+    write(folder / "predicted/a.geojson", square(0, 0, 100))
+    (folder / "cases.csv").write_text("slide,labels,split,mpp\na.png,a.geojson,test,1.0\n")
+    arguments = ["evaluate", str(folder / data), str(folder / "predicted"), *options]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code != 0
+    assert match in str(done.exception)
 
 
 def test_a_table_takes_its_rules_from_the_configuration(folder: Path):

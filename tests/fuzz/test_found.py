@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 import warnings
 import zipfile
 
@@ -23,6 +24,7 @@ from wsiseg.errors import (
 from wsiseg.exchange import export_result, import_annotations
 from wsiseg.geometry import Box, Spacing
 from wsiseg.model import check_model
+from wsiseg.source._bytes import open_bytes
 from wsiseg.stitch import HeatmapStore, LabelClass, LabelStore, Placement
 from wsiseg.testing.models import make_colour_model
 from wsiseg.testing.slides import make_ome_tiff, make_tiff_pyramid, tissue_disc
@@ -174,6 +176,32 @@ def test_annotations_of_an_endless_slide_are_refused(tmp_path):
     path.write_text(json.dumps({"type": "FeatureCollection", "wsiseg": about, "features": []}))
     with pytest.raises(AnnotationError, match="its wsiseg member is incomplete"):
         wsiseg.read_geojson(path)
+
+
+@pytest.mark.parametrize("header", ["{'descr': (", "{'descr': '<f4', 1", "1 2"])
+def test_a_check_whose_headers_are_no_literals_is_refused(tmp_path, header):
+    package = make_colour_model(tmp_path / "model")
+    check = package / "check.npz"
+    with zipfile.ZipFile(check) as archive:
+        names = archive.namelist()
+    line = header.encode().ljust(117) + b"\n"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(line)) + line
+    with zipfile.ZipFile(check, "w") as archive:
+        for name in names:
+            archive.writestr(name, array)
+    with pytest.raises(ModelError, match=r"check.npz: no usable check"):
+        check_model(package)
+
+
+def test_a_tile_that_claims_more_bytes_than_the_file_has_takes_no_memory(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    content = open_bytes(path)
+    tracemalloc.start()
+    assert content.read(1, 1 << 40) == b"bc"
+    assert content.read(9, 1 << 40) == b""
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_a_check_that_holds_no_arrays_is_refused(tmp_path):

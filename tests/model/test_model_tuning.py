@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,18 +149,22 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, FakeNetwork | M
     monkeypatch.setattr(measure, "time", clock)
     networks: dict[str, Any] = {"clock": clock}
 
-    def graph_network(backend: str, graph: Path, *, threads: int) -> FakeNetwork:
+    def made(backend: str, *_: object, **__: object) -> FakeNetwork:
         if isinstance(networks[backend], ModelError):
             raise networks[backend]
         return networks[backend]
 
-    monkeypatch.setattr(measure, "graph_network", graph_network)
+    package = SimpleNamespace(card=SimpleNamespace(stages=[SimpleNamespace(name="patches")]))
+    monkeypatch.setattr(measure, "Package", SimpleNamespace(open=lambda _: package))
+    monkeypatch.setattr(measure, "graph_network", made)
+    monkeypatch.setattr(measure, "build_network", made)
     return networks
 
 
 REQUEST: dict[str, Any] = {
     "folder": "",
     "backends": ["onnxruntime", "openvino"],
+    "torch_from": 0.0,
     "workers": 1,
     "stages": [
         {
@@ -191,6 +196,34 @@ def test_only_a_clear_winner_replaces_the_default(
     assert found["backend"] == chosen
     assert found["seconds_per_mm2"] == pytest.approx({"onnxruntime": 0.1, "openvino": 0.1 * other})
     assert found["stages"][0]["batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("share", "chosen"), [(0.5, "torch"), (0.75, "openvino"), (1.5, "openvino")]
+)
+def test_torch_has_to_win_by_more(fakes: dict[str, Any], share: float, chosen: str) -> None:
+    clock = fakes["clock"]
+    fakes |= {
+        "onnxruntime": FakeNetwork(clock, lambda n: 0.01 * n),
+        "openvino": FakeNetwork(clock, lambda n: 0.008 * n),
+        "torch": FakeNetwork(clock, lambda n: 0.01 * n * share),
+    }
+    candidates = {"backends": ["onnxruntime", "openvino", "torch"]}
+    found = json.loads(measure.measure_job(REQUEST | candidates))
+    assert found["backend"] == chosen
+    assert found["seconds_per_mm2"]["torch"] == pytest.approx(0.1 * share)
+
+
+def test_torch_is_not_loaded_for_networks_that_are_quick(fakes: dict[str, Any]) -> None:
+    clock = fakes["clock"]
+    fakes |= {
+        "onnxruntime": FakeNetwork(clock, lambda n: 0.01 * n),
+        "torch": ModelError("it was loaded"),
+    }
+    candidates = {"backends": ["onnxruntime", "torch"], "torch_from": 0.2}  # they take 0.1
+    assert set(json.loads(measure.measure_job(REQUEST | candidates))["seconds_per_mm2"]) == {
+        "onnxruntime"
+    }
 
 
 def test_a_backend_that_fails_or_differs_is_no_candidate(fakes: dict[str, Any]) -> None:

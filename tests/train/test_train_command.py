@@ -23,7 +23,13 @@ from small_training import (
 from typer.testing import CliRunner
 from wsiseg_cli.main import app
 
-from wsiseg.errors import AnnotationError, SpacingUnavailableError, TrainingError
+from wsiseg.errors import (
+    AnnotationError,
+    MissingSpacingError,
+    SpacingUnavailableError,
+    TrainingError,
+)
+from wsiseg.train.estimate import StageEstimate, TrainingPlan
 
 QUICK = fit_of("mask", rounds=1, steps=1)
 LONG = fit_of("mask", rounds=10, steps=2, ema=0.9, hard=0.4, schedule="plateau", accumulate=2)
@@ -68,6 +74,14 @@ def test_a_plan_says_what_it_will_take_and_writes_nothing(folder):
     assert plan["peak_memory_bytes"] > 1e7
     assert plan["seconds"] > 0
     assert set(folder.rglob("*")) == before
+
+
+def test_a_plan_of_many_slides_stays_short():
+    places = {f"{number} slide.svs > Tumor": 10 for number in range(100)}
+    stage = StageEstimate("patches", places, 1, 10, 40, 1.0, 1000)
+    lines = str(TrainingPlan("m 1", "cpu", (stage,), 1.0, 1)).splitlines()
+    assert len(lines) == 2 + 16 + 1
+    assert lines[-1] == "    and 84 more with 840 places; --json lists them"
 
 
 def test_training_prints_the_package_and_refuses_to_replace_it(folder):
@@ -144,6 +158,19 @@ def test_inputs_on_different_grids_are_refused(folder):
     assert refine != REFINE
     write_config(folder, STAGES, refine, fit_of("patches", rounds=1, steps=1))
     refused(run(folder), TrainingError, "needed heatmaps with the spacing and patch of the first")
+
+
+def test_patches_that_do_not_fit_the_network_are_refused(folder):
+    write_config(folder, SEGMENTER.replace("patch=[32,32]", "patch=[30,30]"), QUICK)
+    for arguments in ((), ("--plan",)):
+        refused(run(folder, *arguments), TrainingError, ("patches of 30 x 30 px", "a multiple of"))
+
+
+def test_a_pixel_size_is_asked_for_where_it_goes(folder):
+    write_config(folder, SEGMENTER, QUICK)
+    text = (folder / "dataset.toml").read_text()
+    (folder / "dataset.toml").write_text(text.replace("mpp = 1.0\n", ""))
+    refused(run(folder), MissingSpacingError, "say it in the data set, for example mpp = 0.25")
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,10 @@ def test_the_same_pixels_of_two_patients_are_refused(folder):
             '[labels]\nignore = ["T"]\nwithin = ["T"]\n' + slide_entry("a", "train"),
             r"dataset\.toml: labels: ignore: \['T'\] cannot be ignored and",
         ),
+        (
+            '[labels]\npriority = ["Tumor"]\n' + slide_entry("a", "train"),
+            "priority: needed each class once, lowest first, found",
+        ),
         ('[labels]\nmapping = ["a"]', "needed a table with a table mapping"),
         ('classes = "ab"', "classes: needed a list"),
         ('slides = "a.svs"', r"needed a table \[\[slides\]\]"),

@@ -142,6 +142,20 @@ class Annotations:
         names = ", ".join(item.name for item in self.classes)
         return f"Annotations({len(self)} objects of {self.image.name!r}, classes: {names})"
 
+    def _repr_html_(self) -> str:
+        from wsiseg.draw.notebook import panel, swatch, text_table
+
+        counts = np.bincount(self.class_index[self.class_index >= 0], minlength=len(self.classes))
+        rows = [
+            (swatch(known.color, known.name), f"{count:,}")
+            for known, count in zip(self.classes, counts, strict=True)
+        ]
+        without = len(self) - int(counts.sum())
+        rows += [("no class", f"{without:,}")] if without else []
+        told = f"{len(self):,} objects of {self.image.name}, {self.frame}"
+        table = text_table(rows, heads=("class", "objects"))
+        return panel("Annotations", told, table, text_table([(m,) for m in self.measurements]))
+
     @property
     def outlines(self) -> Shapes:
         """The polygons as they are held at present: in columns, or as shapely objects."""

@@ -77,6 +77,7 @@ def check_label_rules(
     mapping: Mapping[str, str],
     ignore: Iterable[str],
     within: Iterable[str],
+    priority: Sequence[str] = (),
 ) -> None:
     """Look whether the rules of `open_labels` make sense, without a file.
 
@@ -85,7 +86,7 @@ def check_label_rules(
     LabelError
         If they contradict each other or the classes.
     """
-    Naming.of(classes, mapping, ignore, within, ())
+    Naming.of(classes, mapping, ignore, within, priority)
 
 
 def open_labels(  # noqa: PLR0913 - one argument per rule that label files differ by

@@ -3,19 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
-from wsiseg.draw.canvas import (
-    INK,
-    PAPER,
-    Pixels,
-    checked,
-    line_height,
-    shortened,
-    text_width,
-    write_text,
-)
+from wsiseg.draw.canvas import INK, PAPER, Pixels, checked
+from wsiseg.draw.legend import Entry, legend, with_panel
 from wsiseg.draw.overlay import FILL, Shapes, fill, outline
 from wsiseg.draw.palette import Color, class_color
 from wsiseg.draw.scale_bar import ScaleBar
@@ -52,19 +43,6 @@ class DrawnClass:
     color: Color | None = None
     shapes: Shapes = field(default=())
     note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing in the panel: a swatch (or the scale bar) with its text."""
-
-    text: str
-    swatch: int
-    """Width in pixels."""
-
-    color: Color
-    kind: str
-    """`bar`, `line`, `area`, or `text`, which has a row of its own."""
 
 
 def overview(
@@ -126,7 +104,7 @@ def overview(
         entries.append(Entry(text, 2 * size, color, "area"))
     if caption:
         entries.append(Entry(caption, 0, INK, "text"))
-    return _with_panel(picture, _panel(entries, width, size))
+    return with_panel(picture, legend(entries, width, size))
 
 
 def _zoomed(shapes: Shapes, zoom: int) -> list[object]:
@@ -141,52 +119,3 @@ def _zoomed(shapes: Shapes, zoom: int) -> list[object]:
         else shapely.transform(shape, lambda points: points * zoom)
         for shape in shapes
     ]
-
-
-def _with_panel(picture: Pixels, panel: Pixels) -> Pixels:
-    """Return the picture, centred above the panel."""
-    height, width = picture.shape[:2]
-    out = np.full((height + panel.shape[0], panel.shape[1], 3), PAPER, np.uint8)
-    left = (panel.shape[1] - width) // 2
-    out[:height, left : left + width] = picture
-    out[height:] = panel
-    return out
-
-
-def _panel(entries: Sequence[Entry], width: int, size: int) -> Pixels:
-    """Return the entries from left to right, in as many rows as they need, on white."""
-    row, gap = line_height(size) + size // 2, size
-    inner = width - 2 * gap
-    places, x, y = [], 0, 0
-    for entry in entries:
-        text = shortened(entry.text, size, inner - entry.swatch - gap // 2)
-        wide = entry.swatch + gap // 2 + text_width(text, size)
-        if x and (x + wide > inner or entry.kind == "text"):
-            x, y = 0, y + row
-        places.append((entry, text, x + gap, y + gap // 2))
-        x += wide + 2 * gap
-    panel = np.full((y + row + gap, width, 3), PAPER, np.uint8)
-    for entry, text, left, top in places:
-        _draw_swatch(panel, entry, left, top, size)
-        at = top + size // 4, left + entry.swatch + gap // 2
-        write_text(panel, text, at, size)
-    return panel
-
-
-def _draw_swatch(panel: Pixels, entry: Entry, left: int, top: int, size: int) -> None:
-    """Draw what stands before the text: the bar, a piece of line, or a filled box."""
-    right = left + entry.swatch
-    middle = top + (line_height(size) + size // 2) // 2
-    half = size // 2
-    if entry.kind == "bar":
-        panel[middle - 1 : middle + 2, left:right] = entry.color
-        for x in (left, right - 2):
-            panel[middle - half // 2 - 1 : middle + half // 2 + 2, max(x, left) : x + 2] = (
-                entry.color
-            )
-    elif entry.kind == "line":
-        panel[middle - 1 : middle + 1, left:right] = entry.color
-    elif entry.kind == "area":
-        box = panel[middle - half : middle + half, left:right]
-        box[:] = np.rint(box * (1 - FILL) + np.array(entry.color) * FILL).astype(np.uint8)
-        cv2.rectangle(panel, (left, middle - half), (right - 1, middle + half - 1), entry.color, 2)

@@ -34,7 +34,7 @@ __all__ = ["Plan", "StagePlan", "make_plan"]
 GPU_BATCH_PIXELS = 1 << 23
 """Patch pixels per batch on a GPU: 128 patches of 256 pixels."""
 
-FRONT_BYTES = 45_000_000
+FRONT_BYTES = 30_000_000
 """Caches, stitcher and rows of the writer. Where a slide is too wide for them, it is walked across
 its shorter side; where that is too wide as well, in columns."""
 

@@ -87,4 +87,3 @@ def _grid(stage: StageSpec, shape: tuple[int, ...]) -> Grid:
         plan, overlap = stage.windows.plan, stage.windows.overlap
         return window_grid(shape, first.patch, plan=plan, overlap=overlap)
     return Grid.of_patches(shape, first.patch, stride=first.stride, halo=stage.output.halo)
-

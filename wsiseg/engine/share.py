@@ -89,15 +89,15 @@ class SharedLevel:
         stored = wish.store.get(index)
         if stored is not None:
             return stored
-        whole = block_box(index, self.side)
-        if not whole.clip(self._level.shape).size:
-            return _reduce(wish.view, None, whole, block_box(index, self.block_of(wish.view)))
+        whole, mine = block_box(index, self.side), block_box(index, self.block_of(wish.view))
+        others = [w for w in later if w.uses.needed(index) and not w.store.holds(index)]
+        if not others or not whole.clip(self._level.shape).size:
+            return wish.view.read(mine)  # each tile of the file is reduced while it is in the cache
         pixels = self._level.read(whole)
-        for other in later:
-            if other.uses.needed(index) and not other.store.holds(index):
-                box = block_box(index, self.block_of(other.view))
-                other.store.put(index, _reduce(other.view, pixels, whole, box))
-        return _reduce(wish.view, pixels, whole, block_box(index, self.block_of(wish.view)))
+        for other in others:
+            box = block_box(index, self.block_of(other.view))
+            other.store.put(index, _reduce(other.view, pixels, whole, box))
+        return _reduce(wish.view, pixels, whole, mine)
 
 
 class SharedView:
@@ -203,13 +203,13 @@ def _common_side(level: Level, views: Sequence[View]) -> tuple[int, ...] | None:
     return tuple(sides)
 
 
-def _reduce(view: View, pixels: Pixels | None, whole: Box, box: Box) -> Pixels:
+def _reduce(view: View, pixels: Pixels, whole: Box, box: Box) -> Pixels:
     """Return a block of a view from the pixels of its block of the level."""
     out = np.empty((*box.shape, 3), np.uint8)
     inside = box.clip(view.shape)
     if inside != box:
         out[:] = view.background
-    if inside.size and pixels is not None:
+    if inside.size:
         span = area_span(inside, view.ratio).clip(view.level.shape)
         part = pixels[span.relative_to(whole).slices()]
         reduced = area(part, span, inside, view.ratio, view.level.shape)

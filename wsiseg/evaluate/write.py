@@ -1,9 +1,5 @@
 """The files of an evaluation: tables, JSON, and the page people open."""
 
-import csv
-import io
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,20 +10,17 @@ from wsiseg.errors import unwritable
 from wsiseg.evaluate.evaluation import Evaluation
 from wsiseg.evaluate.page import page
 from wsiseg.evaluate.slide import SlideScores
-from wsiseg.files import write_whole
+from wsiseg.files import csv_table, write_whole
 
 __all__ = ["to_json", "write_evaluation"]
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What spreadsheets take for the beginning of a formula."""
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Write all files of an evaluation, see `Evaluation.write`."""
     summary = [row.to_dict() for row in evaluation.summary]
     files = {
-        "evaluation.csv": _csv(evaluation.table()),
-        "summary.csv": _csv(summary),
+        "evaluation.csv": csv_table(evaluation.table()),
+        "summary.csv": csv_table(summary),
         "evaluation.json": orjson.dumps(
             to_json(evaluation), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
         ),
@@ -73,21 +66,3 @@ def _slide(slide: SlideScores) -> dict[str, Any]:
         "ece": calibration and calibration.ece,
         "ece_of_raters": [against.ece for against in slide.rater_calibrations],
     }
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    return text.getvalue().encode()
-
-
-def _cell(value: object) -> object:
-    """Return what stands in a table: nothing for NaN, and text that is never run as a formula."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return value

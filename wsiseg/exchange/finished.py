@@ -101,7 +101,7 @@ class FinishedResult:
             If no file says it, and no slide is named.
         """
         for stem in ("annotations", "tissue"):
-            for path in self._files(stem):
+            for path in self.files(stem):
                 about = _about(path)
                 if about is not None:
                     return read_image(path, about)
@@ -167,7 +167,7 @@ class FinishedResult:
         AnnotationError
             If one cannot be read.
         """
-        files = self._files(stem)
+        files = self.files(stem)
         if not files:
             raise RunError(f"{self.folder}: no {stem}.geojson in it; run `wsiseg segment` first")
         some = False
@@ -180,8 +180,8 @@ class FinishedResult:
             about = _about(files[0]) or {}
             yield _nothing(self.image, about)
 
-    def _files(self, stem: str) -> list[Path]:
-        """Return the GeoJSON files of a name."""
+    def files(self, stem: str) -> list[Path]:
+        """Return the GeoJSON files of a name, such as `tissue`; empty where there are none."""
         index = self.folder / f"{stem}.index.json"
         if index.exists():
             try:

@@ -6,6 +6,7 @@ Spacing is micrometres (µm) per pixel, always.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,16 +26,19 @@ COARSEST_VOXEL_UM = 200_000.0
 
 @dataclass(frozen=True, slots=True, order=True)
 class Box:
-    """Half-open block in array order; -1 is one pixel outside, not the last one."""
+    """Half-open block in array order; -1 is one pixel outside, not the last one.
+
+    Some dozens are made per tile that is read, so its methods build lists, which are quicker than
+    generators.
+    """
 
     start: tuple[int, ...]
     stop: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.start) != len(self.stop) or any(
-            a > b for a, b in zip(self.start, self.stop, strict=True)
-        ):
-            raise GridError(f"box needs start <= stop on each axis, got {self.start}, {self.stop}")
+        start, stop = self.start, self.stop
+        if len(start) != len(stop) or any(map(operator.gt, start, stop)):
+            raise GridError(f"box needs start <= stop on each axis, got {start}, {stop}")
 
     @classmethod
     def of_shape(cls, shape: Sequence[int]) -> "Box":
@@ -44,7 +48,7 @@ class Box:
     @property
     def shape(self) -> tuple[int, ...]:
         """Pixels along each axis."""
-        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+        return tuple([b - a for a, b in zip(self.start, self.stop, strict=True)])
 
     @property
     def size(self) -> int:
@@ -53,7 +57,7 @@ class Box:
 
     def slices(self) -> tuple[slice, ...]:
         """Return the index that cuts this box out of an array whose origin is 0."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        return tuple([slice(a, b) for a, b in zip(self.start, self.stop, strict=True)])
 
     def grow(self, margin: int | Sequence[int]) -> "Box":
         """Return the box with `margin` pixels more on every side (one value, or one per axis)."""
@@ -63,19 +67,19 @@ class Box:
 
     def shift(self, offset: Sequence[int]) -> "Box":
         """Return the box moved by `offset` pixels per axis."""
-        start = tuple(a + o for a, o in zip(self.start, offset, strict=True))
-        return Box(start, tuple(b + o for b, o in zip(self.stop, offset, strict=True)))
+        start = tuple([a + o for a, o in zip(self.start, offset, strict=True)])
+        return Box(start, tuple([b + o for b, o in zip(self.stop, offset, strict=True)]))
 
     def relative_to(self, origin: "Box") -> "Box":
         """Return this box in the coordinates of `origin`, whose start becomes 0."""
-        return self.shift(tuple(-a for a in origin.start))
+        return self.shift([-a for a in origin.start])
 
     def intersect(self, other: "Box") -> "Box":
         """Return the common part; empty (zero-sized, inside `self`) where there is none."""
-        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
-        start = tuple(min(a, b) for a, b in zip(start, self.stop, strict=True))
-        stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
-        return Box(start, tuple(max(a, b) for a, b in zip(start, stop, strict=True)))
+        start = [max(a, b) for a, b in zip(self.start, other.start, strict=True)]
+        start = [min(a, b) for a, b in zip(start, self.stop, strict=True)]
+        stop = [min(a, b) for a, b in zip(self.stop, other.stop, strict=True)]
+        return Box(tuple(start), tuple([max(a, b) for a, b in zip(start, stop, strict=True)]))
 
     def clip(self, shape: Sequence[int]) -> "Box":
         """Return the part inside an image of `shape`."""

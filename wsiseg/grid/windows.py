@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from wsiseg.errors import GridError
@@ -57,7 +58,7 @@ def window_grid(
     axes = zip(shape, patch, shares, strict=True)
     starts = [along(n, p, s) if n > p else [-((p - n) // 2)] for n, p, s in axes]
     pairs = zip(starts, patch, strict=True)
-    stride = tuple(max((b - a for a, b in zip(s, s[1:], strict=False)), default=p) for s, p in pairs)
+    stride = tuple(max((b - a for a, b in pairwise(s)), default=p) for s, p in pairs)
     return Grid(
         shape=tuple(shape),
         stride=stride,

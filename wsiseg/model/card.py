@@ -28,8 +28,8 @@ from wsiseg.model.scan_card import (
     PercentileClipStep,
     PercentileWindowStep,
     RegionSpec,
-    RescaleStep,
     ResampleSpec,
+    RescaleStep,
     ScanSpec,
     WindowSpec,
     WindowStep,
@@ -664,6 +664,11 @@ class ModelCard(CardPart):
             field = ".".join(str(part) for part in first["loc"]) or "card"
             reason = first["msg"].removeprefix("Value error, ")
             raise ModelCardError(f"{name}: {field}: {reason}; fix the card") from error
+
+    def _repr_html_(self) -> str:
+        from wsiseg.model.describe import card_html
+
+        return card_html(self)
 
     def to_json(self) -> str:
         """Return the text of `model.json`."""

@@ -1,8 +1,9 @@
 """A card in words: for `models show` and for the README of a package."""
 
+from wsiseg.draw.notebook import panel, swatch, text_table
 from wsiseg.model.card import InputSpec, ModelCard, StageSpec
 
-__all__ = ["describe_card", "readme"]
+__all__ = ["card_html", "describe_card", "readme"]
 
 
 def describe_card(card: ModelCard) -> dict[str, str]:
@@ -34,6 +35,18 @@ def readme(card: ModelCard) -> str:
     """Return the README of a package, Markdown."""
     lines = [f"- **{subject}**: {text}" for subject, text in describe_card(card).items()]
     return f"# {card.name}\n\n" + "\n".join(lines) + "\n"
+
+
+def card_html(card: ModelCard, running: str = "") -> str:
+    """Return what a notebook shows of a card: its words and its classes in their colours."""
+    said = {k: v for k, v in describe_card(card).items() if k not in {"model", "classes"}}
+    classes = [(i, swatch(c.color, c.name)) for i, c in enumerate(card.classes)]
+    return panel(
+        card.title,
+        running,
+        text_table(classes, words=True) if classes else "",
+        text_table(list(said.items()), words=True),
+    )
 
 
 def _stage(stage: StageSpec) -> str:

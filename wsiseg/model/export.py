@@ -3,6 +3,7 @@
 Imports torch, and is therefore run in a process of its own (see `child`) unless torch is in use.
 """
 
+import copy
 import tempfile
 import warnings
 from pathlib import Path
@@ -25,6 +26,10 @@ OPSET = 17
 
 TOLERANCE = 1e-4
 """Allowed difference to torch, times the largest value (at least 1)."""
+
+ROUNDINGS = 2.0
+"""Deep networks make more of rounding: allowed are so many times torch's own error, found by
+computing in float64. (ResNet50 with random weights: torch errs by 1.1e-4, its export by 0.6e-4.)"""
 
 
 def export_job(request: dict[str, Any]) -> bytes:
@@ -127,9 +132,20 @@ def _compare(
     found = OnnxNetwork(content)(*(tensor.numpy() for tensor in tensors))
     error = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf
     allowed = TOLERANCE * max(1.0, float(np.abs(wanted).max()))
+    if allowed < error < np.inf:
+        rounding = float(np.abs(wanted - _in_float64(module, tensors)).max())
+        allowed = max(allowed, ROUNDINGS * rounding)
     if not error <= allowed:
         raise ModelError(
             f"{name}: the ONNX export gives {found.shape} and differs from torch's "
             f"{wanted.shape} by {error:.3g}: needed at most {allowed:.3g}; run it with "
             "--backend torch"
         )
+
+
+def _in_float64(
+    module: PreprocessedNetwork, tensors: tuple[torch.Tensor, ...]
+) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        output: NDArray[np.float32] = copy.deepcopy(module).double()(*tensors).numpy()
+    return output

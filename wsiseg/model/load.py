@@ -107,6 +107,11 @@ class Model:
         where = f"{self.backend} on {self.device}, {self.precision}"
         return f"Model({self.card.title}, {where}, {self.digest[:12]})"
 
+    def _repr_html_(self) -> str:
+        from wsiseg.model.describe import card_html
+
+        return card_html(self.card, f"{self.backend} on {self.device}, {self.precision}")
+
 
 def load_model(
     name_or_path: str | Path,

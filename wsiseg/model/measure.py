@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +20,7 @@ from wsiseg.model.tuning import (
     BACKEND_HYSTERESIS,
     HYSTERESIS,
     SECONDS,
+    TORCH_HYSTERESIS,
     StageTuning,
     Tuning,
     tuning_bytes,
@@ -89,16 +90,30 @@ def measure_job(request: dict[str, Any]) -> bytes:
     """Return the tuning of a request as `tune_package` makes it."""
     deadline = time.perf_counter() + SECONDS
     starts = [_starter(request, stage) for stage in request["stages"]]
-    seconds = _race_backends(request, starts)
     usual, *others = request["backends"]
-    backend = min((b for b in others if b in seconds), key=seconds.__getitem__, default=usual)
-    if seconds[backend] > seconds[usual] * (1 - BACKEND_HYSTERESIS):
-        backend = usual
+    quick = [name for name in others if name != "torch"]
+    seconds = _race_backends(request, starts, (usual, *quick))
+    if "torch" in others and min(seconds.values()) >= request["torch_from"]:
+        again = _race_backends(request, starts, (usual, "torch"))
+        if "torch" in again:  # as a share of the usual one, which ran beside each
+            seconds["torch"] = again["torch"] * seconds[usual] / again[usual]
+    backend = _clear_winner(seconds, usual)
     stages = tuple(
         _tune_stage(stage, start, backend, request["workers"], deadline)
         for stage, start in zip(request["stages"], starts, strict=True)
     )
     return tuning_bytes(Tuning(backend, stages, seconds))
+
+
+def _clear_winner(seconds: Mapping[str, float], usual: str) -> str:
+    """Return the fastest backend of those that win by their margin, or the usual one."""
+    margins = {usual: 0.0, "torch": TORCH_HYSTERESIS}
+    winners = {
+        name: spent
+        for name, spent in seconds.items()
+        if spent <= seconds[usual] * (1 - margins.get(name, BACKEND_HYSTERESIS))
+    }
+    return min(winners, key=winners.__getitem__)
 
 
 def _starter(request: dict[str, Any], stage: dict[str, Any]) -> Start:
@@ -132,10 +147,12 @@ def _noise(inputs: list[dict[str, Any]], n: int) -> tuple[NDArray[Any], ...]:
     )
 
 
-def _race_backends(request: dict[str, Any], starts: Sequence[Start]) -> dict[str, float]:
+def _race_backends(
+    request: dict[str, Any], starts: Sequence[Start], backends: Sequence[str]
+) -> dict[str, float]:
     """Return seconds per mm² for each backend that can run every stage; the first must."""
-    usual, *others = request["backends"]
-    seconds = dict.fromkeys(request["backends"], 0.0)
+    usual, *others = backends
+    seconds = dict.fromkeys(backends, 0.0)
     for stage, start in zip(request["stages"], starts, strict=True):
         usually = (stage["batches"][0], request["workers"], 1)
         runners = {usual: start(Choice(usual, *usually))}

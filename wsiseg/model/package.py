@@ -14,6 +14,7 @@ import io
 import json
 import shutil
 import tempfile
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,17 @@ __all__ = ["Example", "Package", "npz_bytes", "publish", "write_package"]
 
 MAX_CHECK_BYTES = 1 << 30
 """Largest array accepted from `check.npz`: a small file can unpack to any size."""
+
+UNUSABLE = (
+    KeyError,
+    ValueError,
+    zipfile.BadZipFile,
+    OSError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+"""What NumPy raises on damaged archives; it reads the headers of arrays as Python literals."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,7 @@ class Package:
                 )
             with np.load(content, allow_pickle=False) as arrays:
                 return {s.name: _example(arrays, s) for s in self.card.stages}
-        except (KeyError, ValueError, zipfile.BadZipFile, OSError, MemoryError) as error:
+        except UNUSABLE as error:
             raise ModelError(f"{path}: no usable check: {error}; write the package anew") from error
 
 

@@ -5,8 +5,14 @@ of trying tells. Candidates take turns for a fraction of a second each, on the m
 shapes; the result is kept in the cache for this package, these versions and this CPU. The default
 stays unless another wins clearly (`BACKEND_HYSTERESIS`), so that noise does not flip the choice.
 
-torch is a candidate only where the caller names it: its import alone takes seconds, and on a calm
-CPU it ran MobileNetV2 and ResNet18 at a third to two thirds of ONNX Runtime's speed.
+torch is tried, too, where the other libraries take long enough for its import, one to three
+seconds in every run, to be won back (`TORCH_FROM`); it then has to win by more. On the CPUs seen so
+far it ran MobileNetV2, ResNet18 and ResNet50 at a third to two thirds of ONNX Runtime's speed.
+
+Each worker reads a batch and predicts it on one core, so threads per call are no candidate. Two
+calls on one core each were never slower than one call on two (ms per patch, ONNX Runtime and
+OpenVINO: MobileNetV2 3.0 against 3.7 and 2.7 against 3.0, ResNet50 105 against 104 and 104 against
+109), and torch's last bits depend on its threads.
 """
 
 import json
@@ -43,6 +49,12 @@ HYSTERESIS = 0.05
 BACKEND_HYSTERESIS = 0.15
 """The same for another backend: OpenVINO takes 0.4 s longer to start and to leave, which a small
 slide never gains back."""
+
+TORCH_FROM = 0.5
+"""Seconds per mm² (mm³) of tissue from which torch is tried: a section of 20 mm² then takes long
+enough that winning by `TORCH_HYSTERESIS` is worth its import."""
+
+TORCH_HYSTERESIS = 0.3
 
 SECONDS = 1.0
 """After this no further batch size is tried; backends always are."""
@@ -94,8 +106,8 @@ def tune(
     name_or_path
         As for `load_model`.
     backends
-        Candidates (`onnxruntime`, `openvino`, `torch`), the default first; empty: ONNX Runtime
-        and, where it is installed, OpenVINO.
+        Candidates (`onnxruntime`, `openvino`, `torch`), the default first; empty: ONNX Runtime,
+        OpenVINO where it is installed, and torch for networks that take long.
     precision
         `float32` or `int8`, which runs in ONNX Runtime only.
     threads
@@ -121,13 +133,15 @@ def tune_package(
 ) -> Tuning:
     """Do what `tune` does for a package that is open, or for some stages, which may be widened."""
     stages = tuple(stages) or package.card.stages
-    backends = backends or _candidates(precision)
+    torch_from = 0.0 if backends else TORCH_FROM
+    backends = backends or _candidates(precision, stages)
     if unknown := set(backends) - set(LIBRARIES):
         raise ModelError(f"backends {sorted(unknown)} are unknown: needed some of {LIBRARIES}")
     key = cache_key(
         package.digest,
         calibration_sha256(calibration),
         backends,
+        torch_from,
         precision,
         threads,
         *_machine(),
@@ -141,6 +155,7 @@ def tune_package(
             for stage in stages
         ]
         request = _request(package, stages, graphs, backends, threads)
+        request["torch_from"] = torch_from
         return make_in_child("measure", request, what=f"{package.card.name}: measurement")
 
     path = cached_file("tuning", key, ".json", measure)
@@ -173,10 +188,12 @@ def tuning_bytes(tuning: Tuning) -> bytes:
     return json.dumps(asdict(tuning)).encode()
 
 
-def _candidates(precision: Precision) -> tuple[str, ...]:
-    if precision == "float32" and openvino_is_installed():
-        return ("onnxruntime", "openvino")
-    return ("onnxruntime",)
+def _candidates(precision: Precision, stages: Sequence[StageSpec]) -> tuple[str, ...]:
+    names = ["onnxruntime"]
+    if precision == "float32":
+        names += ["openvino"] if openvino_is_installed() else []
+        names += [] if any(s.weights.architecture == "onnx" for s in stages) else ["torch"]
+    return tuple(names)
 
 
 def _machine() -> tuple[object, ...]:

@@ -109,8 +109,7 @@ def along_axis(values: NDArray[Any], axis: int, index: AxisMap, *, order: Order)
     if index.is_identity:
         return values
     if order == 3:
-        values = np.moveaxis(_cubic(np.moveaxis(values, axis, 0), index), 0, axis)
-        return values
+        return np.moveaxis(_cubic(np.moveaxis(values, axis, 0), index), 0, axis)
     weights = _matrix(index, order, values.dtype)
     moved = np.moveaxis(values, axis, 0)
     flat = np.ascontiguousarray(moved).reshape(index.source, -1)

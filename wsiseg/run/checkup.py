@@ -150,8 +150,8 @@ class Checkup:
     """In the file system of the output folder."""
 
     start_s: float
-    """Loading the model; once per run, not per slide. Exporting and tuning it the first time on a
-    machine count, too."""
+    """Starting the command, where it is one, and loading the model; once per run, not per slide.
+    Exporting and tuning the model the first time on a machine count, too."""
 
     remedies: tuple[str, ...] = ()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from wsiseg.engine import Listener, ignore, lay_out, require_layers
 from wsiseg.engine.working import sweep
 from wsiseg.errors import UsageError, WsisegError, unwritable
-from wsiseg.model import Model, load_for_run, require_task, suits_gpu
+from wsiseg.model import Model, card_of, load_for_run, require_task, suits_gpu
 from wsiseg.options import FolderOptions, RunOptions, SegmentOptions, TissueOptions
 from wsiseg.pipeline import segment
 from wsiseg.run.devices import devices_to_use, each_on_a_device, on_first_device, share_of
@@ -43,7 +43,8 @@ from wsiseg.run.turns import (
     standing,
     take_turn,
 )
-from wsiseg.source import Pyramid
+from wsiseg.scans import segment_scan
+from wsiseg.source import Pyramid, Volume
 
 if TYPE_CHECKING:
     from wsiseg.run.cluster_worker import ModelWork
@@ -123,12 +124,14 @@ def run_folder(
     UsageError
         If `jobs` names no slide, or only slides that are not there.
     """
-    jobs, options = as_jobs(jobs), options or FolderOptions()
+    volumes = getattr(work, "volumes", False)  # work on scans says so
+    jobs, options = as_jobs(jobs, volumes=volumes), options or FolderOptions()
     require_any(jobs)
     settings = work.settings()
     raise_open_files()
     with _run_into(out, jobs, options) as (leases, tables):
-        ground = Ground(out, work.command, settings, options, leases.arrive())
+        since_ns = leases.arrive()
+        ground = Ground(out, work.command, settings, options, since_ns, volumes)
         hands = _hands(work, ground, leases, devices, scheduler, listen)
         run = _Run(jobs, ground, work, leases, hands, listen)
         try:
@@ -425,7 +428,8 @@ def segment_folder(
         to a cluster.
     """
     options, folder = options or SegmentOptions(), folder or FolderOptions()
-    out, jobs = Path(out), as_jobs(jobs)
+    work = SegmentWork(model, options)
+    out, jobs = Path(out), as_jobs(jobs, volumes=work.volumes)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
     require_any(jobs)
@@ -446,7 +450,7 @@ def segment_folder(
     return run_folder(
         jobs,
         out,
-        SegmentWork(model, options),
+        work,
         options=folder,
         devices=devices,
         scheduler=scheduler,
@@ -483,8 +487,9 @@ def segment_slide(
     """
     out, folder = Path(out), folder or FolderOptions()
     out.mkdir(parents=True, exist_ok=True)
-    settings, work = _prepared(SegmentWork(model, options or SegmentOptions()))
-    ground = Ground(out, SegmentWork.command, settings, folder, since_ns)
+    segmenting = SegmentWork(model, options or SegmentOptions())
+    settings, work = _prepared(segmenting)
+    ground = Ground(out, segmenting.command, settings, folder, since_ns, segmenting.volumes)
     with Leases(out, expiry_s=folder.expiry_s) as leases:
         return take_turn(Task(job), ground, work, leases, listen)
 
@@ -503,6 +508,11 @@ class SegmentWork:
     options: SegmentOptions
     command = "segment"
 
+    @property
+    def volumes(self) -> bool:
+        """Whether the model is one for scans."""
+        return card_of(self.model).axes == "zyx"
+
     def settings(self) -> dict[str, Any]:
         """Return what results are made from."""
         layers = self.options.uncertainty
@@ -517,11 +527,12 @@ class SegmentWork:
 
     def load(self, device: str = "", processes: int = 1) -> Work:
         """Load the model."""
-        if not device:
-            loaded = load_for_run(self.model, on_first_device(self.options.run))
-            return partial(_segment_slide, model=loaded, options=self.options)
-        options = replace(self.options, run=share_of(self.options.run, device, processes))
-        return partial(_segment_slide, model=load_for_run(self.model, options.run), options=options)
+        run = on_first_device(self.options.run)
+        if device:
+            run = share_of(self.options.run, device, processes)
+        options = replace(self.options, run=run) if device else self.options
+        one = _segment_scan if self.volumes else _segment_slide
+        return partial(one, model=load_for_run(self.model, run), options=options)
 
 
 @lru_cache(maxsize=1)
@@ -537,6 +548,15 @@ def _segment_slide(slide: Pyramid, turn: Turn, *, model: Model, options: Segment
         row = result.summary()
         result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
         drop_parts(turn.job, turn.ground)
+        return row
+
+
+def _segment_scan(scan: Volume, turn: Turn, *, model: Model, options: SegmentOptions) -> Row:
+    require_room(turn.ground.out, math.prod(scan.shape))
+    with turn.journal() as journal:
+        result = segment_scan(scan, model, options=options.run, journal=journal, listen=turn.listen)
+        row = result.summary()
+        result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
         return row
 
 

@@ -13,6 +13,7 @@ from wsiseg.engine.marker import is_result
 from wsiseg.errors import UsageError, WsisegWarning
 from wsiseg.run.dicom_files import first_of_series
 from wsiseg.run.slide_table import Mpp, read_slide_table
+from wsiseg.source import is_volume
 from wsiseg.source.naming import stem_of
 
 __all__ = ["SlideJob", "as_jobs", "list_slides", "require_any"]
@@ -22,6 +23,9 @@ SUFFIXES = frozenset(
     | {".dcm", ".png", ".jpg", ".jpeg"}
 )
 """What a folder is searched for; anything else can still be named itself."""
+
+SCAN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""The same where the model is one for volumes; folders that hold a series count as well."""
 
 MAX_DEPTH = 64
 """Folders looked at to tell slides of one name apart."""
@@ -52,6 +56,7 @@ def list_slides(
     nested: bool = False,
     match: Sequence[str] = (),
     limit: int | None = None,
+    volumes: bool = False,
 ) -> tuple[SlideJob, ...]:
     """Return the slides that `arguments` name, each once, in the order named.
 
@@ -72,6 +77,8 @@ def list_slides(
         is like one of them, in upper or lower case. `*` stands for folders, too.
     limit
         Only the first so many.
+    volumes
+        Look for scans instead of slides.
 
     Raises
     ------
@@ -84,7 +91,7 @@ def list_slides(
     WsisegWarning
         If DICOM files of folders are left out.
     """
-    finder = _Finder(recursive=recursive)
+    finder = _Finder(recursive=recursive, volumes=volumes)
     found: dict[str, SlideJob] = {}
     wanted: set[str] = set()
     is_wanted = _matcher(match)
@@ -94,6 +101,11 @@ def list_slides(
             if is_wanted(seen):
                 wanted.add(place)
     finder.warn_of_left_out()
+    if not found and volumes:
+        raise UsageError(
+            f"no scans in {', '.join(arguments)}: needed files such as {', '.join(SCAN_SUFFIXES)}, "
+            "or folders of DICOM; name a file, or add --recursive"
+        )
     if not found:
         raise UsageError(
             f"no slides in {', '.join(arguments)}: needed files such as .svs, .tif, .ndpi, .mrxs "
@@ -114,7 +126,9 @@ def list_slides(
     return _named(chosen)[:limit]
 
 
-def as_jobs(slides: Sequence[str | Path | SlideJob] | str | Path) -> tuple[SlideJob, ...]:
+def as_jobs(
+    slides: Sequence[str | Path | SlideJob] | str | Path, *, volumes: bool = False
+) -> tuple[SlideJob, ...]:
     """Return `SlideJob`s as they are, and after them what `list_slides` finds for all else.
 
     Raises
@@ -125,7 +139,8 @@ def as_jobs(slides: Sequence[str | Path | SlideJob] | str | Path) -> tuple[Slide
     given = [slides] if isinstance(slides, str | Path) else slides
     own = [one for one in given if isinstance(one, SlideJob)]
     arguments = [str(one) for one in given if not isinstance(one, SlideJob)]
-    return _named([*own, *(list_slides(arguments) if arguments else ())])
+    found = list_slides(arguments, volumes=volumes) if arguments else ()
+    return _named([*own, *found])
 
 
 def require_any(jobs: Sequence[SlideJob]) -> None:
@@ -187,10 +202,13 @@ class _Finder:
     ----------
     recursive
         Look into subfolders.
+    volumes
+        Find scans instead.
     """
 
-    def __init__(self, *, recursive: bool) -> None:
+    def __init__(self, *, recursive: bool, volumes: bool = False) -> None:
         self._recursive = recursive
+        self._volumes = volumes
         self._left_out: list[Path] = []
 
     def expand(self, argument: str) -> Iterator[tuple[SlideJob, str]]:
@@ -204,7 +222,10 @@ class _Finder:
         elif path.suffix.lower() == ".csv":
             for slide, mpp in read_slide_table(path):
                 yield replace(_job(slide), mpp=mpp), slide
-        elif path.is_dir() and not _is_slide_folder(path):
+        elif self._volumes and path.is_dir() and not is_volume(path):
+            for seen in self._search_scans(str(path), ""):
+                yield _job(os.path.join(path, seen)), seen  # noqa: PTH118 - of a hundred thousand
+        elif path.is_dir() and not self._volumes and not _is_slide_folder(path):
             for seen in self._search(str(path), ""):
                 yield _job(os.path.join(path, seen)), seen  # noqa: PTH118 - of a hundred thousand
         elif path.exists() or not glob.has_magic(argument):
@@ -253,6 +274,23 @@ class _Finder:
                     yield from self._search(root, inner)
             elif name in stand_for_slides or (suffix in SUFFIXES and name not in parts):
                 yield inner
+
+    def _search_scans(self, root: str, seen: str) -> Iterator[str]:
+        """Yield the scans of a folder, named as seen from `root`: files, and folders of series."""
+        folder = os.path.join(root, seen)  # noqa: PTH118
+        if is_result(Path(folder)):
+            return
+        with os.scandir(folder) as listing:
+            there = [entry for entry in listing if not entry.name.startswith(".")]
+        for entry in sorted(there, key=lambda one: one.name):
+            inner = f"{seen}{os.sep}{entry.name}" if seen else entry.name
+            if not entry.is_dir():
+                if entry.name.lower().endswith(SCAN_SUFFIXES):
+                    yield inner
+            elif is_volume(entry.path):
+                yield inner
+            elif self._recursive:
+                yield from self._search_scans(root, inner)
 
 
 def _stem(name: str) -> str:

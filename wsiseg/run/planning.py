@@ -7,7 +7,7 @@ from typing import Any
 
 from wsiseg.engine import Listener, require_layers
 from wsiseg.errors import WsisegError
-from wsiseg.model import Model, load_for_run, require_task
+from wsiseg.model import Model, card_of, load_for_run, require_task
 from wsiseg.options import FolderOptions, SegmentOptions
 from wsiseg.pipeline import plan
 from wsiseg.run.devices import each_on_a_device, on_first_device
@@ -15,7 +15,9 @@ from wsiseg.run.folder import Slides
 from wsiseg.run.inputs import SlideJob, as_jobs, require_any
 from wsiseg.run.limits import bear_the_blame
 from wsiseg.run.reports import failure_text
+from wsiseg.scans import plan_of_scan
 from wsiseg.source import open as open_slide
+from wsiseg.source import open_volume
 
 __all__ = ["plan_folder"]
 
@@ -37,7 +39,7 @@ def plan_folder(
         Of it `isolate` and `timeout_s` count.
     """
     folder = folder or FolderOptions()
-    jobs = as_jobs(jobs)
+    jobs = as_jobs(jobs, volumes=card_of(model).axes == "zyx")
     require_any(jobs)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
@@ -68,6 +70,9 @@ def _row(job: SlideJob) -> Row:
 
 def _planned(job: SlideJob, model: Model, options: SegmentOptions) -> Row:
     try:
+        if model.card.axes == "zyx":
+            with open_volume(job.path, reader=job.reader) as scan:
+                return _row(job) | plan_of_scan(scan, model, options=options.run).to_dict()
         with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
             return _row(job) | plan(slide, model, options=options).to_dict()
     except WsisegError as error:

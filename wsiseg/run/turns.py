@@ -27,6 +27,7 @@ from wsiseg.errors import (
     NO_ROOM,
     RunError,
     TooDamagedError,
+    UsageError,
     WsisegError,
     WsisegWarning,
     unwritable,
@@ -48,7 +49,7 @@ from wsiseg.run.records import (
     write_record,
 )
 from wsiseg.run.reports import SlideReport, failure_text
-from wsiseg.source import Pyramid
+from wsiseg.source import Pyramid, Volume, open_volume
 from wsiseg.source import open as open_slide
 
 __all__ = [
@@ -90,6 +91,9 @@ class Ground:
     options: FolderOptions = field(default_factory=FolderOptions)
     since_ns: int = 0
     """When the run began, by the clock of the file system."""
+
+    volumes: bool = False
+    """Whether these are scans, not slides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +163,9 @@ class Turn:
                 _lay_by_journal(self.folder, place)
 
 
-Work = Callable[[Pyramid, Turn], Row]
-"""What is done with one slide; returns its row of `summary.csv`."""
+Work = Callable[[Any, Turn], Row]
+"""What is done with one slide, a `Pyramid`, or scan, a `Volume`; returns its row of
+`summary.csv`."""
 
 
 def _fetch_journal(place: Path, own: Path) -> None:
@@ -317,13 +322,22 @@ def _do(job: SlideJob, ground: Ground, work: Work, lease: Lease, listen: Listene
     folder = ground.out / job.output
     require_room(ground.out, 0)
     state = _state(job.path)
-    with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
+    with _opened(job, ground) as slide:
         own, earlier = slide_identity(job.path), _earlier_state(folder, job)
         refuse_foreign(folder, ground.command, own, earlier)  # now rather than when all is done
-        _warn_of_override(slide)
+        if isinstance(slide, Pyramid):
+            _warn_of_override(slide)
         timeout_s = ground.options.timeout_s
         watch = Watch(job.path, lease, ground.out, state, timeout_s=timeout_s, listen=listen)
         return work(slide, Turn(job, ground, lease, watch, own, earlier))
+
+
+def _opened(job: SlideJob, ground: Ground) -> Pyramid | Volume:
+    if not ground.volumes:
+        return open_slide(job.path, mpp=job.mpp, reader=job.reader)
+    if job.mpp is not None:
+        raise UsageError(f"{job.path}: --mpp is for slides: a scan says where its voxels are")
+    return open_volume(job.path, reader=job.reader)
 
 
 def _state(path: str) -> State:

@@ -37,10 +37,12 @@ class LocalBytes:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return up to `nbytes` bytes from `offset`."""
-        return os.pread(self._descriptor, nbytes, offset)
+        # `pread` sets aside what is asked for, however little is there.
+        return os.pread(self._descriptor, max(0, min(nbytes, self._size - offset)), offset)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):

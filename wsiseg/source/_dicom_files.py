@@ -1,6 +1,7 @@
 """Which DICOM files make up one slide: the files of a series, told apart by their headers."""
 
 import struct
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from wsiseg.errors import (
     UnsupportedFormatError,
 )
 
-__all__ = ["DicomFile", "objective_power", "slide_files"]
+__all__ = ["BROKEN", "PYDICOM_SETTINGS", "DicomFile", "objective_power", "slide_files"]
 
 HEADER_TAGS = (
     "SOPClassUID", "SOPInstanceUID", "ImageType", "Modality", "Manufacturer",
@@ -38,6 +39,10 @@ BROKEN = (
     struct.error, BytesLengthException,
 )  # fmt: skip
 """What pydicom raises on a malformed header."""
+
+
+PYDICOM_SETTINGS = threading.Lock()
+"""Held while pydicom's settings are changed, which belong to the whole process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +249,7 @@ def _check_found(path: Path, files: Sequence[DicomFile], slides: Sequence[DicomF
     found = sop_class.name if sop_class.name != sop_class else "another kind of DICOM object"
     remedy = "open the SM instances of the series"
     if any(file.modality in VOLUME_MODALITIES for file in files):
-        remedy = "this is a volume: use a model for volumes"
+        remedy = "this is a volume: open it with wsiseg.open_volume"
     raise UnsupportedFormatError(
         f"{path.name}: needed a DICOM whole-slide image, found {found}; {remedy}", path=path
     )

@@ -2,7 +2,6 @@
 
 import logging
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from wsidicom import errors as wsidicom_errors
 from wsidicom.file import WsiDicomFileSource  # type: ignore[import-untyped]
 
 from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
-from wsiseg.source._dicom_files import DicomFile, slide_files
+from wsiseg.source._dicom_files import PYDICOM_SETTINGS, DicomFile, slide_files
 
 __all__ = ["READ_ERRORS", "DicomSeries", "open_series"]
 
@@ -41,9 +40,6 @@ READ_ERRORS: tuple[type[Exception], ...] = (
     ),
 )
 """What malformed files make pydicom, the codecs and wsidicom raise; the last has no root error."""
-
-_OPENING = threading.Lock()
-"""pydicom's validation mode and the filters of a logger belong to the whole process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,7 @@ def open_series(path: Path) -> DicomSeries:
         strict_tile_size_check=False, decoded_frame_cache_size=0, encoded_frame_cache_size=0
     )
     # Values longer than the standard allows are common and harmless.
-    with _OPENING, disable_value_validation(), use_settings(settings), _logged() as errors:
+    with PYDICOM_SETTINGS, disable_value_validation(), use_settings(settings), _logged() as errors:
         files = slide_files(path)
         try:
             source = WsiDicomFileSource.open([file.path for file in files])

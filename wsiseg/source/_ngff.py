@@ -45,14 +45,22 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class _Orientation(_Part):
+    type: str = ""
+    value: str = ""
+
+
 class _Axis(_Part):
     name: str
     unit: str | None = None
+    orientation: _Orientation | None = None
+    """Where the axis grows to in the patient, such as `left-to-right` (RFC-4)."""
 
 
 class _Transformation(_Part):
     type: str
     scale: tuple[float, ...] | None = None
+    translation: tuple[float, ...] | None = None
 
 
 _Transformations = Annotated[
@@ -95,6 +103,44 @@ class Multiscale(_Part):
             return Spacing(tuple(um))
         except MissingSpacingError:  # absurd, such as 0
             return None
+
+    def place_mm(self, dataset: int) -> dict[str, tuple[float, float]] | None:
+        """Return step and centre of the first voxel in mm along z, y, x; `None` if not stated."""
+        steps = dict.fromkeys("zyx", 1.0)
+        starts = dict.fromkeys("zyx", 0.0)
+        is_scaled = False
+        for part in (*self.datasets[dataset].transformations, *self.transformations):
+            values = part.scale if part.type == "scale" else part.translation
+            if values is None or len(values) != len(self.axes):
+                return None
+            for name in "zyx":
+                value = values[self.axis_names.index(name)]
+                if part.type == "scale":
+                    steps[name] *= value
+                    starts[name] *= value
+                    is_scaled = True
+                else:
+                    starts[name] += value
+        units = {axis.name: UNIT_UM.get((axis.unit or "").lower()) for axis in self.axes}
+        found = {}
+        for name in "zyx":
+            unit = units[name]
+            if unit is None or not is_scaled:
+                return None
+            found[name] = (steps[name] * unit / 1000, starts[name] * unit / 1000)
+        return found
+
+    @property
+    def growth(self) -> dict[str, str]:
+        """Where axes grow to in the patient, such as `{"x": "R"}`, of those that say so."""
+        ends = {"right": "R", "left": "L", "anterior": "A", "posterior": "P", "superior": "S",
+                "inferior": "I"}  # fmt: skip
+        stated = {axis.name: axis.orientation for axis in self.axes if axis.orientation}
+        return {
+            name: ends[to]
+            for name, orientation in stated.items()
+            if (to := orientation.value.rpartition("-")[2]) in ends
+        }
 
 
 def read_multiscale(attributes: Mapping[str, Any], name: str) -> Multiscale | None:

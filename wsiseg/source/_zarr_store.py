@@ -1,20 +1,36 @@
 """Zarr hierarchies that nobody vouches for: damaged, cut short, or made to do harm."""
 
 import lzma
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import zarr
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from wsiseg.errors import SourceError
+from wsiseg.errors import SourceError, UnsupportedFormatError
 from wsiseg.source import remote
 
-__all__ = ["CODECS", "ZARR_ERRORS", "CheckedStore", "ChunkLimit", "codec_names", "open_store"]
+__all__ = [
+    "CODECS",
+    "ZARR_ERRORS",
+    "CheckedStore",
+    "ChunkLimit",
+    "check_array",
+    "codec_names",
+    "open_store",
+]
+
+MAX_BLOCK_BYTES = 512 << 20
+"""Metadata may ask for any chunk size; a larger one would be a mistake or an attack."""
+
+MAX_SHARD_CHUNKS = 1 << 22
+"""The index of a shard has 16 bytes for each of its chunks, and is read whole."""
 
 HEADER = 1 << 12
 """Bytes of a chunk that codecs may add, and of which the first tell its size."""
@@ -139,6 +155,53 @@ class ChunkLimit:
             claimed = _zstd_size(header)
         if claimed is not None and claimed > self.nbytes:
             raise ValueError(f"a chunk of {self.nbytes} bytes that claims {claimed}")
+
+
+def check_array(
+    array: zarr.Array[Any], path: str, name: str, block_bytes: int
+) -> ChunkLimit | None:
+    """Refuse an array whose codecs do more than decode, or whose blocks are too large.
+
+    Parameters
+    ----------
+    array, path, name
+        The array, where it lies in the hierarchy, and what messages call the image.
+    block_bytes
+        Unpacked bytes of the chunks that are read together.
+
+    Returns
+    -------
+    ChunkLimit or None
+        What a stored chunk may be; `None` where the array is sharded.
+
+    Raises
+    ------
+    UnsupportedFormatError
+        If a codec is unknown, or chunks or shards are too large.
+    """
+    metadata = array.metadata.to_dict()
+    if unknown := codec_names(metadata) - CODECS:
+        raise UnsupportedFormatError(
+            f"{name}: array {path!r} uses the codec {', '.join(sorted(unknown))}, needed "
+            f"{', '.join(sorted(CODECS))}; write it again with one of these"
+        )
+    if min(array.chunks) < 1 or block_bytes > MAX_BLOCK_BYTES:
+        raise UnsupportedFormatError(
+            f"{name}: array {path!r} has chunks {array.chunks}, needed 1 to "
+            f"{MAX_BLOCK_BYTES} bytes; write it again in smaller chunks"
+        )
+    per_shard = math.prod(
+        shard // chunk
+        for shard, chunk in zip(array.shards or array.chunks, array.chunks, strict=True)
+    )
+    if per_shard > MAX_SHARD_CHUNKS:
+        raise UnsupportedFormatError(
+            f"{name}: array {path!r} has {per_shard} chunks per shard, needed at most "
+            f"{MAX_SHARD_CHUNKS}; write it again in smaller shards"
+        )
+    if array.shards:
+        return None
+    return ChunkLimit.of(metadata, math.prod(array.chunks) * array.dtype.itemsize)
 
 
 def _zstd_size(header: bytes) -> int | None:

@@ -18,24 +18,12 @@ from wsiseg.source import remote
 from wsiseg.source._blocks import assemble, block_indices, level_at
 from wsiseg.source._cache import BlockCache
 from wsiseg.source._ngff import Multiscale, read_multiscale
-from wsiseg.source._zarr_store import (
-    CODECS,
-    ZARR_ERRORS,
-    ChunkLimit,
-    codec_names,
-    open_store,
-)
+from wsiseg.source._zarr_store import ZARR_ERRORS, ChunkLimit, check_array, open_store
 from wsiseg.source.base import Pixels, SlideMetadata
 
-__all__ = ["OmeZarrSource"]
+__all__ = ["OmeZarrSource", "find_image", "open_group"]
 
 CACHE_BYTES = 128 << 20
-
-MAX_BLOCK_BYTES = 512 << 20
-"""Metadata may ask for any chunk size; a larger one would be a mistake or an attack."""
-
-MAX_SHARD_CHUNKS = 1 << 22
-"""The index of a shard has 16 bytes for each of its chunks, and is read whole."""
 
 ASPECT_TOLERANCE = 0.02
 """Levels whose downsample differs by more between the axes do not show the same field."""
@@ -80,8 +68,8 @@ class OmeZarrSource:
         self._cache = BlockCache(CACHE_BYTES)
         self._closed = False
         with self._guard("the metadata"):
-            group = _open_group(self._store, self._name)
-            image, multiscale = _find_image(group, self._name)
+            group = open_group(self._store, self._name)
+            image, multiscale = find_image(group, self._name)
             layers = [
                 _Layer.open(image, data.path, multiscale.axis_names, self._name)
                 for data in multiscale.datasets
@@ -235,33 +223,14 @@ class _Layer:
         sizes = dict(zip(axes, array.shape, strict=True))
         chunks = dict(zip(axes, array.chunks, strict=True))
         _check_pixels(array, sizes, name)
-        metadata = array.metadata.to_dict()
-        if unknown := codec_names(metadata) - CODECS:
-            raise UnsupportedFormatError(
-                f"{name}: array {path!r} uses the codec {', '.join(sorted(unknown))}, needed "
-                f"{', '.join(sorted(CODECS))}; write it again with one of these"
-            )
         block_bytes = math.prod(max(sizes[a] if a == "c" else 1, chunks[a]) for a in axes)
-        if min(array.chunks) < 1 or block_bytes > MAX_BLOCK_BYTES:
-            raise UnsupportedFormatError(
-                f"{name}: array {path!r} has chunks {array.chunks}, needed 1 to "
-                f"{MAX_BLOCK_BYTES} bytes; write it again in smaller chunks"
-            )
-        per_shard = math.prod(
-            shard // chunk
-            for shard, chunk in zip(array.shards or array.chunks, array.chunks, strict=True)
-        )
-        if per_shard > MAX_SHARD_CHUNKS:
-            raise UnsupportedFormatError(
-                f"{name}: array {path!r} has {per_shard} chunks per shard, needed at most "
-                f"{MAX_SHARD_CHUNKS}; write it again in smaller shards"
-            )
+        limit = check_array(array, path, name, block_bytes)
         return cls(
             array=array,
             axes=axes,
             shape=(sizes["y"], sizes["x"]),
             chunk=(chunks["y"], chunks["x"]),
-            limit=None if array.shards else ChunkLimit.of(metadata, math.prod(array.chunks)),
+            limit=limit,
         )
 
     def read(self, row: int, column: int) -> Pixels:
@@ -280,7 +249,8 @@ class _Layer:
         return pixels
 
 
-def _open_group(store: Store, name: str) -> zarr.Group:
+def open_group(store: Store, name: str) -> zarr.Group:
+    """Return the root group of a store; refuse what is none."""
     try:
         return zarr.open_group(store, mode="r", use_consolidated=False)
     except FileNotFoundError as error:
@@ -297,10 +267,15 @@ def _open_group(store: Store, name: str) -> zarr.Group:
         ) from error
 
 
-def _find_image(group: zarr.Group, name: str) -> tuple[zarr.Group, Multiscale]:
-    """Return the group that holds the image, and its metadata."""
+def find_image(
+    group: zarr.Group, name: str, *, results: bool = False
+) -> tuple[zarr.Group, Multiscale]:
+    """Return the group that holds the image, and its metadata.
+
+    Results of wsiseg are refused unless `results` is true.
+    """
     attributes = _ome_attributes(group)
-    if "wsiseg" in group.attrs:
+    if "wsiseg" in group.attrs and not results:
         raise UnsupportedFormatError(
             f"{name}: needed a slide, found a heatmap or labels written by wsiseg; "
             "pass the slide they were made from",
@@ -339,8 +314,10 @@ def _check_pixels(array: zarr.Array[Any], sizes: Mapping[str, int], name: str) -
     single = all(sizes.get(axis, 1) == 1 for axis in "tz")
     if array.dtype != np.uint8 or sizes.get("c", 1) not in {1, 3} or not single:
         found = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
+        is_volume = sizes.get("z", 1) > 1
+        remedy = "open a volume with wsiseg.open_volume" if is_volume else "convert it to 8-bit RGB"
         raise UnsupportedFormatError(
             f"{name}: needed 8-bit RGB or grey (uint8, c = 1 or 3, t = z = 1), found "
-            f"{array.dtype}, {found}; convert it to 8-bit RGB",
+            f"{array.dtype}, {found}; {remedy}",
             path=name,
         )

@@ -158,11 +158,11 @@ def _detect(path: Path) -> Callable[[Path], PyramidSource]:
     """Return the reader for a file or folder by looking into it."""
     if path.is_dir():
         return _detect_folder(path)
-    if is_volume(path):
-        return _volume
     head = _head(path)
     if head[_DICOM_AT] == b"DICM":
         return _dicom
+    if is_volume(path):
+        return _volume
     from wsiseg.source.openslide import detect_vendor
 
     vendor = detect_vendor(path)

@@ -28,6 +28,7 @@ from wsiseg.source.naming import stem_of
 if TYPE_CHECKING:
     import dask.array
     import zarr
+    from matplotlib.figure import Figure
 
     from wsiseg.source.view import View
 
@@ -140,6 +141,11 @@ class Level:
     def __repr__(self) -> str:
         y, x = self.shape
         return f"<Level {self.index}: {x} x {y} px, downsample {max(self.downsample):.4g}>"
+
+    def _repr_html_(self) -> str:
+        from wsiseg.source.html import level_html
+
+        return level_html(self)
 
 
 @final
@@ -332,6 +338,14 @@ class Pyramid:
         if self.metadata.spacing is not None:
             size = " x ".join(f"{um:.4g}" for um in reversed(self.metadata.spacing.um)) + " µm/px"
         return f"<Pyramid {self.name}: {x} x {y} px, {len(self.levels)} levels, {size}>"
+
+    def plot(self, size: int = 1024) -> "Figure":
+        """Return a matplotlib figure of the whole slide, with a scale bar where that is known."""
+        from wsiseg.draw import plot_image
+
+        pixels, spacing = self.thumbnail(size), self.metadata.spacing
+        um = spacing.um[1] * self.shape[1] / pixels.shape[1] if spacing else None
+        return plot_image(pixels, um, title=self.name)
 
     def _repr_html_(self) -> str:
         from wsiseg.source.html import repr_html

@@ -23,9 +23,6 @@ MONAI_FLOOR = 1e-3
 NNUNET_TRUNCATE = 4.0
 """Standard deviations at which SciPy's Gaussian filter ends."""
 
-NNUNET_FLOOR = float(np.finfo(np.float16).smallest_subnormal) / 10
-"""Smallest weight in nnU-Net, whose maps are float16 with a maximum of 10, per largest weight."""
-
 
 def window_weights(window: tuple[int, ...], blend: Weighted) -> Values:
     """Return the weight of each pixel of a window, float32 of shape `window`, in (0, 1].
@@ -37,8 +34,8 @@ def window_weights(window: tuple[int, ...], blend: Weighted) -> Values:
     blend
         `gaussian` is centred on the window and separable, with sigma = window / 8 per axis.
         `gaussian-monai` is the same, with no weight below 0.001 (MONAI's importance map).
-        `gaussian-nnunet` is centred on pixel `window // 2`, ends after 4 sigma, and has no weight
-        below the smallest that float16 holds beside a maximum of 10 (nnU-Net v2).
+        `gaussian-nnunet` is centred on pixel `window // 2` and ends after 4 sigma (nnU-Net v2),
+        without the rounding to float16 that it has there.
 
     Notes
     -----
@@ -58,8 +55,6 @@ def window_weights(window: tuple[int, ...], blend: Weighted) -> Values:
         weights = np.multiply.outer(weights, along(size))
     if blend == "gaussian-monai":
         np.maximum(weights, max(float(weights.min()), MONAI_FLOOR), out=weights)
-    if blend == "gaussian-nnunet":
-        np.maximum(weights, NNUNET_FLOOR, out=weights)
     return weights.astype(np.float32)
 
 
@@ -70,7 +65,8 @@ def _centred(size: int) -> NDArray[np.float64]:
 def _off_centre(size: int) -> NDArray[np.float64]:
     distance = np.arange(size) - size // 2
     reach = math.floor(NNUNET_TRUNCATE * SIGMA_PER_PIXEL * size + 0.5)
-    return _gaussian(distance, size) * (np.abs(distance) <= reach)
+    weights: NDArray[np.float64] = _gaussian(distance, size) * (np.abs(distance) <= reach)
+    return weights
 
 
 def _gaussian(distance: NDArray[np.floating | np.integer], size: int) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from wsiseg.stitch.store import (
     read_placement,
     readable,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["HeatmapStore"]
 
@@ -132,3 +135,18 @@ class HeatmapStore:
         """Return bool `box.shape`: pixels with data; false outside."""
         covered: NDArray[np.bool_] = read_codes(self.codes, box).astype(np.bool_).max(axis=0)
         return covered
+
+    def plot(self, channel: str | int | None = None, *, size: int = 1024) -> "Figure":
+        """Return a matplotlib figure of one channel (default: the last), with a scale bar."""
+        from wsiseg.stitch.picture import plot_heatmap
+
+        return plot_heatmap(self, channel, size=size)
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        return f"<HeatmapStore {self.path.name}: {size}, {', '.join(self.channels)}>"
+
+    def _repr_html_(self) -> str:
+        from wsiseg.stitch.picture import heatmap_html
+
+        return heatmap_html(self)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsiseg.errors import HeatmapError
 from wsiseg.geometry import Box
@@ -18,6 +18,9 @@ from wsiseg.stitch.store import (
     read_placement,
     readable,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["LabelClass", "LabelStore"]
 
@@ -121,3 +124,18 @@ class LabelStore:
     def read(self, box: Box) -> Codes:
         """Return labels, uint8 `box.shape`; 0 outside."""
         return read_codes(self.labels, box)
+
+    def plot(self, *, size: int = 1024) -> "Figure":
+        """Return a matplotlib figure of the classes, with legend and scale bar."""
+        from wsiseg.stitch.picture import plot_labels
+
+        return plot_labels(self, size=size)
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        return f"<LabelStore {self.path.name}: {size}, {', '.join(self.names)}>"
+
+    def _repr_html_(self) -> str:
+        from wsiseg.stitch.picture import labels_html
+
+        return labels_html(self)

@@ -12,7 +12,7 @@ import numpy as np
 from wsiseg.errors import EmptyTissueWarning, TissueError
 from wsiseg.geometry import Box, Spacing
 from wsiseg.options import DETECTORS, TissueOptions
-from wsiseg.resample import area, target_shape
+from wsiseg.resample import target_shape
 from wsiseg.source.base import Pixels
 from wsiseg.tissue.clean import close_gaps, drop_specks, fill_holes
 from wsiseg.tissue.detectors import ColorDetector, Everything, SaturationDetector, TissueDetector
@@ -188,7 +188,12 @@ def _read_all(view: "View") -> Pixels:
 
 def _shrunk(pixels: Pixels) -> Pixels:
     """Return the picture for overviews: reading the slide again would decode it twice."""
+    import cv2
+
     shape = pixels.shape[:2]
-    ratio = (max(1.0, max(shape) / PICTURE_SIDE),) * 2
-    target = Box.of_shape(target_shape(shape, ratio))
-    return area(pixels, Box.of_shape(shape), target, ratio, shape)
+    ratio = max(1.0, max(shape) / PICTURE_SIDE)
+    if ratio == 1:
+        return pixels
+    size = target_shape(shape, (ratio, ratio))[::-1]
+    # OpenCV's mean over parts of pixels: `area` would load SciPy, some 20 MB.
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

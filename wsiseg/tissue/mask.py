@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +12,13 @@ from wsiseg.geometry import Spacing
 from wsiseg.grid import Grid
 from wsiseg.source.base import Pixels
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = ["TissueMask"]
+
+THUMBNAIL = 320
+"""Longest side in a notebook, about."""
 
 ROWS_AT_ONCE = 64
 """Rows of tiles whose tissue is counted together, as floats."""
@@ -90,6 +97,37 @@ class TissueMask:
         """Area of the tissue in mm²."""
         l0_um2 = self.spacing.area_um2 / math.prod(self.downsample)
         return self.share * math.prod(self.level0_shape) * l0_um2 * 1e-6
+
+    def overlay(self) -> Pixels:
+        """Return a picture, uint8 (h, w, 3): the slide with its tissue, or tissue dark on white."""
+        tissue = np.repeat(self.mask[..., None], 3, axis=-1)
+        if self.picture is None:
+            return np.where(tissue, np.uint8(90), np.uint8(255))
+        height, width = self.picture.shape[:2]
+        rows = np.arange(height) * self.mask.shape[0] // height
+        columns = np.arange(width) * self.mask.shape[1] // width
+        faint = self.picture // 4 + 191
+        return np.where(tissue[rows[:, None], columns], self.picture, faint)
+
+    def plot(self) -> "Figure":
+        """Return a matplotlib figure: what is no tissue is faint."""
+        from wsiseg.draw import plot_image
+
+        pixels = self.overlay()
+        um = self.spacing.um[1] * self.mask.shape[1] / pixels.shape[1]
+        return plot_image(pixels, um, title=f"tissue: {self.area_mm2:.3g} mm²")
+
+    def __repr__(self) -> str:
+        return f"<TissueMask {self.area_mm2:.3g} mm², {self.share:.1%} of the slide>"
+
+    def _repr_html_(self) -> str:
+        from wsiseg.draw.notebook import data_image, panel
+
+        pixels = self.overlay()
+        step = max(1, max(pixels.shape) // THUMBNAIL)
+        picture = data_image(np.ascontiguousarray(pixels[::step, ::step]), "tissue")
+        told = f"{self.area_mm2:.3g} mm², {self.share:.1%} of the slide"
+        return panel("Tissue", told, picture=picture)
 
     def fraction(self, l0_boxes: ArrayLike) -> NDArray[np.float32]:
         """Return the share of each box that is tissue.

@@ -6,6 +6,7 @@
     mapping = {Tumor = "tumour"}                # names in the label files -> classes
     ignore = ["Artefact"]                       # neither learned from nor scored
     within = ["Region*"]                        # only inside these is everything annotated
+    priority = ["background", "tumour"]         # where areas overlap, the later one counts
     allow_empty = true                          # a file without outlines: nothing to find
 
     [[slides]]
@@ -27,13 +28,13 @@ import json
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wsiseg.annotations.labels import Labels, check_label_rules, open_labels
 from wsiseg.engine import fingerprint
-from wsiseg.errors import LabelError, TrainingError
+from wsiseg.errors import LabelError, MissingSpacingError, TrainingError
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
 
@@ -55,6 +56,9 @@ class LabelRules:
     mapping: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
+    priority: tuple[str, ...] = ()
+    """All classes, lowest first; none: in the order of `classes`."""
+
     allow_empty: bool = False
     """Annotations without any object say that there is nothing to find."""
 
@@ -77,8 +81,23 @@ class SlideEntry:
         return self.slide.name
 
     def open(self) -> Pyramid:
-        """Open the slide."""
-        return open_slide(self.slide, mpp=self.mpp)
+        """Open the slide.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read, or its pixel size stands neither in it nor here.
+        """
+        try:
+            pyramid = open_slide(self.slide, mpp=self.mpp)
+            pyramid.spacing  # noqa: B018 - asked for here, where the remedy is known
+        except MissingSpacingError as error:
+            raise MissingSpacingError(
+                f"{self.name}: no usable pixel size in the file; say it in the data set, for "
+                "example mpp = 0.25 beside slide",
+                path=self.slide,
+            ) from error
+        return pyramid
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +147,7 @@ class Dataset:
             mapping=rules.mapping,
             ignore=rules.ignore,
             within=rules.within,
+            priority=rules.priority,
             allow_empty=rules.allow_empty,
         )
 
@@ -147,6 +167,7 @@ class Dataset:
         ]
         rules: list[Any] = [dict(self.rules.mapping), self.rules.ignore, self.rules.within]
         rules += [True] * self.rules.allow_empty
+        rules += [self.rules.priority] * bool(self.rules.priority)
         text = json.dumps([self.classes, rules, sorted(said, key=str)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -154,7 +175,11 @@ class Dataset:
         rules = self.rules
         try:
             check_label_rules(
-                self.classes, mapping=rules.mapping, ignore=rules.ignore, within=rules.within
+                self.classes,
+                mapping=rules.mapping,
+                ignore=rules.ignore,
+                within=rules.within,
+                priority=rules.priority,
             )
         except LabelError as error:
             raise TrainingError(f"{self.path}: labels: {error}") from error
@@ -192,6 +217,11 @@ def read_dataset(
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: cannot be read: {error}; check the path") from error
     if path.suffix.lower() == ".csv":
+        if not classes:
+            raise TrainingError(
+                f"{path}: a CSV cannot say which classes there are; name the config.toml it is of "
+                "instead, or name them: --classes 'background, Tumor'"
+            )
         return Dataset(
             path, tuple(classes), tuple(_entries(path, _rows(path, text))), _rules(path, labels)
         )
@@ -217,15 +247,17 @@ def _rules(path: Path, content: object) -> LabelRules:
     rules = {} if content is None else content
     if not isinstance(rules, dict) or not isinstance(rules.get("mapping", {}), dict):
         raise TrainingError(f"{path}: labels: needed a table with a table mapping, found {rules!r}")
-    _refuse_unknown(path, rules, {"mapping", "ignore", "within", "allow_empty"}, "labels.")
+    _refuse_unknown(path, rules, {item.name for item in fields(LabelRules)}, "labels.")
     allow_empty = rules.get("allow_empty", False)
     if not isinstance(allow_empty, bool):
         raise TrainingError(
             f"{path}: labels.allow_empty: needed true or false, found {allow_empty!r}"
         )
     mapping = {str(name): str(meant) for name, meant in rules.get("mapping", {}).items()}
-    ignore, within = (_names(path, rules, key) for key in ("ignore", "within"))
-    return LabelRules(mapping, ignore, within, allow_empty)
+    ignore, within, priority = (
+        _names(path, rules, key) for key in ("ignore", "within", "priority")
+    )
+    return LabelRules(mapping, ignore, within, priority, allow_empty)
 
 
 def _names(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from wsiseg.engine.inputs import Input, SlideInput
 from wsiseg.errors import TrainingError
 from wsiseg.geometry import Box
 from wsiseg.machine import peak_memory, usable_cores
-from wsiseg.model import networks
 from wsiseg.model.card import StageSpec
+from wsiseg.train.build import build_network
 from wsiseg.train.config import TrainConfig, read_config
 from wsiseg.train.lesson import (
     LabelledSlide,
@@ -33,6 +34,8 @@ from wsiseg.train.train import choose_device
 __all__ = ["StageEstimate", "TrainingPlan", "plan_training"]
 
 TIMED_STEPS = 3
+SHOWN_LEAVES = 16
+"""As many lines of a plan say what a stage may draw from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,17 @@ class TrainingPlan:
                 f"  {stage.stage}: {stage.parameters:,} parameters, {stage.trainings} x "
                 f"{stage.steps} steps, {stage.patches:,} patches each, about {stage.seconds:.0f} s"
             )
-            lines += [f"    {leaf}: {count:,} places" for leaf, count in stage.places.items()]
+            lines += _leaf_lines(stage.places)
         return "\n".join(lines)
+
+
+def _leaf_lines(places: Mapping[str, int]) -> list[str]:
+    shown = dict(islice(places.items(), SHOWN_LEAVES))
+    lines = [f"    {leaf}: {count:,} places" for leaf, count in shown.items()]
+    if rest := len(places) - len(shown):
+        count = sum(places.values()) - sum(shown.values())
+        lines.append(f"    and {rest:,} more with {count:,} places; --json lists them")
+    return lines
 
 
 def plan_training(
@@ -122,12 +134,7 @@ def _estimate(
 ) -> StageEstimate:
     recipe = config.recipes[stage.name]
     lesson = stage_lesson(config.card, stage, recipe, slides, (), _stand_ins, resources=resources)
-    network = networks.build(
-        stage.weights.architecture,
-        channels=tuple(len(spec.channels) for spec in stage.inputs),
-        classes=len(config.card.classes),
-        arguments=stage.weights.arguments,
-    ).to(resources.device)
+    network = build_network(config.card, stage).to(resources.device)
     per_step = _time_step(lesson, network) * recipe.fit.accumulate
     read_later = any(i.source == stage.output.name for s in config.card.stages for i in s.inputs)
     leaves = lesson.sampler.leaves
@@ -157,7 +164,9 @@ def _time_step(lesson: StageLesson, network: nn.Module) -> float:
             _wait_for(device)
             started = time.perf_counter()
         inputs, labels = lesson.tensors(batch, number)
-        torch.autograd.backward(lesson.loss(network(*inputs), labels, inputs))
+        with torch.autocast(device.type, torch.bfloat16, enabled=lesson.recipe.fit.amp):
+            outputs = network(*inputs)
+        torch.autograd.backward(lesson.loss(outputs, labels, inputs))
     _wait_for(device)
     return (time.perf_counter() - started) / TIMED_STEPS
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations.labels import IGNORE, class_values, open_labels
 from wsiseg.annotations.read_drawing import read_areas, read_points
-from wsiseg.errors import AnnotationError, UsageError
+from wsiseg.errors import AnnotationError, SpacingUnavailableError, UsageError
 from wsiseg.evaluate import Case, Evaluation, EvaluationOptions, evaluate, read_heatmap, slide_case
 from wsiseg.evaluate.case import Objects, Pair, PointSet, ReadProbabilities
 from wsiseg.source import Pyramid, View
 from wsiseg.source.naming import stem_of
 from wsiseg.stitch import HeatmapStore
 from wsiseg.train.dataset import Dataset, SlideEntry, Split
+from wsiseg.train.known import KnownArea, known_area
 
 __all__ = ["Compared", "evaluate_dataset", "find_prediction"]
 
@@ -124,11 +125,12 @@ def _case(
         drawn = find_prediction(predictions, entry, drawn=True)
         # A program that finds nothing writes an empty file; a person's is mostly a mistake.
         sides = ((drawn, True), (entry.labels, dataset.rules.allow_empty))
+        known = known_area(entry.labels, slide, dataset)
         if "objects" in compared:
-            both = (_objects(path, slide, dataset, allow_empty=e) for path, e in sides)
+            both = (_objects(path, slide, dataset, known, allow_empty=e) for path, e in sides)
             case = replace(case, objects=Pair(*both))
         if "points" in compared:
-            marks = (_points(path, slide, dataset, allow_empty=e) for path, e in sides)
+            marks = (_points(path, slide, dataset, known, allow_empty=e) for path, e in sides)
             case = replace(case, points=Pair(*marks))
     return case
 
@@ -136,9 +138,20 @@ def _case(
 def _mask_case(
     dataset: Dataset, entry: SlideEntry, slide: Pyramid, prediction: Path, spacing_um: float
 ) -> Case:
-    view = slide.at(spacing_um)
+    try:
+        view = slide.at(spacing_um)
+    except SpacingUnavailableError as error:
+        raise UsageError(
+            f"{slide.name}: cannot be compared at {spacing_um:g} µm: its pixels have "
+            f"{max(slide.spacing.um):g} µm; give that or more as --spacing"
+        ) from error
     predicted = open_labels(
-        prediction, slide, dataset.classes, mapping=dataset.rules.mapping, allow_empty=True
+        prediction,
+        slide,
+        dataset.classes,
+        mapping=dataset.rules.mapping,
+        priority=dataset.rules.priority,
+        allow_empty=True,
     )
     people = [
         replace(entry, labels=dataset.path.parent / labels)
@@ -157,27 +170,36 @@ def _mask_case(
     )
 
 
-def _objects(path: Path, slide: Pyramid, dataset: Dataset, *, allow_empty: bool) -> Objects:
-    """Return the areas of a file that have a class, in level-0 pixels."""
+def _objects(
+    path: Path, slide: Pyramid, dataset: Dataset, known: KnownArea, *, allow_empty: bool
+) -> Objects:
+    """Return the areas of a file that have a class and lie where it is known, level-0 pixels."""
     areas = read_areas(path, slide, allow_empty=allow_empty)
     index = _class_index(path, areas.names, dataset)
-    known = index > 0
-    return Objects(areas.geometries[known], index[known])
+    kept = index > 0
+    kept[kept] = known.holds(_middles(areas.geometries[kept]))
+    return Objects(areas.geometries[kept], index[kept])
 
 
-def _points(path: Path, slide: Pyramid, dataset: Dataset, *, allow_empty: bool) -> PointSet:
+def _points(
+    path: Path, slide: Pyramid, dataset: Dataset, known: KnownArea, *, allow_empty: bool
+) -> PointSet:
     """Return the points of a file that have a class; the middle of areas where it has none."""
     try:
         points = read_points(path, slide, allow_empty=allow_empty)
         places, names = points.yx, points.names
     except AnnotationError:
         areas = read_areas(path, slide)
-        middle = shapely.point_on_surface(areas.geometries)
-        places = np.stack([shapely.get_y(middle), shapely.get_x(middle)], axis=1)
-        names = areas.names
+        places, names = _middles(areas.geometries), areas.names
     index = _class_index(path, names, dataset)
-    known = index > 0
-    return PointSet(places[known] * np.array(slide.spacing.um), index[known])
+    kept = (index > 0) & known.holds(places)
+    return PointSet(places[kept] * np.array(slide.spacing.um), index[kept])
+
+
+def _middles(areas: NDArray[np.object_]) -> NDArray[np.float64]:
+    """Return a point inside each area, (n, 2) as (y, x)."""
+    middle = shapely.point_on_surface(areas)
+    return np.stack([shapely.get_y(middle), shapely.get_x(middle)], axis=1)
 
 
 def _class_index(path: Path, names: Sequence[str], dataset: Dataset) -> NDArray[np.int64]:

@@ -25,12 +25,13 @@ from wsiseg.engine import fingerprint
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import Input, connect
 from wsiseg.errors import TrainingError
-from wsiseg.model import load_model, networks, write_package
+from wsiseg.model import load_model, write_package
 from wsiseg.model.card import ModelCard, StageSpec
 from wsiseg.options import RunOptions, SegmentOptions
 from wsiseg.pipeline import segment
 from wsiseg.stitch import HeatmapStore
 from wsiseg.train.blocks import BlockwiseHeatmap, outside_block
+from wsiseg.train.build import build_network
 from wsiseg.train.config import TrainConfig
 from wsiseg.train.lesson import (
     Allowed,
@@ -148,12 +149,7 @@ def _train_stage(
     recipe = run.config.recipes[stage.name]
     torch.set_num_threads(run.resources.workers)  # making heatmaps takes other numbers
     torch.manual_seed(recipe.fit.seed)
-    network = networks.build(
-        stage.weights.architecture,
-        channels=tuple(len(spec.channels) for spec in stage.inputs),
-        classes=len(run.card.classes),
-        arguments=stage.weights.arguments,
-    )
+    network = build_network(run.card, stage)
     lesson = stage_lesson(
         run.card,
         stage,

@@ -56,9 +56,7 @@ def _body(scan: Scan, threshold: float) -> Box | None:
     return Box(start, stop).clip(scan.shape)
 
 
-def body_blocks(
-    scan: Scan, threshold: float, blocks: Sequence[int]
-) -> NDArray[np.bool_] | None:
+def body_blocks(scan: Scan, threshold: float, blocks: Sequence[int]) -> NDArray[np.bool_] | None:
     """Return the blocks of the largest piece above a threshold, bool; `None` where there is none.
 
     A block counts where any of its voxels does, so that nothing of the body is left out.

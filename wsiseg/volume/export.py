@@ -153,7 +153,7 @@ class FusedExport:
         Tells whether a plane of the whole scan is to be made; the others are left out.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where from, where to, and by what rule
         self,
         maps: Sequence[AxisMap],
         orders: Sequence[Literal[0, 1]],
@@ -167,9 +167,7 @@ class FusedExport:
         probabilities: Callable[[int, Planes], None] | None = None,
         wanted: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        self._low, self._high, self._share = bracket(
-            maps[0], 0, maps[0].target, order=orders[0]
-        )
+        self._low, self._high, self._share = bracket(maps[0], 0, maps[0].target, order=orders[0])
         self._down, self._across = (_matrix(maps[a], orders[a]) for a in (1, 2))
         self._channels = channels
         self._box, self._whole = box, tuple(whole)

@@ -43,17 +43,19 @@ class Intensity:
 
     def __call__(self, values: Values) -> Values:
         """Return values `(..., channel)` after the step."""
-        found = np.clip(values, np.float32(self.low), np.float32(self.high))
-        found *= np.float32(self.scale)
-        found += np.float32(self.offset)
+        low, high, scale, offset = (
+            np.asarray(numbers, np.float32)
+            for numbers in (self.low, self.high, self.scale, self.offset)
+        )
+        found: Values = np.clip(values, low, high)
+        found *= scale
+        found += offset
         if self.region == "nonzero":
             found[values == 0] = 0
         return found
 
 
-def measured_steps(
-    steps: Sequence[Step], channels: int, slabs: Slabs
-) -> tuple[Intensity, ...]:
+def measured_steps(steps: Sequence[Step], channels: int, slabs: Slabs) -> tuple[Intensity, ...]:
     """Return the steps with the numbers that they take from the scan.
 
     Parameters
@@ -75,15 +77,19 @@ def measured_steps(
 
     def so_far() -> Iterable[Values]:
         for values in slabs():
-            for step in known:
-                values = step(values)
-            yield values
+            yield _after(known, values)
 
     for step in steps:
         if isinstance(step, N4Step):
             continue  # done before, on the whole scan
         known.append(_measured(step, channels, so_far))
     return tuple(known)
+
+
+def _after(steps: Iterable[Intensity], values: Values) -> Values:
+    for step in steps:
+        values = step(values)
+    return values
 
 
 def _measured(step: Step, channels: int, slabs: Slabs) -> Intensity:
@@ -183,8 +189,9 @@ def _percentiles(
     for values in slabs():
         for c in range(channels):
             keys = _keys(_chosen(values, c, region))
-            for b, counts in lower[c].items():
-                counts += np.bincount(keys[keys >> 16 == b] & (KEYS - 1), minlength=KEYS)
+            for b in lower[c]:
+                mine = keys[keys >> 16 == b] & (KEYS - 1)
+                lower[c][b] += np.bincount(mine, minlength=KEYS)
     found = []
     for c in range(channels):
         before = np.concatenate([[0], np.cumsum(upper[c])])

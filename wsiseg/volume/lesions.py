@@ -55,6 +55,9 @@ class Lesion:
     surface_mm2: float
     """Of the mesh of marching cubes."""
 
+    axes_mm: tuple[tuple[float, ...], ...]
+    """Both ends of the long and of the short axis, world (x, y, z)."""
+
     centroid_mm: tuple[float, float, float]
     """Mean of the voxels, world x, y, z (RAS)."""
 
@@ -197,6 +200,7 @@ def measure_lesion(
         feret_mm=feret_mm(mask, here),
         equivalent_diameter_mm=float((6 * volume / np.pi) ** (1 / 3)),
         surface_mm2=surface_of(mask, here).area_mm2,
+        axes_mm=tuple(tuple(point) for point in axes.ends.tolist()),
         centroid_mm=(at[0], at[1], at[2]),
         centroid_voxel=tuple(float(c + s) for c, s in zip(centre, box.start, strict=True)),  # type: ignore[arg-type]  # three
         left_percent=100 * float(left) / len(indices),

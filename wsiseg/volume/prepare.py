@@ -1,7 +1,8 @@
-"""From a scan to what a network reads: normalised, resampled, in a file of its own, slab by slab."""
+"""From a scan to what a network reads: normalised and resampled, slab by slab, into a file."""
 
 import math
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class WorkFile:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this
+            weakref.finalize(self, self._file.close)
             self._file.truncate(math.prod(shape) * self.dtype.itemsize)
         except OSError as error:
             raise unwritable(error, folder) from error
@@ -154,9 +156,7 @@ def _after(steps: Iterable[Intensity], values: Values) -> Values:
     return values
 
 
-def _resampled(
-    scan: Scan, grid: InputGrid, steps: Sequence[Intensity], folder: Path
-) -> WorkFile:
+def _resampled(scan: Scan, grid: InputGrid, steps: Sequence[Intensity], folder: Path) -> WorkFile:
     """Resample along the last two axes slab by slab, then along the first, part by part.
 
     Splines overshoot, so cubic ones are clipped to the range of what they came from: that of the
@@ -190,9 +190,7 @@ def _middle_shape(scan: Scan, grid: InputGrid) -> Iterator[int]:
         yield scan.shape[axis] if axis == grid.separate else grid.shape[axis]
 
 
-def _across(
-    first: WorkFile, grid: InputGrid, limits: "_Limits | None", folder: Path
-) -> WorkFile:
+def _across(first: WorkFile, grid: InputGrid, limits: "_Limits | None", folder: Path) -> WorkFile:
     """Resample along the first axis, and then along the separate one."""
     separate, channels = grid.separate, first.shape[3]
     out = WorkFile((*grid.shape, channels), folder)
@@ -236,5 +234,6 @@ class _Limits:
             shape = [1, 1, 1, values.shape[3]]
             shape[self._axis] = values.shape[self._axis]
             mine = slice(start, start + values.shape[self._axis])
-            low, high = low[mine].reshape(shape), high[mine].reshape(shape)
+            np.clip(values, low[mine].reshape(shape), high[mine].reshape(shape), out=values)
+            return
         np.clip(values, low, high, out=values)

@@ -16,9 +16,6 @@ __all__ = ["EDGES_MM", "Shell", "distance_mm", "peritumoral_shells"]
 
 EDGES_MM = (0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0)
 
-SKEW = 1e-3
-"""Cosine between axes from which an affine counts as sheared."""
-
 
 @dataclass(frozen=True, slots=True)
 class Shell:
@@ -44,9 +41,9 @@ def peritumoral_shells(
 ) -> tuple[Shell, ...]:
     """Return the shells around a lesion.
 
-    A voxel belongs to the shell in which the distance of its centre to the nearest centre of the
-    lesion falls: above the inner edge, up to the outer one. Memory: the box around the lesion,
-    grown by the largest distance.
+    A voxel belongs to the shell in which the distance of its centre to the surface of the lesion
+    falls: above the inner edge, up to the outer one. Shells thinner than voxels may be empty.
+    Memory: the box around the lesion, grown by the largest distance.
 
     Parameters
     ----------
@@ -77,7 +74,7 @@ def peritumoral_shells(
     around = box.grow(margin).clip(shape)
     grown = np.zeros(around.shape, bool)
     grown[box.relative_to(around).slices()] = mask
-    away = distance_mm(grown, affine)
+    away = distance_mm(grown, affine, farthest=edges[-1] + 1e-6)
     allowed = ~grown
     if within is not None:
         allowed &= np.asarray(within[around.slices()]) != 0
@@ -91,23 +88,27 @@ def peritumoral_shells(
     return tuple(shells)
 
 
-def distance_mm(mask: NDArray[np.bool_], affine: Affine) -> NDArray[np.float32]:
-    """Return the distance of every voxel's centre to the nearest centre in the mask, in mm.
+def distance_mm(
+    mask: NDArray[np.bool_], affine: Affine, *, farthest: float = float("inf")
+) -> NDArray[np.float32]:
+    """Return the distance of every voxel's centre to the surface of the mask, in mm.
 
-    Exact for sheared axes, too, which take longer.
+    The surface is that of the diameters: the middles of the faces that look outwards. 0 inside;
+    infinite above `farthest`. Right for sheared axes, too.
     """
-    steps = np.array(affine.columns)
-    lengths = np.linalg.norm(steps, axis=1)
-    cosines = steps @ steps.T / np.outer(lengths, lengths)
-    if np.abs(cosines - np.eye(3)).max() <= SKEW:
-        from scipy import ndimage
-
-        return np.asarray(ndimage.distance_transform_edt(~mask, sampling=lengths), np.float32)
     from scipy.spatial import KDTree
 
-    tree = KDTree(affine.world(np.argwhere(mask)))
+    faces = []
+    grown = np.pad(mask, 1)
+    for axis in range(3):
+        lines = np.moveaxis(grown, axis, 0)
+        places = np.argwhere(lines[1:] != lines[:-1]).astype(np.float64)
+        places[:, 0] += 0.5  # between two voxels
+        faces.append(np.insert(places[:, 1:], axis, places[:, 0], axis=1) - 1)
+    tree = KDTree(affine.world(np.concatenate(faces)))
     away = np.zeros(mask.shape, np.float32)
-    away[~mask] = tree.query(affine.world(np.argwhere(~mask)))[0]
+    outside = affine.world(np.argwhere(~mask))
+    away[~mask] = tree.query(outside, distance_upper_bound=farthest)[0]
     return away
 
 
