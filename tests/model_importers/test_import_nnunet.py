@@ -31,7 +31,7 @@ def test_a_result_folder_becomes_a_package(tmp_path: Path) -> None:
     assert (spec.patch, spec.spacing_um) == ((8, 16, 16), (2000.0, 1000.0, 1000.0))
     assert spec.resample is not None
     assert spec.resample.model_dump() == {
-        "order": 3, "convention": "extent", "separate_z_over": 3.0, "order_z": 0,
+        "order": 3, "convention": "extent", "separate_z_over": 3.0, "order_z": 0, "keep": (),
     }  # fmt: skip
     assert [step.model_dump() for step in spec.steps] == [
         {"name": "clip", "low": -120.0, "high": 240.0},
@@ -156,8 +156,10 @@ def test_a_configuration_of_slices(tmp_path: Path) -> None:
     stage = add(result).stages[0]
     assert (stage.inputs[0].patch, stage.inputs[0].spacing_um) == (
         (1, 16, 16),
-        (None, 1000.0, 1000.0),
+        (2000.0, 1000.0, 1000.0),
     )
+    assert stage.inputs[0].resample is not None
+    assert stage.inputs[0].resample.keep == (0,)
     assert stage.mirror_axes == (1, 2)
     assert stage.windows is not None
     assert stage.windows.overlap == (0.0, 0.5, 0.5)

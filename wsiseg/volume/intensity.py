@@ -141,6 +141,8 @@ def _window(
 def _chosen(values: Values, channel: int, region: Region) -> Values:
     """Return the values of a channel that count, one-dimensional."""
     found = values[..., channel].reshape(-1)
+    if region == "mask":  # what lies outside is no number
+        return found[~np.isnan(found)]
     return found[found != 0] if region == "nonzero" else found
 
 

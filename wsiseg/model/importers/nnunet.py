@@ -193,7 +193,7 @@ def _stage(one: _Trained, *, output: str, previous: bool) -> dict[str, Any]:
     patch = [int(n) for n in configuration.need("patch_size")]
     flat = len(patch) == 2  # every slice on its own, as thick as it is
     patch = [1, *patch] if flat else patch
-    spacing = _spacing(configuration, flat=flat)
+    spacing = _spacing(one, flat=flat)
     inputs = _inputs(one, patch, spacing)
     if previous:
         foreground = list(one.plans.labels().names[1:])
@@ -222,12 +222,14 @@ def _stage(one: _Trained, *, output: str, previous: bool) -> dict[str, Any]:
     }
 
 
-def _spacing(configuration: Configuration, *, flat: bool) -> list[float | None]:
-    spacing: list[float | None] = [float(mm) * MM for mm in configuration.need("spacing")]
-    return [None, *spacing] if flat else spacing
+def _spacing(one: _Trained, *, flat: bool) -> list[float]:
+    """Return µm; of slices the median of training, which is not resampled to."""
+    spacing = [float(mm) * MM for mm in one.configuration.need("spacing")]
+    median = one.plans.plans.get("original_median_spacing_after_transp") or [1.0]
+    return [float(median[0]) * MM, *spacing] if flat else spacing
 
 
-def _inputs(one: _Trained, patch: list[int], spacing: list[float | None]) -> list[dict[str, Any]]:
+def _inputs(one: _Trained, patch: list[int], spacing: list[float]) -> list[dict[str, Any]]:
     """Return an input for all channels, or one for each where their steps differ."""
     configuration, channels = one.configuration, one.plans.channels
     schemes = configuration.need("normalization_schemes")
@@ -242,7 +244,7 @@ def _inputs(one: _Trained, patch: list[int], spacing: list[float | None]) -> lis
         "from": "scan",
         "spacing_um": spacing,
         "patch": patch,
-        "resample": _resampling(configuration),
+        "resample": {**_resampling(configuration), "keep": [0] if patch[0] == 1 else []},
     }
     if all(each == steps[0] for each in steps):
         return [{**common, "channels": list(channels), "steps": steps[0]}]
