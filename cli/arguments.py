@@ -1,7 +1,7 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -18,6 +18,7 @@ from wsiseg.options import (
 __all__ = [
     "DEFAULT_TISSUE",
     "Again",
+    "AllowGap",
     "AsJson",
     "Batch",
     "Device",
@@ -38,9 +39,11 @@ __all__ = [
     "Recursive",
     "RunBy",
     "Scheduler",
+    "Series",
     "Slides",
     "SplitOver",
     "Threads",
+    "Tilt",
     "Timeout",
     "Tissue",
     "folder_options",
@@ -69,6 +72,20 @@ Mpp = Annotated[
 Reader = Annotated[
     str | None,
     typer.Option("--reader", help="Force tiff, openslide, omezarr, dicom or image."),
+]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        "--series", help="DICOM: series instance UID, or its end, of several in a folder."
+    ),
+]
+AllowGap = Annotated[
+    bool,
+    typer.Option("--allow-gap", help="DICOM: interpolate where slices are missing or uneven."),
+]
+Tilt = Annotated[
+    Literal["shear"] | None,
+    typer.Option("--tilt", help="DICOM: shear accepts a stack that leans (gantry tilt)."),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look into subfolders.")]
 Nested = Annotated[

@@ -20,8 +20,8 @@ Option = typer.Option
 To = Annotated[
     str,
     Option(
-        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, clam, geoparquet, coco, dicom-seg or "
-        "dicom-ann."
+        help="ro-crate, qupath, wsinfer, ome-tiff, ome-zarr, spatialdata, clam, geoparquet, coco, "
+        "dicom-seg or dicom-ann; of scans nifti, dicom-seg, rtstruct, stl, ply, obj or ome-zarr."
     ),
 ]
 As = Annotated[
@@ -54,7 +54,8 @@ Tile = Annotated[
 ]
 Version = Annotated[str, Option("--ngff", help="OME-Zarr 0.4 (QuPath reads it) or 0.5.")]
 SlideOption = Annotated[
-    Path | None, Option("--slide", help="Where the slide is, if it was moved; DICOM needs it.")
+    Path | None,
+    Option("--slide", help="Where slide or scan are, if moved; DICOM needs it."),
 ]
 License = Annotated[
     str, Option(help="Of the data of an RO-Crate: a URL, or an SPDX name such as CC-BY-4.0.")
@@ -91,10 +92,10 @@ def export(
 ) -> None:
     """Write finished results for QuPath and other programs, in OUT."""
     from wsiseg.exchange import ExportRequest, FinishedResult, export_result, find_results
-    from wsiseg.exchange.export import find_exporter
+    from wsiseg.exchange.export import check_format
     from wsiseg.exchange.request import MAX_BYTES
 
-    find_exporter(to)  # before anything is looked at
+    check_format(to)  # before anything is looked at
     if to == "ro-crate" and out is None:
         _describe(results, license, overwrite=overwrite, as_json=as_json)
         return

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -45,6 +45,9 @@ from wsiseg.options import EmbedOptions
 from wsiseg.source import Pyramid, as_pyramid
 from wsiseg.stitch import VectorStore, VectorWriter
 from wsiseg.tissue import TissueMask, find_tissue
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 __all__ = ["Embeddings", "embed", "require_parquet"]
 
@@ -124,6 +127,41 @@ class Embeddings:
             record = orjson.dumps(self.provenance(), option=orjson.OPT_INDENT_2)
             (folder / "run.json").write_bytes(record)
         return Path(out) / name
+
+    def to_anndata(self) -> "AnnData":
+        """Return the vectors as a table of tiles (needs the extra `notebook`).
+
+        Returns
+        -------
+        anndata.AnnData
+            `X`: float32 (n, length). `obs`: `x`, `y` (level-0 pixels of the tile's corner) and
+            `tissue`. `obsm["spatial"]`: the tiles' centres, x and y in level-0 pixels, as squidpy
+            and scanpy take them. `uns["wsiseg"]`: slide, model, tile and spacing.
+
+        Raises
+        ------
+        UsageError
+            If anndata is not installed.
+        """
+        try:
+            from anndata import AnnData
+        except ImportError as error:
+            raise UsageError("to_anndata: needs anndata; pip install 'wsiseg[notebook]'") from error
+        (stage,) = self.plan.stages
+        y0, x0, y1, x1 = np.asarray(self.store.coordinates[:]).T
+        return AnnData(
+            np.asarray(self.store.vectors[:]),
+            obs={"x": x0, "y": y0, "tissue": np.asarray(self.store.tissue[:])},
+            obsm={"spatial": np.stack([x0 + x1, y0 + y1], axis=1) / 2},
+            uns={
+                "wsiseg": {
+                    "slide": self.slide.name,
+                    "model": self.model.card.title,
+                    "patch": list(stage.patch),
+                    "spacing_um": list(stage.effective_um),
+                }
+            },
+        )
 
     def provenance(self) -> dict[str, Any]:
         """Return where the vectors come from: slide, model, options, machine, times."""

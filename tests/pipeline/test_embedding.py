@@ -176,6 +176,17 @@ def test_parquet_is_the_same_as_zarr(slide_path, model, tmp_path, monkeypatch):
     assert json.loads(table.schema.metadata[b"wsiseg"])["slide"] == "disc.tiff"
 
 
+def test_as_anndata_with_the_centres_of_the_tiles(found):
+    table = found.to_anndata()
+    boxes = found.store.coordinates[:]
+    np.testing.assert_array_equal(table.X, found.store.vectors[:])
+    np.testing.assert_array_equal(table.obs["x"], boxes[:, 1])
+    np.testing.assert_array_equal(table.obs["y"], boxes[:, 0])
+    centres = np.stack([boxes[:, [1, 3]].mean(axis=1), boxes[:, [0, 2]].mean(axis=1)], axis=1)
+    np.testing.assert_array_equal(table.obsm["spatial"], centres)
+    assert table.uns["wsiseg"]["slide"] == "disc.tiff"
+
+
 def test_an_earlier_run_is_replaced_and_nothing_else(found, model, slide_path, tmp_path):
     folder = found.write(tmp_path)
     other = wsiseg.embed(slide_path, model, options=EVERYTHING)

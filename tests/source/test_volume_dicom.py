@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel
@@ -524,3 +525,35 @@ def test_the_real_tilted_head_opens_on_request(data_dir: Path):
         assert np.allclose(z, [5.8360586, 157.7760586], atol=1e-4)
         first = nibabel.affines.voxel_sizes(volume.affine.to_nifti())
         assert first[:2] == pytest.approx(0.4882812)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of what it makes of them
+def test_changed_files_end_in_one_line(tmp_path: Path):
+    paths = write_series(tmp_path / "ct", VOXELS[:3], AXIAL)
+    multi = write_multiframe(tmp_path / "mr" / "a.dcm", VOXELS[:3], AXIAL)
+    for path in (paths[1], multi):
+        content = path.read_bytes()
+        for trial in range(60):
+            changed = bytearray(content)
+            if trial % 4 == 0:
+                del changed[int(RNG.integers(4, len(content))) :]
+            for at in RNG.integers(0, len(changed), 4):
+                changed[at] = RNG.integers(0, 256)
+            path.write_bytes(changed)
+            with suppress(errors.WsisegError), wsiseg.open_volume(path.parent) as volume:
+                whole(volume)
+
+
+@pytest.mark.parametrize("series", ["", SERIES])
+def test_reports_list_each_series_with_its_defects(tmp_path: Path, series: str):
+    from wsiseg.run import describe_scan
+
+    write_series(tmp_path / "a", VOXELS, AXIAL)
+    for path in write_series(tmp_path / "b", VOXELS, AXIAL, series="1.2.5", edit=leave_out(3)):
+        shutil.move(path, tmp_path / "a" / f"b-{path.name}")
+    records = describe_scan(str(tmp_path / "a"), series=series or None)
+    assert [bool(one["problems"]) for one in records] == ([False] if series else [False, True])
+    assert records[0]["shape"] == [10, 12, 8]
+    assert records[0]["spacing_mm"] == pytest.approx([0.7, 0.8, 2.0])
+    if not series:
+        assert records[1]["problems"][0]["error"] == "MissingSlicesError"

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,7 @@ from wsiseg.errors import (
     MissingSpacingError,
     SourceError,
     UnsupportedFormatError,
+    WsisegError,
 )
 from wsiseg.geometry import Affine, Box
 from wsiseg.source import VolumeSource
@@ -321,3 +323,18 @@ def test_real_files_are_what_nibabel_reads(data_dir: Path):
             ras = volume.oriented("RAS")
             assert np.array_equal(whole(ras)[..., 0], np.asanyarray(canonical.dataobj).T)
             assert np.allclose(ras.affine.to_nifti(), canonical.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_changed_headers_end_in_one_line(tmp_path: Path, name: str):
+    content = save(tmp_path / "a.nii", data_of("int16")).read_bytes()
+    for trial in range(200):
+        changed = bytearray(content)
+        if trial % 4 == 0:
+            del changed[int(RNG.integers(4, len(content))) :]
+        for at in RNG.integers(4, min(len(changed), 352), 3):
+            changed[at] = RNG.integers(0, 256)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(bytes(changed), 1) if name.endswith("gz") else changed)
+        with suppress(WsisegError), wsiseg.open_volume(path) as volume:
+            whole(volume)

@@ -100,9 +100,9 @@ def test_figures_have_a_scale_bar(result, name):
 
 
 def test_a_heatmap_is_drawn_at_its_place_and_nodata_is_paper(tmp_path):
-    values = np.zeros((1, 40, 60), np.uint8)
-    values[0, :20, :30] = 255
-    values[0, :20, 30:] = 1  # probability 0
+    values = np.zeros((40, 60, 1), np.uint8)
+    values[:20, :30] = 255
+    values[:20, 30:] = 1  # probability 0
     place = Placement((40, 60), Spacing((2.0, 2.0)), (4.0, 4.0))
     with HeatmapStore.create(tmp_path / "h.zarr", place, channels=["a"]) as writer:
         writer.write(Box.of_shape(place.shape), values)

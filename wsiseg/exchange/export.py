@@ -3,21 +3,32 @@
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from wsiseg.errors import UsageError
 from wsiseg.exchange.finished import FinishedResult
+from wsiseg.exchange.finished_scan import FinishedScan, is_scan_result
 from wsiseg.exchange.request import ExportReport, ExportRequest
 
-__all__ = ["EXPORTERS", "FORMATS", "Exporter", "export_result", "find_exporter"]
+__all__ = [
+    "EXPORTERS",
+    "FORMATS",
+    "SCAN_FORMATS",
+    "Exporter",
+    "check_format",
+    "export_result",
+    "find_exporter",
+]
 
-Exporter = Callable[[FinishedResult, Path, ExportRequest], ExportReport]
+Exporter = Callable[[Any, Path, ExportRequest], ExportReport]
+"""Takes a `FinishedResult` (a slide's) or a `FinishedScan`."""
 
 FORMATS: Mapping[str, str] = {
     "qupath": "to_qupath.to_qupath",
     "wsinfer": "to_wsinfer.to_wsinfer",
     "ome-tiff": "to_ome_tiff.to_ome_tiff",
     "ome-zarr": "to_ome_zarr.to_ome_zarr",
+    "spatialdata": "to_spatialdata.to_spatialdata",
     "clam": "to_clam.to_clam",
     "geoparquet": "to_geoparquet.to_geoparquet",
     "coco": "to_coco.to_coco",
@@ -25,7 +36,18 @@ FORMATS: Mapping[str, str] = {
     "dicom-seg": "to_dicom.to_dicom_seg",
     "dicom-ann": "to_dicom.to_dicom_ann",
 }
-"""Name -> the module and the function in it; loaded when it is asked for."""
+"""Of slides: name -> the module and the function in it; loaded when it is asked for."""
+
+SCAN_FORMATS: Mapping[str, str] = {
+    "nifti": "scan_to_nifti.scan_to_nifti",
+    "dicom-seg": "scan_to_dicom_seg.scan_to_dicom_seg",
+    "rtstruct": "scan_to_rtstruct.scan_to_rtstruct",
+    "stl": "scan_to_mesh.scan_to_stl",
+    "ply": "scan_to_mesh.scan_to_ply",
+    "obj": "scan_to_mesh.scan_to_obj",
+    "ome-zarr": "scan_to_ome_zarr.scan_to_ome_zarr",
+}
+"""Of scans."""
 
 EXPORTERS = "wsiseg.exporters"
 """Entry points of installed packages that add formats: callables that take a `FinishedResult`, the
@@ -35,7 +57,7 @@ DEFAULTS = ExportRequest()
 
 
 def export_result(
-    result: FinishedResult | Path | str,
+    result: FinishedResult | FinishedScan | Path | str,
     to: str,
     out: Path | str,
     *,
@@ -46,9 +68,9 @@ def export_result(
     Parameters
     ----------
     result
-        A result folder of `wsiseg segment`.
+        A result folder of `wsiseg segment`, of a slide or a scan.
     to
-        One of `FORMATS`, or a format of an installed package.
+        One of `FORMATS` (of scans: `SCAN_FORMATS`), or a format of an installed package.
     out
         Folder for the files, which are called after the result's folder; made if absent.
     request
@@ -66,26 +88,48 @@ def export_result(
     DiskFullError
         If there is no room left.
     """
-    exporter = find_exporter(to)
-    if not isinstance(result, FinishedResult):
+    if not isinstance(result, FinishedResult | FinishedScan):
         result = FinishedResult(Path(result))
+    if isinstance(result, FinishedResult) and is_scan_result(result.folder):
+        result = FinishedScan(result.folder, result.slide_path)
+    exporter = find_exporter(to, scan=isinstance(result, FinishedScan))
     return exporter(result, Path(out), request)
 
 
-def find_exporter(to: str) -> Exporter:
-    """Return what writes a format.
+def check_format(to: str) -> None:
+    """Refuse a format that neither slides nor scans have.
 
     Raises
     ------
     UsageError
         If there is no such format; it names those there are.
     """
-    if to in FORMATS:
-        module, _, name = FORMATS[to].partition(".")
+    if to not in SCAN_FORMATS:
+        find_exporter(to)
+
+
+def find_exporter(to: str, *, scan: bool = False) -> Exporter:
+    """Return what writes a format of slides, or of scans.
+
+    Raises
+    ------
+    UsageError
+        If there is no such format; it names those there are.
+    """
+    formats = SCAN_FORMATS if scan else FORMATS
+    if to in formats:
+        module, _, name = formats[to].partition(".")
         return cast("Exporter", getattr(import_module(f"wsiseg.exchange.{module}"), name))
     from importlib.metadata import entry_points  # slow to import, and seldom needed
 
     added = {point.name: point for point in entry_points(group=EXPORTERS)}
-    if to not in added:
-        raise UsageError(f"format {to!r}: needed one of {', '.join([*FORMATS, *sorted(added)])}")
-    return cast("Exporter", added[to].load())
+    if to in added:
+        return cast("Exporter", added[to].load())
+    known = ", ".join([*formats, *sorted(added)])
+    others = FORMATS if scan else SCAN_FORMATS
+    if to in others:
+        raise UsageError(
+            f"format {to!r} is one of {'slides' if scan else 'scans'}, and this is the result of a "
+            f"{'scan' if scan else 'slide'}: needed one of {known}"
+        )
+    raise UsageError(f"format {to!r}: needed one of {known}; of scans {', '.join(SCAN_FORMATS)}")

@@ -14,6 +14,7 @@ import zarr
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef, read_objects
 from wsiseg.annotations.readback import read_image
 from wsiseg.errors import AnnotationError, RunError
+from wsiseg.exchange.finished_scan import LABELS
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
 from wsiseg.stitch import HeatmapStore, LabelStore
@@ -45,8 +46,8 @@ def find_results(path: Path | str) -> list[Path]:
     found = sorted(child for child in path.iterdir() if child.is_dir() and _is_result(child))
     if not found:
         raise RunError(
-            f"{path}: no result in it: needed annotations or heatmap.zarr, as `wsiseg segment` "
-            "writes them; name the folder of a slide, or the --out of a run"
+            f"{path}: no result in it: needed annotations, heatmap.zarr or {LABELS}, as `wsiseg "
+            "segment` writes them; name the folder of a slide or scan, or the --out of a run"
         )
     return found
 
@@ -54,7 +55,7 @@ def find_results(path: Path | str) -> list[Path]:
 def _is_result(path: Path) -> bool:
     if path.name.startswith("."):
         return False
-    names = (*(f"annotations{ending}" for ending in ENDINGS), "mask.zarr", "heatmap.zarr")
+    names = (*(f"annotations{ending}" for ending in ENDINGS), "mask.zarr", "heatmap.zarr", LABELS)
     return any((path / name).exists() for name in names)
 
 

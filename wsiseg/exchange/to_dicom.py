@@ -1,7 +1,7 @@
 """Mask as DICOM SEG and objects as DICOM ANN, for slides that are DICOM themselves."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsiseg.annotations import AnnotationClass
 from wsiseg.annotations.prepared import prepared_polygons
 from wsiseg.errors import RunError, UsageError
+from wsiseg.exchange._dicom import LONGEST_MEANING, MAKER, algorithm, kind, load_highdicom
 from wsiseg.exchange._writing import whole_file
 from wsiseg.exchange.finished import FinishedResult
 from wsiseg.exchange.objects import result_objects
@@ -27,19 +28,8 @@ LARGEST_MASK = 1 << 31
 """Pixels of a mask; it is held in memory, since that is how highdicom takes it."""
 
 TILE = 256
-KNOWN: Mapping[str, tuple[str, str]] = {
-    "tumor": ("108369006", "Neoplasm"),
-    "tumour": ("108369006", "Neoplasm"),
-    "necrosis": ("6574001", "Necrosis"),
-}
-"""Classes whose SNOMED CT code is certain; all others get a code of our own scheme."""
-
-SCHEME = "99WSISEG"
-LONGEST_MEANING = 64
 NUMBERS = {"seg": 9101, "ann": 9102}
 """Series numbers: high, so that they come after those of scanners."""
-
-MAKER = "wsiseg"
 
 
 def to_dicom_seg(result: FinishedResult, out: Path, request: ExportRequest) -> ExportReport:
@@ -58,7 +48,7 @@ def to_dicom_seg(result: FinishedResult, out: Path, request: ExportRequest) -> E
     DiskFullError
         If there is no room left.
     """
-    highdicom = _highdicom()
+    highdicom = load_highdicom()
     mask = result.mask
     if np.prod(mask.shape) > LARGEST_MASK:
         raise RunError(
@@ -82,9 +72,9 @@ def to_dicom_seg(result: FinishedResult, out: Path, request: ExportRequest) -> E
                     highdicom.seg.SegmentDescription(
                         segment_number=number,
                         segment_label=item.name[:LONGEST_MEANING],
-                        **_kind(item, number, "segmented_property"),
+                        **kind(item, number, "segmented_property"),
                         algorithm_type="AUTOMATIC",
-                        algorithm_identification=_algorithm(highdicom, result),
+                        algorithm_identification=algorithm(highdicom, result.record),
                         display_color=highdicom.color.CIELabColor.from_rgb(*item.color),
                     )
                     for number, item in enumerate(classes, start=1)
@@ -123,7 +113,7 @@ def to_dicom_ann(result: FinishedResult, out: Path, request: ExportRequest) -> E
     DiskFullError
         If there is no room left.
     """
-    highdicom = _highdicom()
+    highdicom = load_highdicom()
     if request.kind == "points":
         raise UsageError("DICOM ANN: needed areas, found points; leave --as out")
     base = _base_image(result)
@@ -191,11 +181,11 @@ def _annotation_group(
         number=number,
         uid=_uid(result, f"group {group.item.name}"),
         label=group.item.name[:LONGEST_MEANING],
-        **_kind(group.item, number, "annotated_property"),
+        **kind(group.item, number, "annotated_property"),
         graphic_type="POLYGON",
         graphic_data=group.outlines,
         algorithm_type="AUTOMATIC",
-        algorithm_identification=_algorithm(highdicom, result),
+        algorithm_identification=algorithm(highdicom, result.record),
         measurements=[
             highdicom.ann.Measurements(
                 name=codes.SCT.Area,
@@ -205,16 +195,6 @@ def _annotation_group(
         ],
         display_color=highdicom.color.CIELabColor.from_rgb(*group.item.color),
     )
-
-
-def _highdicom() -> Any:  # noqa: ANN401
-    try:
-        import highdicom
-    except ImportError as error:
-        raise RunError(
-            'highdicom is not installed; install it with: pip install "wsiseg[dicom]"'
-        ) from error
-    return highdicom
 
 
 def _base_image(result: FinishedResult) -> Any:  # noqa: ANN401
@@ -262,29 +242,6 @@ def _base_image(result: FinishedResult) -> Any:  # noqa: ANN401
 def _unfit(result: FinishedResult, error: Exception) -> RunError:
     return RunError(
         f"{result.folder}: the header of its slide lacks something that DICOM demands here: {error}"
-    )
-
-
-def _kind(item: AnnotationClass, number: int, prefix: str) -> dict[str, Any]:
-    """Return category and type of a class as codes."""
-    from pydicom.sr.codedict import codes
-    from pydicom.sr.coding import Code
-
-    known = KNOWN.get(item.name.strip().lower())
-    meaning = item.name[:LONGEST_MEANING]
-    kind = Code(known[0], "SCT", known[1]) if known else Code(f"C{number}", SCHEME, meaning)
-    category = codes.SCT.MorphologicallyAbnormalStructure if known else codes.SCT.Tissue
-    return {f"{prefix}_category": category, f"{prefix}_type": kind}
-
-
-def _algorithm(highdicom: Any, result: FinishedResult) -> Any:  # noqa: ANN401
-    from pydicom.sr.codedict import codes
-
-    model = result.record.get("model", {})
-    return highdicom.AlgorithmIdentificationSequence(
-        name=str(model.get("name", MAKER))[:LONGEST_MEANING],
-        version=str(model.get("version", "unknown"))[:LONGEST_MEANING],
-        family=codes.DCM.ArtificialIntelligence,
     )
 
 

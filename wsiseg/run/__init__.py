@@ -4,6 +4,7 @@
 """
 
 from wsiseg.run.describe import describe_slide
+from wsiseg.run.describe_scans import describe_scan, scans_and_others
 from wsiseg.run.folder import (
     segment_folder,
     segment_slide,
@@ -20,6 +21,7 @@ __all__ = [
     "FolderReport",
     "SlideJob",
     "SlideReport",
+    "describe_scan",
     "describe_slide",
     "export_tiles",
     "failure_text",
@@ -28,6 +30,7 @@ __all__ = [
     "parse_mpp",
     "parse_seconds",
     "plan_folder",
+    "scans_and_others",
     "segment_folder",
     "segment_slide",
     "tiles_folder",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
-from pydicom.config import disable_value_validation
+from pydicom.config import IGNORE, disable_value_validation
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
 
@@ -209,7 +209,7 @@ def _damaged(path: Path, reason: str) -> DamagedFileError:
 
 
 def _file(path: Path, header: Dataset) -> _File | None:
-    sop_class = UID(header.get("SOPClassUID", ""))
+    sop_class = UID(header.get("SOPClassUID", ""), validation_mode=IGNORE)
     if sop_class == VLWholeSlideMicroscopyImageStorage or "Rows" not in header:
         return None
     modality = str(header.get("Modality", ""))

@@ -1,13 +1,12 @@
 """Pixels of one DICOM image as values, decoded by pydicom and its plug-ins."""
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
-from wsiseg.source._dicom_files import BROKEN
+from wsiseg.source._dicom_files import BROKEN, PYDICOM_SETTINGS
 from wsiseg.source.volumes._dicom_headers import Frame
 from wsiseg.source.volumes._stored import scaled_dtype
 from wsiseg.source.volumes.base import Voxels
@@ -22,9 +21,6 @@ GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
 NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 """Transfer syntaxes that do not pack pixels."""
-
-_DECODING = threading.Lock()
-"""Held while a packed image is decoded: not all libraries say that threads may share them."""
 
 
 def check_pixels(frames: Sequence[Frame]) -> None:
@@ -121,14 +117,13 @@ def decode(frame: Frame, dtype: np.dtype[Any], *, invert: bool) -> Voxels:
 
 
 def _decoded(frame: Frame) -> Voxels:
+    from pydicom.config import disable_value_validation
     from pydicom.pixels.utils import pixel_array
 
-    packed = frame.transfer_syntax not in NATIVE
+    # One image at a time: the setting belongs to the process, and not all decoders say that threads
+    # may share them.
     try:
-        if packed:
-            with _DECODING:
-                found = pixel_array(frame.path, index=frame.index)
-        else:
+        with PYDICOM_SETTINGS, disable_value_validation():
             found = pixel_array(frame.path, index=frame.index)
     except (RuntimeError, NotImplementedError) as error:
         if "missing dependencies" in str(error) or "plugins are missing" in str(error):

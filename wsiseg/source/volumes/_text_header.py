@@ -113,7 +113,10 @@ def beside(path: Path, other: str) -> Path:
         If it is not there.
     """
     found = path.parent / other
-    inside = found.resolve().is_relative_to(path.parent.resolve())
+    try:
+        inside = found.resolve().is_relative_to(path.parent.resolve())
+    except (OSError, ValueError):  # a circle of links; a null character
+        inside = False
     if Path(other).is_absolute() or not inside:
         raise UnsupportedFormatError(
             f"{path.name}: needed the voxels in a file beside the header, found {other!r}; put it "

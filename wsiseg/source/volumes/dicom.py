@@ -293,6 +293,7 @@ def _modality(text: str) -> Modality | None:
 
 
 def _syntax_name(uid: str) -> str:
+    from pydicom.config import IGNORE
     from pydicom.uid import UID
 
-    return UID(uid).name
+    return UID(uid, validation_mode=IGNORE).name
