@@ -66,7 +66,7 @@ def _box_where(
     """Return the box of the voxels of which any channel is foreground."""
     low, high = list(scan.shape), [0, 0, 0]
     for box in scan.slabs():
-        some = foreground(scan.read(box)).any(axis=-1)
+        some: NDArray[np.bool_] = np.any(foreground(scan.read(box)), axis=-1)
         for axis in range(3):
             places = np.flatnonzero(some.any(axis=tuple(a for a in range(3) if a != axis)))
             if len(places):
