@@ -10,10 +10,10 @@ import pytest
 import torch
 from made_models import export, make_bundle, make_nnunet, make_raidionics, network
 from typer.testing import CliRunner
+from wsiseg_cli.main import app
 
 from wsiseg.geometry import Affine
 from wsiseg.volume.nifti import write_nifti
-from wsiseg_cli.main import app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bring-your-model.md").read_text(encoding="utf-8")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from made_models import ARCHITECTURE, DATASET, FULLRES, STAGES, make_nnunet, network, plans
 
-from wsiseg.errors import ModelCardError, WeightsError
-from wsiseg.model import ModelCard, Selection, add_model, load_model
+from wsiseg.errors import ModelCardError, ModelError, WeightsError
+from wsiseg.model import ModelCard, Selection, add_model, check_model, load_model
 from wsiseg.model.importers.nnunet_plans import Configuration, Plans
 
 
@@ -53,6 +53,22 @@ def test_the_package_gives_what_the_network_gives(tmp_path: Path) -> None:
         with torch.inference_mode():
             wanted = made(torch.from_numpy(x).permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
         np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_checks_of_many_values_are_kept_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsiseg.model.importers.assemble.MOST_VALUES", 800)
+    folder = add_model(make_nnunet(tmp_path), name="made")
+    with np.load(folder / "check.npz") as arrays:
+        assert arrays["3d_fullres.output"].shape == (1, 4, 8, 8, 3)
+        assert arrays["3d_fullres.every"] == 2
+        changed = dict(arrays)
+    check_model("made", backend="torch")
+    changed["3d_fullres.output"] += 1
+    np.savez(folder / "check.npz", **changed)
+    with pytest.raises(ModelError, match="differs from the recorded one"):
+        check_model("made", backend="torch")
 
 
 def test_folds_are_averaged(tmp_path: Path) -> None:

@@ -260,7 +260,9 @@ def _weights_file(config: BundleConfig, folder: Path) -> Path:
     loaders = [config.content.get("checkpointloader"), *(handlers or [])]
     for loader in loaders:
         if isinstance(loader, Mapping) and isinstance(loader.get("load_path"), str):
-            root = BundleConfig(config.path, {**config.content, "bundle_root": str(folder)})
+            root = BundleConfig(
+                config.path, {**config.content, "bundle_root": str(folder.resolve())}
+            )
             path = Path(str(root.resolve(loader["load_path"])))
             path = path if path.is_absolute() else folder / path
             break
