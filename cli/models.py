@@ -76,10 +76,21 @@ def quantize(
 
 @app.command()
 def add(
-    path: Annotated[Path, typer.Argument(help="Folder of a model, or foreign weights.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Model package; WSInfer folder; FAST pipeline (.fpl); folder with the two ONNX "
+            "files of H2G-Net; folder of nnU-Net, MONAI or Raidionics; or a file of weights with "
+            "a card."
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Name to give it.")] = None,
     card: Annotated[
         Path | None, typer.Option(help="Card of a file of weights; default: <file>.json.")
+    ] = None,
+    spacing: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="µm per pixel of a FAST pipeline's patches."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model of that name.")
@@ -96,15 +107,30 @@ def add(
     ] = "",
     checkpoint: Annotated[str, typer.Option(help="nnU-Net: final or best.")] = "final",
 ) -> None:
-    """Check a model and copy it where it can be named.
-
-    Takes packages, models of nnU-Net v2, MONAI, Raidionics and WSInfer, and ONNX or TorchScript
-    with a card.
-    """
+    """Check a model, made a package where it is none, and copy it where it can be named."""
     from wsiseg.model import Selection, add_model
 
     chosen = tuple(part.strip() for part in folds.split(",") if part.strip())
-    selection = Selection(configuration, chosen, checkpoint)
-    typer.echo(
-        add_model(path, name=name, card=card, trust=trust, overwrite=overwrite, selection=selection)
+    folder = add_model(
+        path,
+        name=name,
+        card=card,
+        spacing_um=spacing,
+        trust=trust,
+        overwrite=overwrite,
+        selection=Selection(configuration, chosen, checkpoint),
     )
+    typer.echo(folder)
+
+
+@app.command()
+def export(
+    model: Name,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    stage: Annotated[str | None, typer.Option(help="Which classifier, if several.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Write a patch classifier for QuPath's WSInfer extension, as <its models>/user/<name>."""
+    from wsiseg.model import write_wsinfer
+
+    typer.echo(write_wsinfer(model, out, stage=stage, overwrite=overwrite))

@@ -41,4 +41,5 @@ def client(shown, tmp_path):
     page = tmp_path / "index.html"
     page.write_text("<p>the page</p>")
     app = make_app(Viewer(shown, {"index.html": page}), TOKEN)
-    return testclient.TestClient(app, base_url=f"http://127.0.0.1:8000/{TOKEN}/")
+    with testclient.TestClient(app, base_url=f"http://127.0.0.1:8000/{TOKEN}/") as opened:
+        yield opened  # all requests in one event loop, as served

@@ -3,11 +3,14 @@
 import shutil
 import threading
 
+import numpy as np
 import orjson
 import pytest
 from view_made import TOKEN, index_of, make_result
 
 from wsiseg.errors import RunError
+from wsiseg.geometry import Box
+from wsiseg.source import open_volume
 from wsiseg.view.results import find_shown
 
 
@@ -161,3 +164,23 @@ def test_folders_without_results_are_named(tmp_path, name):
 def test_the_token_is_in_no_answer(client):
     for path in ("", "api/results", "api/0"):
         assert TOKEN not in client.get(path).text
+
+
+def test_scans_of_other_formats_are_handed_out_as_nifti(tmp_path, data_dir):
+    testclient = pytest.importorskip("starlette.testclient")
+    from wsiseg.view.server import Viewer, make_app
+
+    folder = tmp_path / "out" / "case"
+    folder.mkdir(parents=True)
+    (folder / "labels.nii.gz").write_bytes(b"labels")
+    scan = data_dir / "volumes" / "pyradiomics" / "brain1_image.nrrd"
+    (folder / "run.json").write_bytes(orjson.dumps({"scan": {"path": str(scan)}}))
+    shown = find_shown([tmp_path / "out"], workspace=tmp_path)
+    client = testclient.TestClient(make_app(Viewer(shown, {}), "t"), base_url="http://localhost/t/")
+    assert client.get("api/0").json()["volume"]["files"]["scan"] == "scan.nii"
+    (tmp_path / "got.nii").write_bytes(client.get("api/0/volume/scan.nii").content)
+    with open_volume(scan) as given, open_volume(tmp_path / "got.nii") as got:
+        one, other = given.oriented("RAS"), got.oriented("RAS")
+        whole = Box.of_shape(one.shape)
+        assert np.array_equal(one.read(whole), other.read(whole))
+        assert np.allclose(one.affine.matrix, other.affine.matrix, atol=1e-4)

@@ -264,17 +264,20 @@ def _lay_out_input(stage: StageSpec, spec: InputSpec, pyramid: Pyramid, scaled: 
 
 
 def _whole_spacing(stage: StageSpec, spec: InputSpec, pyramid: Pyramid) -> Spacing:
-    """Return the spacing at which the whole slide just fits in the patch, aspect kept."""
+    """Return the spacing at which the whole slide just fits in the patch."""
     extent = zip(pyramid.shape, pyramid.spacing.um, spec.patch, strict=True)
-    um = max(n * size / p for n, size, p in extent)
+    each = tuple(n * size / p for n, size, p in extent)
+    if stage.fit == "letterbox":  # the aspect is kept
+        each = (max(each),) * len(each)
     low, high = spec.spacing_range_um or (0.0, float("inf"))
-    if not low <= um <= high:
+    if not (low <= min(each) and max(each) <= high):
         raise SpacingUnavailableError(
             f"{pyramid.name}: stage {stage.name!r} sees the whole slide in "
-            f"{' x '.join(map(str, spec.patch))} pixels: that is {um:.3g} µm per pixel here, the "
+            f"{' x '.join(map(str, spec.patch))} pixels: that is "
+            f"{' x '.join(f'{um:.3g}' for um in dict.fromkeys(each))} µm per pixel here, the "
             f"card allows {low:g} to {high:g}; use a model for slides of this size"
         )
-    return Spacing((um,) * len(spec.patch))
+    return Spacing(each)
 
 
 def select_tiles(setup: StageSetup, tissue: TissueMask, min_fraction: float) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from wsiseg.model.load import (
 from wsiseg.model.package import Package, write_package
 from wsiseg.model.predictor import Predictor
 from wsiseg.model.registry import ModelEntry, describe, find_model, list_models
+from wsiseg.model.to_wsinfer import write_wsinfer
 from wsiseg.model.tuning import StageTuning, Tuning, tune
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "suits_gpu",
     "tune",
     "write_package",
+    "write_wsinfer",
 ]

@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from wsiseg.errors import ModelCardError, ModelError, WeightsError, WsisegWarnin
 from wsiseg.model.cache import user_models
 from wsiseg.model.card import CARD_FILE, SLIDE, ModelCard, StageSpec
 from wsiseg.model.child import run_module
+from wsiseg.model.fpl import FPL_SUFFIX, Pipeline, read_pipeline
 from wsiseg.model.importers.imported import Selection
 from wsiseg.model.package import Example, Package, npz_bytes, publish
 from wsiseg.model.registry import BUNDLED
@@ -33,6 +35,7 @@ def add_model(
     *,
     name: str | None = None,
     card: str | Path | None = None,
+    spacing_um: float | None = None,
     trust: bool = False,
     overwrite: bool = False,
     selection: Selection | None = None,
@@ -45,14 +48,18 @@ def add_model(
     Parameters
     ----------
     path
-        A package (a folder with `model.json`), a folder of the WSInfer zoo (`config.json` and
-        `torchscript_model.pt`), a result folder of nnU-Net v2, a bundle of MONAI, a model of
-        Raidionics, or a file of weights (ONNX or TorchScript) with a card.
+        A package (a folder with `model.json`), a folder of the WSInfer zoo or of QuPath's WSInfer
+        extension (`config.json` and TorchScript), a text pipeline of FAST (`.fpl`, or a folder
+        with one), a folder with the two ONNX files of H2G-Net, a result folder of nnU-Net v2, a
+        bundle of MONAI, a model of Raidionics, or a file of weights (ONNX or TorchScript) with a
+        card.
     name
         Name to give it; default: the name in its card, or that of the folder.
     card
         For a file of weights: a card of one stage, without hash and check; default: the file of
         the same stem with the suffix `.json`.
+    spacing_um
+        For a pipeline of FAST: µm per pixel of its patches, instead of what it says.
     trust
         Allow TorchScript, which is foreign code, to run once for the conversion, and a checkpoint
         that holds more than data to be unpickled once.
@@ -75,15 +82,23 @@ def add_model(
     ModelError
         If the name is taken, the model fails its check, or TorchScript is not trusted.
     """
+    from wsiseg.model.from_fast import card_from_pipeline  # loads onnx
+
     source = Path(path).expanduser()
     if (source / CARD_FILE).is_file():
         parsed, files = _from_package(source)
     elif (source / CONFIG_FILE).is_file():
         content = card_from_wsinfer(source / CONFIG_FILE, name=name or source.name)
-        parsed, files = _from_weights(source / TORCHSCRIPT_FILE, content, trust=trust)
+        parsed, files = _from_weights([_torchscript(source)], content, trust=trust)
+    elif pipeline := _pipeline(source):
+        default = re.sub(r"[^a-z0-9]+", "-", pipeline.name.lower()).strip("-")
+        content, paths = card_from_pipeline(
+            pipeline, name=name or default or "pipeline", spacing_um=spacing_um
+        )
+        parsed, files = _from_weights(paths, content, trust=trust)
     elif source.is_file():
         content = _read_json(Path(card) if card else source.with_suffix(".json"))
-        parsed, files = _from_weights(source, content, trust=trust)
+        parsed, files = _from_weights([source], content, trust=trust)
     else:
         parsed, files = _from_program(source, name or source.name, selection, trust=trust)
     if name is not None:
@@ -119,52 +134,83 @@ def _from_program(
     imported = import_folder(source, name=name, selection=selection, trust=trust)
     if imported is None:
         raise ModelError(
-            f"{source}: no model: needed a folder with {CARD_FILE} or {CONFIG_FILE}, of nnU-Net "
-            "(plans.json), MONAI (configs/inference.json) or Raidionics (pre_processing.ini), or a "
-            "file of weights"
+            f"{source}: no model: needed a folder with {CARD_FILE}, {CONFIG_FILE}, a {FPL_SUFFIX} "
+            "file or the two ONNX files of H2G-Net, of nnU-Net (plans.json), MONAI "
+            "(configs/inference.json) or Raidionics (pre_processing.ini); or a file of weights"
         )
     return assemble(imported)
 
 
+def _torchscript(folder: Path) -> Path:
+    """Return the network of a WSInfer folder: in a user's own it may have any name."""
+    path = folder / TORCHSCRIPT_FILE
+    others = sorted(folder.glob("*.pt"))
+    return others[0] if not path.is_file() and len(others) == 1 else path
+
+
+def _pipeline(source: Path) -> Pipeline | None:
+    """Return what a FAST pipeline says, or H2G-Net's pair of files; `None` for anything else."""
+    if source.suffix.lower() == FPL_SUFFIX:
+        return read_pipeline(source)
+    if not source.is_dir():
+        return None
+    from wsiseg.model.from_fast import h2g_net_pair
+
+    described = sorted(source.glob(f"*{FPL_SUFFIX}"))
+    if len(described) > 1:
+        raise ModelError(f"{source}: {len(described)} pipelines; name one of them")
+    return read_pipeline(described[0]) if described else h2g_net_pair(source)
+
+
 def _from_weights(
-    path: Path, content: dict[str, Any], *, trust: bool
+    paths: Sequence[Path], content: dict[str, Any], *, trust: bool
 ) -> tuple[ModelCard, dict[str, bytes]]:
-    """Return card and files for one network in one file; `content` is the card without hash."""
-    card = _complete(content, path)
-    stage = card.stages[0]
-    inputs = _noise(stage)
-    if path.suffix.lower() in PICKLES:
-        weights, output = _convert(path, card, inputs, trust=trust)
-    else:
-        weights, output = read_file(path), None
-    sha256 = hashlib.sha256(weights).hexdigest()
-    weights_spec = stage.weights.model_copy(update={"sha256": sha256})
-    stage = stage.model_copy(update={"weights": weights_spec})
-    if output is None:
-        output = _run_onnx(weights, stage, stage.values(len(card.channel_names)), path, inputs)
-    files = {
-        stage.weights.file: weights,
-        card.check.file: npz_bytes({stage.name: Example(inputs, output)}),
-    }
-    return card.model_copy(update={"stages": (stage,)}), files
+    """Return card and files for networks, one per stage; `content` is the card without hashes."""
+    card = _complete(content, paths)
+    stages: list[StageSpec] = []
+    files: dict[str, bytes] = {}
+    examples: dict[str, Example] = {}
+    for path, spec in zip(paths, card.stages, strict=True):
+        inputs = _noise(spec)
+        if path.suffix.lower() in PICKLES:
+            weights, output = _convert(path, card, inputs, trust=trust)
+        else:
+            weights, output = _in_order(read_file(path), spec, path), None
+        sha256 = hashlib.sha256(weights).hexdigest()
+        weights_spec = spec.weights.model_copy(update={"sha256": sha256})
+        stage = spec.model_copy(update={"weights": weights_spec})
+        if output is None:
+            output = _run_onnx(weights, stage, stage.values(len(card.channel_names)), path, inputs)
+        stages.append(stage)
+        files[stage.weights.file] = weights
+        examples[stage.name] = Example(inputs, output)
+    files[card.check.file] = npz_bytes(examples)
+    return card.model_copy(update={"stages": tuple(stages)}), files
 
 
-def _complete(content: dict[str, Any], path: Path) -> ModelCard:
+def _complete(content: dict[str, Any], paths: Sequence[Path]) -> ModelCard:
     """Parse a card whose `weights` may be empty."""
-    stages = content.get("stages")
-    if not (isinstance(stages, list) and len(stages) == 1 and isinstance(stages[0], dict)):
+    path, stages = paths[0], content.get("stages")
+    if not (
+        isinstance(stages, list)
+        and len(stages) == len(paths)
+        and all(isinstance(stage, dict) for stage in stages)
+    ):
         raise ModelCardError(
             f"{path}: a file of weights needs a card with one stage; write the package by hand"
         )
-    weights = {"file": "network.onnx", "architecture": "onnx", **(stages[0].get("weights") or {})}
-    stage = stages[0] | {"weights": weights | {"sha256": NO_HASH}}
-    card = ModelCard.parse(json.dumps(content | {"stages": [stage]}), name=f"card of {path}")
-    spec = card.stages[0].weights
-    if spec.architecture != "onnx" or not spec.file.endswith(".onnx"):
-        raise ModelCardError(
-            f"{path}: architecture {spec.architecture!r} in {spec.file}: needed 'onnx' and a file "
-            "ending in .onnx; leave both out of the card"
-        )
+    filled = []
+    for i, stage in enumerate(stages):
+        name = "network.onnx" if len(stages) == 1 else f"network{i}.onnx"
+        weights = {"file": name, "architecture": "onnx", **(stage.get("weights") or {})}
+        filled.append(stage | {"weights": weights | {"sha256": NO_HASH}})
+    card = ModelCard.parse(json.dumps(content | {"stages": filled}), name=f"card of {path}")
+    for spec in (stage.weights for stage in card.stages):
+        if spec.architecture != "onnx" or not spec.file.endswith(".onnx"):
+            raise ModelCardError(
+                f"{path}: architecture {spec.architecture!r} in {spec.file}: needed 'onnx' and a "
+                "file ending in .onnx; leave both out of the card"
+            )
     return card
 
 
@@ -182,6 +228,15 @@ def _noise(stage: StageSpec) -> tuple[NDArray[Any], ...]:
         else random.random(shape, dtype=np.float32)
         for shape, spec in zip(shapes, stage.inputs, strict=True)
     )
+
+
+def _in_order(weights: bytes, stage: StageSpec, path: Path) -> bytes:
+    """Return a graph whose inputs are in the order of the card's, where their channels tell."""
+    from wsiseg.model.onnx_graph import ordered_inputs, parse_graph
+
+    if len(stage.inputs) < 2:
+        return weights
+    return ordered_inputs(parse_graph(weights, name=str(path)), stage) or weights
 
 
 def _run_onnx(

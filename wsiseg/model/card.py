@@ -128,8 +128,8 @@ Step = Annotated[
     | N4Step,
     Field(discriminator="name"),
 ]
-"""Of slides only `scale` and `normalize`, which run inside the network's graph. Those of scans run
-before it, as most of them measure the scan."""
+"""Of slides only `scale`, `normalize` and, where the whole is seen, `rescale` to 0..1, which run
+inside the network's graph. Those of scans run before it, as most of them measure the scan."""
 
 
 class InputSpec(CardPart):
@@ -236,6 +236,9 @@ class StageSpec(CardPart):
     extent: Literal["window", "whole", "slab"] = "window"
     """`whole` sees everything in one patch; `slab` (volumes) all of the last two axes, brought to
     the size of the patch, and steps along the first."""
+    fit: Literal["letterbox", "stretch"] = "letterbox"
+    """How a view of the whole slide fills its patch: its shape kept, with padding below or to the
+    right, or each axis reduced by itself."""
 
     inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=16)]
     """The first input defines the grid."""
@@ -271,6 +274,16 @@ class StageSpec(CardPart):
             if spec.stride is not None and (i > 0 or not window):
                 raise ValueError(
                     f"{where}: only the first input of extent 'window' has a stride; remove it"
+                )
+        if window and self.fit != "letterbox":
+            raise ValueError(f"stage {self.name!r}: fit is for extent 'whole'; remove it")
+        for i, spec in enumerate(self.inputs):
+            steps = [step.name for step in spec.steps]
+            on_slide = not window and spec.source == SLIDE
+            if "rescale" in steps[1:] or ("rescale" in steps and not on_slide):
+                raise ValueError(
+                    f"input {i} of stage {self.name!r}: rescale is the first step, and of the "
+                    "slide in extent 'whole': in windows it would show their borders"
                 )
         if not window and self.kind != "segmenter":
             raise ValueError(
@@ -769,7 +782,8 @@ def _check_channels(where: str, spec: InputSpec, classes: tuple[str, ...], *, pl
             "network trained on another order needs the weights of its first layer reordered"
         )
     for step in spec.steps:
-        if planar and not isinstance(step, ScaleStep | NormalizeStep):
+        ours = isinstance(step, RescaleStep) and step.to == (0.0, 1.0)
+        if planar and not (ours or isinstance(step, ScaleStep | NormalizeStep)):
             raise ValueError(f"{where}: step {step.name!r} is for scans only; remove it")
         if isinstance(step, NormalizeStep) and {len(step.mean), len(step.std)} != {
             len(spec.channels)

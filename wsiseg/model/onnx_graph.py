@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from wsiseg.errors import ModelError, WeightsError
 from wsiseg.model.card import SLIDE, InputSpec, StageSpec
 from wsiseg.model.package import Package
-from wsiseg.model.steps import affine
+from wsiseg.model.steps import LEAST_SPAN, affine, spreads
 
-__all__ = ["complete_graph", "complete_stage", "parse_graph"]
+__all__ = ["complete_graph", "complete_stage", "ordered_inputs", "parse_graph"]
 
 Found = TypeVar("Found", bound=Message)
 
@@ -96,7 +96,12 @@ def complete_graph(model: onnx.ModelProto, stage: StageSpec, classes: int, *, na
     raw: list[onnx.ValueInfoProto] = []
     for i, (value, spec) in enumerate(zip(inputs, stage.inputs, strict=True)):
         raw.append(_raw_input(f"wsiseg.input{i}", value, spec))
-        nodes += _preprocess(graph, raw[-1].name, value, spec, channels_last=last[i])
+        first = raw[-1].name
+        if spreads(spec):
+            spread = _spread(graph, first, len(spec.patch) + 2, opset=_opset(model))
+            nodes += spread
+            first = spread[-1].output[0]
+        nodes += _preprocess(graph, first, value, spec, channels_last=last[i])
     after = _postprocess(output, stage, classes, channels_last=last[0])
     body = [*nodes, *graph.node, *after]
     rest = [value for value in graph.input if value.name in stored]
@@ -105,6 +110,31 @@ def complete_graph(model: onnx.ModelProto, stage: StageSpec, classes: int, *, na
         getattr(graph, field).extend(content)
     graph.ClearField("output")
     graph.output.append(helper.make_tensor_value_info(after[-1].output[0], TensorProto.FLOAT, None))
+    return bytes(model.SerializeToString())
+
+
+def ordered_inputs(model: onnx.ModelProto, stage: StageSpec) -> bytes | None:
+    """Return the graph with two inputs exchanged; `None` where they need not be.
+
+    That is told by channels: those of the card fit one order only.
+    """
+    graph = model.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in stored]
+    channels = [len(spec.channels) for spec in stage.inputs]
+    if len(inputs) != 2 or len(channels) != 2 or channels[0] == channels[1]:
+        return None
+
+    def fits(values: list[onnx.ValueInfoProto]) -> bool:
+        pairs = zip(values, channels, strict=True)
+        return all(n in (_sizes(v)[1:2] + _sizes(v)[-1:]) for v, n in pairs)
+
+    if fits(inputs) or not fits(inputs[::-1]):
+        return None
+    rest = [value for value in graph.input if value.name in stored]
+    exchanged = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in inputs[::-1]]
+    graph.ClearField("input")
+    graph.input.extend([*exchanged, *rest])
     return bytes(model.SerializeToString())
 
 
@@ -159,6 +189,33 @@ def _raw_input(name: str, value: onnx.ValueInfoProto, spec: InputSpec) -> onnx.V
     return helper.make_tensor_value_info(
         name, kind, [batch or "n", *spec.patch, len(spec.channels)]
     )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operators."""
+    return max(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def _spread(graph: onnx.GraphProto, raw: str, axes: int, *, opset: int) -> list[onnx.NodeProto]:
+    """Return the nodes that spread the values of each image from 0 to 1."""
+    every = list(range(1, axes))
+    names: list[str] = [f"{raw}.real"]
+    options: dict[str, Any] = {"axes": every}
+    if opset >= 18:  # axes became an input
+        graph.initializer.append(numpy_helper.from_array(np.array(every), f"{raw}.axes"))
+        names, options = [*names, f"{raw}.axes"], {}
+    least = numpy_helper.from_array(np.array(LEAST_SPAN, np.float32), f"{raw}.least")
+    graph.initializer.append(least)
+    make = helper.make_node
+    return [
+        make("Cast", [raw], [f"{raw}.real"], to=TensorProto.FLOAT),
+        make("ReduceMin", names, [f"{raw}.low"], keepdims=1, **options),
+        make("ReduceMax", names, [f"{raw}.high"], keepdims=1, **options),
+        make("Sub", [f"{raw}.high", f"{raw}.low"], [f"{raw}.width"]),
+        make("Max", [f"{raw}.width", least.name], [f"{raw}.span"]),
+        make("Sub", [f"{raw}.real", f"{raw}.low"], [f"{raw}.above"]),
+        make("Div", [f"{raw}.above", f"{raw}.span"], [f"{raw}.spread"]),
+    ]
 
 
 def _preprocess(

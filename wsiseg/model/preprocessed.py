@@ -7,7 +7,7 @@ from torch import nn
 
 from wsiseg.errors import WeightsError
 from wsiseg.model.card import InputSpec, StageSpec
-from wsiseg.model.steps import affine
+from wsiseg.model.steps import LEAST_SPAN, affine, spreads
 
 __all__ = ["PreprocessedNetwork", "load_network"]
 
@@ -47,13 +47,17 @@ class _Preprocess(nn.Module):
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         steps, axes = affine(spec), (1, -1) + (1,) * len(spec.patch)
-        self.scales, self.shifts = steps.scales, steps.shifts
+        self.scales, self.shifts, self.spreads = steps.scales, steps.shifts, spreads(spec)
         self.register_buffer("scale", torch.from_numpy(steps.scale).view(axes), persistent=False)
         self.register_buffer("offset", torch.from_numpy(steps.offset).view(axes), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Permuting first moves bytes, not floats, and makes the memory order channels_last.
         x = x.permute(0, x.dim() - 1, *range(1, x.dim() - 1)).to(torch.float32)
+        if self.spreads:
+            axes = tuple(range(1, x.dim()))
+            low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
+            x = (x - low) / (high - low).clamp(min=LEAST_SPAN)
         x = x * self.scale if self.scales else x
         return x + self.offset if self.shifts else x
 

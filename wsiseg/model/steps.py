@@ -1,8 +1,8 @@
 """Preprocessing: the card's steps as one multiplication and one addition per channel.
 
-Every step of the closed list is affine, and so is any chain of them. One multiply-add costs a
-quarter of the time of dividing, subtracting and dividing again, and differs from it by less than
-one part in 10^6.
+Every step of the closed list but `rescale`, which comes first, is affine, and so is any chain of
+them. One multiply-add costs a quarter of the time of dividing, subtracting and dividing again, and
+differs from it by less than one part in 10^6.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.model.card import SCAN, InputSpec, NormalizeStep, ScaleStep
+from wsiseg.model.card import SCAN, SLIDE, InputSpec, NormalizeStep, ScaleStep
+from wsiseg.model.scan_card import RescaleStep
 
-__all__ = ["Affine", "affine"]
+__all__ = ["LEAST_SPAN", "Affine", "affine", "spreads"]
+
+LEAST_SPAN = 1.0
+"""Of values that `rescale` spreads: an image of one colour becomes 0."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Affine:
     def shifts(self) -> bool:
         """Whether adding changes anything."""
         return bool(np.any(self.offset != 0))
+
+
+def spreads(spec: InputSpec) -> bool:
+    """Return whether the values of an image are spread from 0 to 1 before the affine steps."""
+    return spec.source == SLIDE and bool(spec.steps) and isinstance(spec.steps[0], RescaleStep)
 
 
 def affine(spec: InputSpec) -> Affine:

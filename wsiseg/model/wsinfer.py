@@ -4,15 +4,15 @@ The format: architecture, class names, patch size and spacing, and a list of tra
 in https://github.com/SBU-BMI/wsinfer-zoo (config schema 1.0). Keys it does not need are ignored.
 """
 
+import colorsys
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
 
 from wsiseg.errors import ModelCardError
-from wsiseg.model.importers.imported import named_classes
 
-__all__ = ["CONFIG_FILE", "TORCHSCRIPT_FILE", "card_from_wsinfer"]
+__all__ = ["CONFIG_FILE", "TORCHSCRIPT_FILE", "card_from_wsinfer", "spread_colors"]
 
 CONFIG_FILE = "config.json"
 TORCHSCRIPT_FILE = "torchscript_model.pt"
@@ -68,7 +68,7 @@ def card_from_wsinfer(path: Path, *, name: str) -> dict[str, Any]:
         "version": "1",
         "task": "semantic",
         "axes": "yx",
-        "classes": named_classes(config.class_names),
+        "classes": spread_colors(config.class_names),
         "stages": [
             {
                 "name": "patches",
@@ -97,6 +97,15 @@ def card_from_wsinfer(path: Path, *, name: str) -> dict[str, Any]:
             "limits": f"the first class, {config.class_names[0]}, stays unannotated",
         },
     }
+
+
+def spread_colors(names: list[str]) -> list[dict[str, Any]]:
+    """Return classes of a card, their colours around the colour circle; the first stays grey."""
+    classes: list[dict[str, Any]] = [{"name": names[0]}]
+    for i, name in enumerate(names[1:]):
+        rgb = colorsys.hsv_to_rgb(i / max(1, len(names) - 1), 0.9, 0.8)
+        classes.append({"name": name, "color": [round(255 * value) for value in rgb]})
+    return classes
 
 
 def _transforms(config: WsinferConfig, path: Path) -> tuple[int, list[dict[str, Any]]]:

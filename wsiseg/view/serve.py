@@ -3,12 +3,14 @@
 import secrets
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from wsiseg.errors import RunError
+from wsiseg.errors import RunError, WsisegError
 from wsiseg.view.build import ready_page
-from wsiseg.view.results import find_shown
+from wsiseg.view.results import Shown, find_shown
 
 __all__ = ["serve"]
 
@@ -58,6 +60,7 @@ def serve(
         shown = find_shown(outs, slides, workspace=Path(work))
         token = secrets.token_urlsafe(24)
         app = make_app(Viewer(shown, page, corrections), token)
+        threading.Thread(target=_warm, args=(shown[0],), daemon=True).start()
         with _listening(port) as listener:
             ready(f"http://{HOST}:{listener.getsockname()[1]}/{token}/")
             settings = uvicorn.Config(
@@ -65,6 +68,13 @@ def serve(
                 server_header=False, timeout_graceful_shutdown=1,
             )  # fmt: skip
             uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _warm(shown: Shown) -> None:
+    """Open the slide that the page shows first, and load what that takes, while the page loads."""
+    with suppress(WsisegError):
+        if not shown.is_volume:
+            shown.tiles.jpeg(0, 0, 0)
 
 
 def _listening(port: int) -> socket.socket:

@@ -31,7 +31,7 @@ from wsiseg.view.results import ANNOTATIONS, TISSUE, Shown
 from wsiseg.view.revise import revise
 from wsiseg.view.security import Guard
 from wsiseg.view.thumbnails import thumbnail
-from wsiseg.view.volumes import volume_files
+from wsiseg.view.volumes import volume_file
 
 __all__ = ["Viewer", "make_app"]
 
@@ -223,7 +223,7 @@ class Viewer:
         """Return the scan or its labels."""
         one = self._one(request)
         kind = request.path_params["file"].partition(".")[0]
-        path = volume_files(one).get(kind) if one.is_volume else None
+        path = await self._aside(lambda: volume_file(one, kind)) if one.is_volume else None
         if path is None or not path.is_file():
             raise HTTPException(404, "no such file")
         return FileResponse(path, media_type="application/octet-stream", headers=KEEP)

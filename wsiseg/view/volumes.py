@@ -1,26 +1,53 @@
-"""The files of a scan's result, as NiiVue takes them."""
+"""The files of a scan's result, as NiiVue takes them: NIfTI, also of scans that are none."""
 
+import hashlib
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wsiseg.draw.palette import class_color
-from wsiseg.errors import RunError
+from wsiseg.errors import RunError, WsisegError
+from wsiseg.source import is_volume, open_volume
 from wsiseg.view.results import LABELS, Shown
 
-__all__ = ["describe_volume", "volume_files"]
+__all__ = ["describe_volume", "volume_file"]
 
-SCAN_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgz")
-"""Formats of one file that the page reads by itself."""
+NIFTI = (".nii", ".nii.gz")
+
+CONVERTING = threading.Lock()
+"""One scan is written at a time."""
 
 
-def volume_files(shown: Shown) -> Mapping[str, Path]:
-    """Return the files of a result by what they are: `labels`, and `scan` where it can be shown."""
-    files = {"labels": shown.result.folder / LABELS}
-    scan = _scan_path(shown)
-    if scan is not None and scan.is_file() and _ending(scan):
-        files["scan"] = scan
-    return files
+def volume_file(shown: Shown, kind: str) -> Path | None:
+    """Return the file of the `labels`, or of the `scan`, written as NIfTI first if it is none.
+
+    Raises
+    ------
+    WsisegError
+        If the scan cannot be read.
+    """
+    if kind == "labels":
+        return shown.result.folder / LABELS
+    scan = _scan_path(shown) if kind == "scan" else None
+    if scan is None or not scan.exists():
+        return None
+    return scan if scan.name.lower().endswith(NIFTI) else _as_nifti(shown, scan)
+
+
+def _as_nifti(shown: Shown, scan: Path) -> Path:
+    from wsiseg.volume.arrays import VolumeArray
+    from wsiseg.volume.nifti import write_nifti
+
+    name = hashlib.sha256(str(shown.result.folder).encode()).hexdigest()[:16]
+    path = shown.workspace / f"{name}.nii"
+    with CONVERTING:
+        if not path.exists():
+            said = shown.result.record.get("scan")
+            series = said.get("series") if isinstance(said, Mapping) else None
+            with open_volume(scan, series=series, allow_gap=True, tilt="shear") as volume:
+                write_nifti(path, VolumeArray(volume), volume.affine)
+    return path
 
 
 def describe_volume(shown: Shown) -> dict[str, Any]:
@@ -31,19 +58,31 @@ def describe_volume(shown: Shown) -> dict[str, Any]:
     RunError
         If the labels are gone.
     """
-    files = volume_files(shown)
-    if not files["labels"].is_file():
+    if not (shown.result.folder / LABELS).is_file():
         raise RunError(f"{shown.name}: {LABELS} is gone; run the scan again")
+    files = {"labels": LABELS}
     scan = _scan_path(shown)
+    missing = _trouble(scan)
+    if scan is not None and missing is None:
+        files["scan"] = "scan.nii.gz" if scan.name.lower().endswith(".gz") else "scan.nii"
     said = shown.result.record.get("scan", {})
     return {
-        "files": {kind: f"{kind}{_ending(path)}" for kind, path in files.items()},
+        "files": files,
         "modality": said.get("modality") if isinstance(said, dict) else None,
         "classes": _classes(shown),
-        "missing": None
-        if "scan" in files
-        else f"the scan is not shown: {scan or 'its place is not known'}",
+        "missing": missing,
     }
+
+
+def _trouble(scan: Path | None) -> str | None:
+    """Return why a scan is not shown."""
+    if scan is None or not scan.exists():
+        return f"the scan is not shown, as it is not at {scan or 'a place that is known'}"
+    try:
+        known = scan.name.lower().endswith(NIFTI) or is_volume(scan)
+    except WsisegError as error:
+        return f"the scan is not shown: {error}"
+    return None if known else f"the scan is not shown, as {scan.name} is none that can be read"
 
 
 def _classes(shown: Shown) -> list[dict[str, Any]]:
@@ -64,9 +103,3 @@ def _scan_path(shown: Shown) -> Path | None:
     said = shown.result.record.get("scan")
     path = said.get("path") if isinstance(said, Mapping) else said
     return Path(path) if isinstance(path, str) else None
-
-
-def _ending(path: Path) -> str:
-    """Return the ending of a file that the page reads; empty for others."""
-    name = path.name.lower()
-    return next((end for end in sorted(SCAN_ENDINGS, key=len)[::-1] if name.endswith(end)), "")

@@ -148,12 +148,5 @@ def class_boxes(labels: VoxelArray) -> dict[int, Box]:
                 continue
             own = Box(tuple(s.start for s in found), tuple(s.stop for s in found))
             own = own.shift(slab.start)
-            boxes[value] = _around(boxes.get(value, own), own)
+            boxes[value] = own.around(boxes.get(value, own))
     return dict(sorted(boxes.items()))
-
-
-def _around(a: Box, b: Box) -> Box:
-    def corner(one: Sequence[int], two: Sequence[int], pick: Any) -> tuple[int, ...]:  # noqa: ANN401
-        return tuple(pick(x, y) for x, y in zip(one, two, strict=True))
-
-    return Box(corner(a.start, b.start, min), corner(a.stop, b.stop, max))

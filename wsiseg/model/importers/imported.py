@@ -1,11 +1,9 @@
 """What an importer gives: a card without hashes, and the files it names."""
 
-import colorsys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Imported", "Selection", "named_classes"]
+__all__ = ["Imported", "Selection"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,3 @@ class Selection:
 
     checkpoint: str = "final"
     """`final` or `best`."""
-
-
-def named_classes(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return classes of a card with colours spread around the circle; the first stays grey."""
-    classes: list[dict[str, Any]] = [{"name": names[0]}]
-    for i, name in enumerate(names[1:]):
-        rgb = colorsys.hsv_to_rgb(i / max(1, len(names) - 1), 0.9, 0.8)
-        classes.append({"name": name, "color": [round(255 * value) for value in rgb]})
-    return classes

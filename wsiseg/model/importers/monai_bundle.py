@@ -10,7 +10,7 @@ from typing import Any
 
 from wsiseg.errors import ModelCardError, WeightsError
 from wsiseg.model.importers.checkpoint import read_checkpoint, state_bytes, state_of
-from wsiseg.model.importers.imported import Imported, named_classes
+from wsiseg.model.importers.imported import Imported
 from wsiseg.model.importers.monai_config import BundleConfig
 from wsiseg.model.importers.monai_transforms import (
     Postprocessing,
@@ -20,6 +20,7 @@ from wsiseg.model.importers.monai_transforms import (
 )
 from wsiseg.model.importers.nnunet_plans import read_json
 from wsiseg.model.networks.monai_nets import MONAI_SEGMENTERS
+from wsiseg.model.wsinfer import spread_colors
 
 __all__ = ["import_bundle", "is_bundle"]
 
@@ -226,8 +227,8 @@ def _classes(names: list[str], after: Postprocessing, file: Path) -> dict[str, A
     if after.activation != "sigmoid":
         if len(names) < 2:
             raise ModelCardError(f"{file}: one channel without sigmoid; write a card by hand")
-        return {"classes": named_classes(names)}
-    classes = named_classes(["background", *names])
+        return {"classes": spread_colors(names)}
+    classes = spread_colors(["background", *names])
     return {"classes": classes, "regions": [{"name": name, "label": name} for name in names]}
 
 

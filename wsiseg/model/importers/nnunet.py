@@ -16,8 +16,9 @@ import torch
 
 from wsiseg.errors import ModelCardError, WeightsError
 from wsiseg.model.importers.checkpoint import read_checkpoint, state_bytes, state_of
-from wsiseg.model.importers.imported import Imported, Selection, named_classes
+from wsiseg.model.importers.imported import Imported, Selection
 from wsiseg.model.importers.nnunet_plans import Configuration, Plans
+from wsiseg.model.wsinfer import spread_colors
 
 __all__ = ["import_nnunet", "is_nnunet"]
 
@@ -96,7 +97,7 @@ def import_nnunet(
             "crop": {"to": "nonzero"},
             "order": "normalize_first",
         },
-        "classes": named_classes(labels.names),
+        "classes": spread_colors(list(labels.names)),
         "regions": [{"name": region, "label": label} for region, label in labels.regions],
         "stages": stages,
         "provenance": _provenance(trained),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.errors import ModelCardError
-from wsiseg.model.importers.imported import Imported, named_classes
+from wsiseg.model.importers.imported import Imported
 from wsiseg.model.weights import read_file
+from wsiseg.model.wsinfer import spread_colors
 
 __all__ = ["import_raidionics", "is_raidionics"]
 
@@ -62,7 +63,7 @@ def import_raidionics(folder: Path, *, name: str) -> Imported:
             "crop": _crop(ini),
             "order": "resample_first",
         },
-        "classes": named_classes(names),
+        "classes": spread_colors(names),
         "threshold": _threshold(ini, count),
         "stages": [_stage(ini, scans)],
         "provenance": {

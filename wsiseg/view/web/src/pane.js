@@ -87,7 +87,7 @@ export class Pane {
   navigateBySlide(navigator) {
     const add = navigator.addTiledImage.bind(navigator);
     navigator.addTiledImage = (options) => {
-      if (this.viewer.world.getItemCount() === 1) add(options);
+      if (!this.viewer.world.getItemCount()) add(options);
     };
   }
 
@@ -164,11 +164,13 @@ export class Pane {
   keepFine(scale) {
     for (const layer of this.layers) {
       if (!layer.stem) continue;
-      const source = this.images.get(layer.key)?.source;
-      if (!source) continue;
+      const image = this.images.get(layer.key);
+      if (!image) continue;
+      const { source } = image;
       const finest = layer.source.width / this.about.size[0]; // tile pixels per slide pixel
       const wanted = Math.ceil(layer.source.maxLevel + Math.log2((scale * devicePixelRatio) / finest));
       source.minLevel = Math.min(Math.max(0, wanted - 1), source.maxLevel);
+      image.savedCutOffLevel = source.minLevel; // else one coarse tile is drawn under all
     }
   }
 
