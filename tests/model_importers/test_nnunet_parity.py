@@ -25,7 +25,7 @@ from wsiseg.model import Model, add_model, load_model
 from wsiseg.options import RunOptions
 from wsiseg.scans import segment_scan
 from wsiseg.source import Volume, open_volume
-from wsiseg.volume.body import crop_box
+from wsiseg.volume.body import find_body
 from wsiseg.volume.prepare import prepare_scan
 from wsiseg.volume.scan import Scan
 
@@ -103,12 +103,13 @@ def found(case: Case) -> dict[str, Any]:
     """Return prepared values, raw values and windows as a run makes them."""
     card = case.model.card
     whole = Scan.of([case.volume], card.scan)
-    placed = whole.within(crop_box(whole, card.scan.crop))
+    body = find_body(whole, card.scan.crop)
+    placed = whole.within(body.box)
     setups = lay_out_scan(card, placed)
     (item,) = setups[0].inputs
     values = prepare_scan(placed, item.layout, item.spec.steps, case.folder, normalize_first=True)
     collected = Collected(values.shape)
-    selected = windows_with_body(card, placed, setups)
+    selected = windows_with_body(body, setups)
     run_stage(
         setups[0],
         connect(setups[0], {}, scans={0: values}),

@@ -136,6 +136,8 @@ class CropSpec(ScanPart):
     """For `above`, instead of `threshold`: of the range of all values (Raidionics: 0.2)."""
 
     margin_mm: Annotated[float, Field(ge=0)] = 0.0
+    skip_windows: bool = False
+    """Of `body`: leave out windows that hold nothing of it; they are background."""
 
 
 class ScanSpec(ScanPart):

@@ -55,6 +55,7 @@ MAKING = (
     "engine",
     "stitch",
     "annotations",
+    "volume",
     "draw",
 )
 """Parts of the package, beside the modules at its root, whose code makes results."""
