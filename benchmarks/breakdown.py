@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import measure
 import numpy as np
 
 import wsiseg
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("slide", type=Path)
     parser.add_argument("model", help="name or folder of a model with one classifier")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--save", action="store_true", help="as a result of its own")
     args = parser.parse_args()
     rounds = [break_down(args.slide, args.model) for _ in range(args.rounds)]
     shares = [one["ideal_s"] / one["steady_s"] for one in rounds]
@@ -131,6 +133,26 @@ def main() -> None:
         "tiles_per_s": round(found["tiles"] / found["steady_s"], 1),
     }
     print(json.dumps(found))
+    if args.save:
+        name = f"breakdown-{args.slide.stem.lower()}-{Path(args.model).parent.name}"
+        measure.save(name, {"rows": [row_of(args.slide, found)], "breakdown": found})
+
+
+def row_of(slide: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the table says."""
+    ideal = found["ideal_s"]
+    return {
+        "slide": slide.name,
+        "tiles": found["tiles"],
+        "backend": found["backend"],
+        "first read to last tile, s": found["steady_s"],
+        "its CPU s": found["steady_cpu_s"],
+        "reading alone, CPU s": found["read_alone_cpu_s"],
+        "network alone, CPU s": found["network_alone_cpu_s"],
+        "at best, s": ideal,
+        "times that": round(found["steady_s"] / ideal, 3),
+        "CPU, times that": round(found["steady_cpu_s"] / (ideal * found["cores"]), 3),
+    }
 
 
 if __name__ == "__main__":

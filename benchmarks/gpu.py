@@ -28,6 +28,7 @@ from make_slide import make_slide
 
 import wsiseg
 from wsiseg.engine import ignore, run_cascade
+from wsiseg.engine.execute import Threaded
 from wsiseg.errors import ModelError
 from wsiseg.geometry import Box
 from wsiseg.model import Model, load_model, write_package
@@ -160,7 +161,9 @@ def model_seconds(slide: Slide, model: Model, batch: int) -> float:
             )
             for i in stage.inputs
         )
-        total += batch_seconds(predictor, inputs) * known.tiles / batch
+        # Without a GPU each call has a core, as in a run.
+        alone = predictor.for_workers(1, 1) if isinstance(predictor, Threaded) else predictor
+        total += batch_seconds(alone, inputs) * known.tiles / batch
     return total
 
 

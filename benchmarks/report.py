@@ -124,6 +124,31 @@ def export(record: Record) -> list[str]:
     ]
 
 
+def volume(record: Record) -> list[str]:
+    rows = [
+        [
+            row["classes"],
+            *(row[who][key] for who in ("wsiseg", "monai") for key in MEASURED),
+            round(row["wsiseg"]["cpu_s"] / row["monai"]["cpu_s"], 2),
+        ]
+        for row in record["overhead"]
+    ]
+    header = ["classes", "CPU s", "added MB", "MONAI, CPU s", "MONAI, added MB", "ratio of CPU s"]
+    peaks = [[row["depth"], row["added_mb"], row["formula_mb"]] for row in record["peaks"]]
+    exports = [[how, *(row[key] for key in MEASURED)] for how, row in record["export"].items()]
+    return [
+        "",
+        *table(header, rows),
+        "",
+        *table(["planes of the scan", "added MB", "formula, MB"], peaks),
+        "",
+        *table(["export", "CPU s", "added MB"], exports),
+    ]
+
+
+MEASURED = ("cpu_s", "added_mb")
+
+
 def sampler(record: Record) -> list[str]:
     speed = record["patches_per_s"]
     rows = [[name, ratio] for name, ratio in record["ratio"].items()]
@@ -184,6 +209,7 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "windows": windows,
     "viewer": viewer,
     "ablation": ablation,
+    "volume": volume,
 }
 
 

@@ -2,17 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from .arguments import AsJson
+
+if TYPE_CHECKING:
+    from wsiseg.evaluate import Evaluation
 
 __all__ = ["evaluate"]
 
 PRINTED = (
     *("dice", "iou", "precision", "recall", "aji", "pq", "dq", "sq", "object_f1"),
     *("points_patherea_f1", "points_hungarian_f1", "consensus_dice"),
+    *("surface_dice", "hd95_mm", "average_distance_mm", "lesion_precision", "lesion_recall"),
+    *("lesion_f1", "crps_ml"),
 )
 """The other figures are in the report."""
 
@@ -21,14 +26,16 @@ def evaluate(
     dataset: Annotated[
         Path,
         typer.Argument(
-            help="dataset.toml, the config.toml that names one, or a CSV with --classes.",
+            help="dataset.toml, the config.toml that names one, or a CSV with --classes; of scans, "
+            "the folder (or one file) of label volumes.",
             show_default=False,
         ),
     ],
     predictions: Annotated[
         Path,
         typer.Argument(
-            help="What `wsiseg segment` wrote, or a mask or annotations per slide, named after it.",
+            help="What `wsiseg segment` wrote, or a mask, annotations or labels per slide or scan, "
+            "named after it.",
             show_default=False,
         ),
     ],
@@ -42,11 +49,17 @@ def evaluate(
         float, typer.Option(min=0.05, help="µm per pixel at which masks are compared.")
     ] = 1.0,
     classes: Annotated[
-        str, typer.Option(help="For a CSV: classes, background first, with commas between.")
+        str,
+        typer.Option(help="For a CSV, or scans: classes, background first, with commas between."),
     ] = "",
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="µm up to which an outline counts as right.")
-    ] = 10.0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Up to which an outline counts as right: µm of slides (10), mm of scans (1).",
+            show_default=False,
+        ),
+    ] = None,
     compare: Annotated[
         list[str] | None,
         typer.Option(help="masks (default), objects or points; may be given several times."),
@@ -54,28 +67,23 @@ def evaluate(
     stratify: Annotated[
         list[str] | None, typer.Option(help="Column of the data set to tell results apart by.")
     ] = None,
+    rater: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of scans: folder of labels by another person; several times for more."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score predictions: Dice, outlines, calibration, with intervals; CSV, JSON and a page."""
-    from wsiseg.evaluate import EvaluationOptions
     from wsiseg.evaluate.write import to_json
-    from wsiseg.train.config import read_dataset_of
-    from wsiseg.train.scoring import evaluate_dataset
+    from wsiseg.source import is_volume
 
     named = [name.strip() for name in classes.split(",") if name.strip()]
-    evaluation = evaluate_dataset(
-        read_dataset_of(dataset, classes=named),
-        predictions,
-        splits=(split,),
-        spacing_um=spacing,
-        compared=tuple(compare or ("masks",)),
-        options=EvaluationOptions(
-            tolerance_um=tolerance,
-            point_protocols=("patherea", "hungarian"),
-            group_by="patient",
-            strata=tuple(stratify or ()),
-        ),
-    )
+    if dataset.is_dir() or is_volume(dataset):
+        evaluation = _of_scans(dataset, predictions, named, rater or [], tolerance)
+    else:
+        evaluation = _of_slides(
+            dataset, predictions, named, split, spacing, compare, stratify, tolerance
+        )
     folder = evaluation.write(out)
     if as_json:
         typer.echo(json.dumps(to_json(evaluation)))
@@ -87,3 +95,50 @@ def evaluate(
             between = f" ({low:.4f} to {high:.4f})" if low == low else ""
             typer.echo(f"{row.class_name}{where}: {row.figure} {mean:.4f}{between}")
     typer.echo(str(folder / "evaluation.html"))
+
+
+def _of_scans(
+    references: Path,
+    predictions: Path,
+    classes: list[str],
+    raters: list[Path],
+    tolerance: float | None,
+) -> "Evaluation":
+    from wsiseg.evaluate import evaluate_scans, find_pairs, scan_options
+    from wsiseg.evaluate.volumes import TOLERANCE_MM
+
+    wanted = TOLERANCE_MM if tolerance is None else tolerance
+    return evaluate_scans(
+        find_pairs(references, predictions, raters=raters),
+        classes=classes,
+        options=scan_options(tolerance_mm=wanted),
+    )
+
+
+def _of_slides(
+    dataset: Path,
+    predictions: Path,
+    named: list[str],
+    split: Literal["train", "val", "test"],
+    spacing: float,
+    compare: list[str] | None,
+    stratify: list[str] | None,
+    tolerance: float | None,
+) -> "Evaluation":
+    from wsiseg.evaluate import EvaluationOptions
+    from wsiseg.train.config import read_dataset_of
+    from wsiseg.train.scoring import evaluate_dataset
+
+    return evaluate_dataset(
+        read_dataset_of(dataset, classes=named),
+        predictions,
+        splits=(split,),
+        spacing_um=spacing,
+        compared=tuple(compare or ("masks",)),
+        options=EvaluationOptions(
+            tolerance_um=10.0 if tolerance is None else tolerance,
+            point_protocols=("patherea", "hungarian"),
+            group_by="patient",
+            strata=tuple(stratify or ()),
+        ),
+    )

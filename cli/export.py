@@ -26,7 +26,7 @@ To = Annotated[
 ]
 As = Annotated[
     str,
-    Option("--as", help="annotations, detections, cells, points; or tiles, of the heatmap."),
+    Option("--as", help="annotations, detections, cells, points; of the heatmap tiles, peaks."),
 ]
 Frame = Annotated[str, Option(help="qupath: pixels of the image QuPath shows; or level0.")]
 Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
@@ -51,6 +51,9 @@ Heatmap = Annotated[
 Tile = Annotated[
     float,
     Option("--tile", min=0.0, help="µm per side of a tile; 0: cells over 8 µm as they are, or 64."),
+]
+Peak = Annotated[
+    float, Option("--peak", min=0.0, max=1.0, help="Least probability of a peak of the heatmap.")
 ]
 Version = Annotated[str, Option("--ngff", help="OME-Zarr 0.4 (QuPath reads it) or 0.5.")]
 SlideOption = Annotated[
@@ -84,6 +87,7 @@ def export(
     max_objects: PerFile = 100_000,
     heatmap: Heatmap = "heatmap",
     tile: Tile = 0.0,
+    peak: Peak = 0.5,
     ngff: Version = "0.4",
     slide: SlideOption = None,
     license: License = "",
@@ -113,6 +117,7 @@ def export(
         limits=(max_objects, MAX_BYTES),
         heatmap=heatmap,
         tile_um=tile,
+        least_peak=peak,
         ngff=ngff,
         license=license,
         overwrite=overwrite,

@@ -42,6 +42,7 @@ _HOMES = {
     "Annotations": "wsiseg.annotations",
     "write_geojson": "wsiseg.annotations",
     "read_geojson": "wsiseg.annotations",
+    "fix_geojson": "wsiseg.annotations",
     "verify_geojson": "wsiseg.annotations",
     "HeatmapStore": "wsiseg.stitch",
     "Result": "wsiseg.result",
@@ -95,6 +96,7 @@ __all__ = [
     "__version__",
     "embed",
     "find_tissue",
+    "fix_geojson",
     "is_volume",
     "list_models",
     "load_model",
@@ -109,7 +111,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from wsiseg.annotations import Annotations, read_geojson, verify_geojson, write_geojson
+    from wsiseg.annotations import (
+        Annotations,
+        fix_geojson,
+        read_geojson,
+        verify_geojson,
+        write_geojson,
+    )
     from wsiseg.embedding import Embeddings, embed
     from wsiseg.engine import Journal, Plan
     from wsiseg.errors import WsisegError, WsisegWarning

@@ -158,7 +158,7 @@ class HeapTrimmer:
     would grow and grow (measured: 100 MB in 25 s). Called often; it mostly does nothing.
     """
 
-    GROWTH = 16 << 20
+    GROWTH = 6 << 20
 
     LOOK_S = 0.05
     """Between two looks: each costs as much as putting a patch together."""

@@ -186,7 +186,9 @@ def _plan(
         else:
             least = options.tissue.min_fraction
             tiles = [s.runs(select_tiles(s, tissue, least)) for s in setups]
-            decoding = choose_decoding(setups, scaled, tiles, model, run.decoding, run.threads)
+            decoding = choose_decoding(
+                setups, scaled, tiles, model, run.decoding, run.threads, run.batch_size
+            )
         setups = scaled if decoding.scaled else setups
     return make_plan(
         setups,
@@ -386,6 +388,8 @@ def _prepare(
     watch = DamageWatch(slide, tissue, options.damage)
     watch.check()
     slide.forget()  # at its resolution nobody comes back
+    if not small:
+        release_memory()  # of the picture that tissue was looked for on
     resume = Resume(journal, slide, options.run) if journal is not None else None
     if resume is not None and pinned == NOTHING_PINNED:
         setups = lay_out(model.card, slide, uncertainty=options.uncertainty)

@@ -16,13 +16,20 @@ from wsiseg.model import Model
 from wsiseg.options import RunOptions
 from wsiseg.source import Volume
 from wsiseg.stitch import HeatmapStore
+from wsiseg.volume.arrays import VolumeArray
 from wsiseg.volume.nifti import write_nifti
 from wsiseg.volume.prepare import WorkFile
+from wsiseg.volume.preview import class_colors
+from wsiseg.volume.report import STATISTICS_FILES, ScanReport, scan_report
 from wsiseg.volume.scan import Scan
+from wsiseg.volume.statistics import ScanClass, StatisticsOptions
 
 __all__ = ["ScanResult"]
 
 LABELS = "labels.nii.gz"
+
+UNCOLOURED = (64, 64, 64)
+"""Of classes whose card names no colour."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,8 +97,8 @@ class ScanResult:
     ) -> Path:
         """Write the files of this scan to `out/<name>/` and return that folder.
 
-        `labels.nii.gz` on the grid of the scan, and `run.json`. The folder appears when everything
-        in it is there.
+        `labels.nii.gz` on the grid of the scan, `statistics.json` and `.csv`, `preview.png`, and
+        `run.json`. The folder appears when everything in it is there.
 
         Raises
         ------
@@ -107,12 +114,36 @@ class ScanResult:
             stored = self.volume
             like = Path(stored.path) if stored.path else None
             write_nifti(folder / LABELS, self.labels, stored.affine, like=like)
+            self.report().write(folder, STATISTICS_FILES)
             (folder / "run.json").write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2))
         return Path(out) / name
 
+    @property
+    def classes(self) -> tuple[ScanClass, ...]:
+        """The classes of the labels without the background; colours where the card names any."""
+        specs = enumerate(self.model.card.classes)
+        return tuple(
+            ScanClass(value, spec.name, None if spec.color == UNCOLOURED else spec.color)
+            for value, spec in specs
+            if value
+        )
+
+    def report(self, *, options: StatisticsOptions | None = None) -> ScanReport:
+        """Return figures and pictures of what was found; the scan must still be open."""
+        stored = self.volume
+        return scan_report(
+            VolumeArray(stored),
+            self.labels,
+            stored.affine,
+            self.classes,
+            about={"scan": stored.name, "model": self.model.card.title},
+            modality=stored.metadata.modality,
+            options=options,
+        )
+
     def provenance(self) -> dict[str, Any]:
         """Return where this result comes from: scan, model, options, plan, machine, times."""
-        return scan_record(
+        record = scan_record(
             self.scan,
             self.model,
             self.options,
@@ -120,3 +151,6 @@ class ScanResult:
             self.reports,
             summary=self.summary(),
         )
+        colors = class_colors(self.classes)
+        told = [{"value": c.value, "name": c.name, "color": colors[c.value]} for c in self.classes]
+        return {**record, "classes": told}

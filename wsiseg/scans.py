@@ -7,6 +7,7 @@ from pathlib import Path
 from wsiseg.engine import Journal, Listener, ignore, temporary_folder
 from wsiseg.engine.scan_graph import lay_out_scan
 from wsiseg.engine.scan_plan import ScanPlan, plan_scan
+from wsiseg.engine.scan_resume import ScanResume
 from wsiseg.engine.scan_run import run_scan, windows_with_body
 from wsiseg.errors import ModelError
 from wsiseg.machine import release_memory, set_allocator
@@ -14,7 +15,7 @@ from wsiseg.model import Model, load_for_run, require_task
 from wsiseg.options import RunOptions
 from wsiseg.scan_result import ScanResult
 from wsiseg.source import Volume, open_volume
-from wsiseg.volume.body import crop_box
+from wsiseg.volume.body import Body, find_body
 from wsiseg.volume.scan import Scan
 
 __all__ = ["plan_of_scan", "segment_scan"]
@@ -39,9 +40,9 @@ def plan_of_scan(
     """
     require_task(model, "semantic")
     model = load_for_run(model, options)
-    placed = _placed(scan, model)
+    placed, body = _placed(scan, model)
     setups = lay_out_scan(model.card, placed)
-    selected = windows_with_body(model.card, placed, setups)
+    selected = windows_with_body(body, setups)
     return plan_scan(model, placed, setups, selected, options)
 
 
@@ -69,7 +70,8 @@ def segment_scan(
         Where voxels wait while it runs; default: a temporary folder that lives as long as the
         program.
     journal
-        Keeps what is finished, in its own folder instead of `work_dir`.
+        Keeps what is finished, in its own folder instead of `work_dir`: a run that was ended goes
+        on from there when it is called again with the same journal.
     listen
         Called with progress events (`wsiseg.engine.events`).
 
@@ -93,12 +95,14 @@ def segment_scan(
     require_task(model, "semantic")
     model = load_for_run(model, options)
     set_allocator(model.backend)
-    placed = _placed(scan, model)
+    placed, body = _placed(scan, model)
     setups = lay_out_scan(model.card, placed)
-    selected = windows_with_body(model.card, placed, setups)
-    plan = plan_scan(model, placed, setups, selected, options)
+    selected = windows_with_body(body, setups)
+    resume = ScanResume(journal, placed, model) if journal is not None else None
+    paces = resume.paces(setups, selected) if resume is not None else {}
+    plan = plan_scan(model, placed, setups, selected, options, paces=paces)
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    output = run_scan(model, placed, setups, selected, plan, folder, listen=listen)
+    output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
     release_memory()
     return ScanResult(
         scan=placed,
@@ -112,8 +116,8 @@ def segment_scan(
     )
 
 
-def _placed(scan: Scans, model: Model) -> Scan:
-    """Return the scan in the frame of the model, and of it the part that is looked at."""
+def _placed(scan: Scans, model: Model) -> tuple[Scan, Body]:
+    """Return the scan in the frame of the model, the part that is looked at; and the body there."""
     if model.card.scan is None:
         raise ModelError(
             f"{model.card.name}: is a model for slides (axes {model.card.axes!r}): needed one for "
@@ -122,4 +126,5 @@ def _placed(scan: Scans, model: Model) -> Scan:
     given = [scan] if isinstance(scan, Volume | str | Path) else list(scan)
     volumes = [one if isinstance(one, Volume) else open_volume(one) for one in given]
     whole = Scan.of(volumes, model.card.scan)
-    return whole.within(crop_box(whole, model.card.scan.crop))
+    body = find_body(whole, model.card.scan.crop)
+    return whole.within(body.box), body

@@ -1,6 +1,7 @@
 """Tracing is exact: outlines along pixel edges, whatever the mask, whatever the slabs."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from wsiseg.annotations import _rings
 from wsiseg.annotations.trace import TracedPolygons, Tracer, to_level0, trace_labels
 from wsiseg.errors import AnnotationError, LabelError
 
@@ -106,6 +108,15 @@ def test_many_edges_are_followed_by_scipy_as_few_are_by_a_loop(mask):
         many = trace_labels(mask)
     check_exact(mask, many)
     assert same(many, few)
+
+
+def test_loops_give_way_once_they_have_gone_through_much(monkeypatch):
+    monkeypatch.delitem(sys.modules, _rings.GRAPHS, raising=False)
+    monkeypatch.setattr(_rings._Looped, "edges", 0)
+    assert not _rings._suit_a_loop(_rings.FEW_EDGES + 1)
+    for _ in range(_rings.MANY_EDGES // _rings.FEW_EDGES):
+        assert _rings._suit_a_loop(_rings.FEW_EDGES)
+    assert not _rings._suit_a_loop(1)
 
 
 @given(mask=masks(), block=st.integers(1, 5), enough=st.integers(0, 20))

@@ -164,7 +164,8 @@ def test_empty_cases(kind):
 
 def test_bad_input_is_refused():
     volume = np.zeros((3, 3, 3), bool)
-    with pytest.raises(UsageError, match="'contour' need two axes"):
-        compare_surfaces(volume, volume, spacing=(1, 1, 1), tolerance=1, kind="contour")
+    line = np.zeros(3, bool)
+    with pytest.raises(UsageError, match="'contour' need 2 or 3 axes"):
+        compare_surfaces(line, line, spacing=(1,), tolerance=1, kind="contour")
     with pytest.raises(UsageError, match="needs 3 values"):
         compare_surfaces(volume, volume, spacing=(1, 1), tolerance=1)

@@ -11,7 +11,13 @@ from made_results import CLASSES, IMAGE, MIRAX, feature_area, make_result, mask_
 
 from wsiseg.annotations import read_objects, verify_geojson
 from wsiseg.errors import RunError, UsageError
-from wsiseg.exchange import ExportReport, ExportRequest, export_result, find_results
+from wsiseg.exchange import (
+    ExportReport,
+    ExportRequest,
+    FinishedResult,
+    export_result,
+    find_results,
+)
 
 KINDS = {"annotations": "annotation", "detections": "detection", "cells": "cell"}
 
@@ -131,6 +137,29 @@ def test_points_lie_in_their_objects(result, tmp_path):
         point = shapely.geometry.shape(feature["geometry"])
         assert outlines[feature["id"]].buffer(0.01).contains(point)
         assert feature["properties"]["measurements"]
+
+
+def test_peaks_are_where_the_heatmap_is_highest(result, cropped, tmp_path):
+    for i, folder in enumerate((result, cropped)):
+        (path,) = export(folder, tmp_path / str(i), kind="peaks", least_peak=0.6).files
+        assert is_clean(path)
+        features = features_of(path)
+        assert features
+        for one in features:
+            assert one["geometry"]["type"] == "Point"
+            assert one["properties"]["objectType"] == "detection"
+            ((name, value),) = one["properties"]["measurements"].items()
+            assert name == f"prob_{one['properties']['classification']['name']}"
+            assert value >= 0.6
+    store = FinishedResult(result).heatmap()
+    x, y = features_of(shards_of(tmp_path / "0"))[0]["geometry"]["coordinates"]
+    pixel = int(y / store.downsample[0]), int(x / store.downsample[1])
+    assert store.codes[:, pixel[0], pixel[1]].max() > 0
+
+
+def shards_of(folder):
+    (path,) = folder.glob("*.geojson")
+    return path
 
 
 def test_names_are_numbered_by_class(result, tmp_path):

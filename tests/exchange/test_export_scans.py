@@ -238,6 +238,9 @@ def test_ome_zarr_in_millimetres(tmp_path, nifti_result, version):
     assert np.abs(group["1"][:] - mean).max() <= 1
     np.testing.assert_array_equal(group["labels/classes/0"][:], labels)
     np.testing.assert_array_equal(group["labels/classes/1"][:], labels[:, ::2, ::2])
+    with open_volume(path) as again:  # without a warning: the axes say where they lead
+        assert again.affine.is_close(Affine.from_spacing((3, 1, 1), origin=(-10, 20, 30)))
+        np.testing.assert_array_equal(VolumeArray(again)[:], scan)
     nodes = list(Reader(parse_url(path))())
     assert nodes[0].data[0].shape == labels.shape
     assert any("classes" in str(node.zarr) for node in nodes)

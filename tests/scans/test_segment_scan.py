@@ -127,6 +127,26 @@ def test_crop_to_nonzero_leaves_the_rest_background(tmp_path):
     assert np.array_equal(result.labels, expected_labels(np.clip(values, 0, 1)))
 
 
+def test_windows_outside_of_the_body_are_left_out(tmp_path):
+    """What is in the body does not change, and outside of it there is nothing."""
+    shape, spacing = (40, 60, 120), (2.0, 1.5, 1.5)
+    values = np.zeros(shape, np.float32)
+    values[4:36, 10:50, 70:114] = 0.5 + blob((32, 40, 44)) / 2
+    values[4:14, 10:14, 30:71] = 0.6  # an arm, so that the box holds much air
+    scan = open_volume(values, affine=Affine.from_spacing(spacing))
+    crop = {"to": "body", "threshold": 0.4, "margin_mm": 0.0}
+    results = {}
+    for skip in (False, True):
+        given = {"scan": {"crop": crop | {"skip_windows": skip}}}
+        package = make_scan_model(
+            tmp_path / f"m{skip}", patch=(8, 16, 16), spacing_mm=(2.5, 2.0, 2.0), card=given
+        )
+        results[skip] = segment_scan(scan, package)
+    whole, part = results[False], results[True]
+    assert part.plan.stages[0].windows < 0.8 * whole.plan.stages[0].windows
+    assert np.array_equal(part.labels, whole.labels)
+
+
 def test_folds_and_mirrors_are_one_mean(tmp_path):
     package = make_scan_model(tmp_path / "m", spacing_mm=None)
     card = json.loads((package / "model.json").read_text())

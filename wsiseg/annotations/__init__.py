@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wsiseg.annotations.read_drawing import read_areas, read_points
     from wsiseg.annotations.read_objects import read_objects
     from wsiseg.annotations.readback import read_geojson
+    from wsiseg.annotations.repair import Change, FixReport, fix_geojson
     from wsiseg.annotations.verify import Finding, LoadedObjects, VerifyReport, verify_geojson
 
 _LATER = {
@@ -32,6 +33,7 @@ _LATER = {
     "read_drawing": ("read_areas", "read_points"),
     "read_objects": ("read_objects",),
     "readback": ("read_geojson",),
+    "repair": ("Change", "FixReport", "fix_geojson"),
     "verify": ("Finding", "LoadedObjects", "VerifyReport", "verify_geojson"),
 }
 _HOMES = {name: module for module, names in _LATER.items() for name in names}
@@ -41,8 +43,10 @@ __all__ = [
     "AnnotationClass",
     "Annotations",
     "Areas",
+    "Change",
     "ClassMap",
     "Finding",
+    "FixReport",
     "FoundObjects",
     "ImageRef",
     "LabelView",
@@ -53,6 +57,7 @@ __all__ = [
     "QuPathFrame",
     "VerifyReport",
     "WriteReport",
+    "fix_geojson",
     "open_labels",
     "qupath_frame",
     "read_areas",

@@ -27,7 +27,7 @@ from wsiseg.annotations.chunks import chunks
 from wsiseg.annotations.frames import frame_size, moved, offset_to
 from wsiseg.annotations.polygons import Polygons, Shapes, are_single_rings, both, either
 
-__all__ = ["Preparation", "Prepared"]
+__all__ = ["Preparation", "Prepared", "is_cut_by_rounding", "repaired"]
 
 ROUNDS = 10
 """Roundings tried until an outline stays as it is; two are rare."""
@@ -130,9 +130,9 @@ class Preparation:
         invalid = usable & ~(shapely.is_valid(result) & (shapely.area(result) > 0))
         valid = usable & ~invalid
         result[valid] = _without_repeats(result[valid])
-        invalid[valid] = _is_cut_by_rounding(result[valid])
+        invalid[valid] = is_cut_by_rounding(result[valid])
         for row in np.flatnonzero(invalid):
-            result[row] = _repaired(geometries[row])
+            result[row] = repaired(geometries[row])
         self.repaired += int(np.count_nonzero(invalid & ~shapely.is_empty(result)))
         self._drop(result, polygonal & shapely.is_empty(result), reason)
         return _simplest(result)
@@ -190,7 +190,7 @@ def _without_repeats(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
     return result
 
 
-def _is_cut_by_rounding(geometries: NDArray[np.object_]) -> NDArray[np.bool_]:
+def is_cut_by_rounding(geometries: NDArray[np.object_]) -> NDArray[np.bool_]:
     """Tell which valid, rounded polygons QuPath would still cut where they almost touch."""
     cut = ~is_kept_by_rounding(Polygons.of(geometries))
     reduced = reduce_to_grid(geometries[cut])
@@ -199,7 +199,7 @@ def _is_cut_by_rounding(geometries: NDArray[np.object_]) -> NDArray[np.bool_]:
     return cut
 
 
-def _repaired(geometry: shapely.Geometry) -> shapely.Geometry:
+def repaired(geometry: shapely.Geometry) -> shapely.Geometry:
     """Return the polygons that a broken outline stands for, on the 0.01 px grid; may be empty.
 
     What touches itself is repaired as QuPath would; what crosses is first split where it crosses.
@@ -209,7 +209,7 @@ def _repaired(geometry: shapely.Geometry) -> shapely.Geometry:
         fixed = _uncrossed(geometry)
     for _ in range(ROUNDS):
         fixed = shapely.transform(_polygons_of(fixed), round_points)
-        if not _is_cut_by_rounding(np.array([fixed]))[0]:
+        if not is_cut_by_rounding(np.array([fixed]))[0]:
             return fixed
         (fixed,) = reduce_to_grid(np.array([fixed]))
     return shapely.Polygon()

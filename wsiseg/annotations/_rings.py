@@ -10,6 +10,7 @@ their ways on, which cuts the ring in two simple ones (a hole that touches its s
 hole), as OGC Simple Features (ISO 19125-1, 6.1.11) asks. Pixels of two polygons are on two rings.
 """
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,14 @@ Indices = NDArray[np.int32]
 
 FEW_EDGES = 1 << 18
 """Up to so many, a loop takes less time (0.1 s) than the import of SciPy's graphs (0.4 s)."""
+
+MANY_EDGES = 1 << 20
+"""So many, in all calls together, are worth that import."""
+
+LOOPED_EDGES = 1 << 10
+"""Up to so many, a loop is as quick as SciPy that is there already."""
+
+GRAPHS = "scipy.sparse.csgraph"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,22 @@ def outlines(corners: Corners) -> Outlines:
     return Outlines(order[tail], order[tail ^ 1], position[ring[edges]], polygon)
 
 
+class _Looped:
+    """What loops have gone through in this process."""
+
+    edges = 0
+
+
+def _suit_a_loop(edges: int) -> bool:
+    """Tell whether a loop takes less time than SciPy, its import counted where it is to come."""
+    if edges > FEW_EDGES:
+        return False
+    if GRAPHS in sys.modules:
+        return edges <= LOOPED_EDGES
+    _Looped.edges += edges
+    return _Looped.edges <= MANY_EDGES
+
+
 def _group(value: NDArray[Any]) -> NDArray[np.int64]:
     """Return 0, 1, 2, ... for the runs of equal values of a sorted array."""
     group = np.zeros(len(value), np.int64)
@@ -138,7 +163,8 @@ def _stable_order(key: NDArray[np.int64]) -> NDArray[np.int32 | np.int64]:
     matrix from rows to columns: nine times as fast as NumPy's stable sort.
     """
     n, keys = len(key), int(key.max()) + 1
-    if n <= FEW_EDGES or keys > 4 * n + 2**16:
+    few = min(FEW_EDGES, LOOPED_EDGES) if GRAPHS in sys.modules else FEW_EDGES
+    if n <= few or keys > 4 * n + 2**16:
         return np.argsort(key, kind="stable")
     from scipy.sparse import csr_array
 
@@ -179,7 +205,7 @@ def _graph(successor: Indices) -> "csr_array[np.float64]":
 
 def _cycles(successor: Indices) -> Indices:
     """Return the number of the cycle that each element of a permutation is in."""
-    if len(successor) <= FEW_EDGES:
+    if _suit_a_loop(len(successor)):
         return _few_cycles(successor)
     from scipy.sparse.csgraph import connected_components
 
@@ -237,7 +263,7 @@ def _owners(
 
 def _walk(successor: Indices, starts: NDArray[np.intp]) -> Indices:
     """Return all edges in the order of their rings, each ring from its given start."""
-    if len(successor) <= FEW_EDGES:
+    if _suit_a_loop(len(successor)):
         return _few_walked(successor, starts)
     from scipy.sparse.csgraph import breadth_first_order
 

@@ -24,7 +24,7 @@ from wsiseg.annotations.trace import (
 )
 from wsiseg.errors import AnnotationError
 
-__all__ = ["InstanceRule", "Instances", "trace_instances"]
+__all__ = ["MAX_WAITING", "InstanceRule", "Instances", "ended", "trace_instances"]
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class _Splitting:
         for label in np.flatnonzero(np.bincount(waiting.ravel(), minlength=1)[1:]) + 1:
             mask = waiting == label
             if not is_last:
-                mask, first = _ended(mask)
+                mask, first = ended(mask)
                 first_open = min(first_open, first)
             self._number(mask, int(label))
         return first_open
@@ -234,7 +234,7 @@ def _below(rows: NDArray[Any], more: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([rows, more]) if len(rows) else more
 
 
-def _ended(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+def ended(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
     """Return the components that do not reach the last row, and the first row of the others."""
     last = mask[-1]
     if not last.any():

@@ -1,6 +1,7 @@
 """Colour over pixels: label images, polygons and their outlines."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import cv2
@@ -21,6 +22,12 @@ Shapes = Iterable[Any]
 
 SUBPIXEL_BITS = 4
 """OpenCV takes vertices as integers with this many binary places."""
+
+DRAWN_AT_ONCE = 4096
+"""Rings, or shapes: there may be hundreds of thousands."""
+
+BLENDED_ROWS = 128
+"""Rows coloured at once: the softened pixels of thousands of outlines take 60 bytes each."""
 
 FILL = 0.35
 """Opacity at which the stain below can still be judged."""
@@ -123,12 +130,13 @@ def outline(
     casing
         Colour of a thin line on either side, so that the outline shows on any background.
     """
-    out = checked(pixels).copy()
-    lines = [_fixed_point(ring) for rings in polygon_rings(shapes) for ring in rings]
+    out, shapes = checked(pixels).copy(), list(shapes)
     layers = [(casing, width + 2)] if casing is not None else []
     for tone, wide in [*layers, (color, width)]:
         cover = np.zeros(out.shape[:2], np.uint8)
-        cv2.polylines(cover, lines, True, 255, wide, cv2.LINE_AA, SUBPIXEL_BITS)
+        rings = (ring for rings in polygon_rings(shapes) for ring in rings)
+        while lines := [_fixed_point(ring) for ring in islice(rings, DRAWN_AT_ONCE)]:
+            cv2.polylines(cover, lines, True, 255, wide, cv2.LINE_AA, SUBPIXEL_BITS)
         out = _blended(out, cover, tone, 1.0)
     return out
 
@@ -153,8 +161,9 @@ def polygon_rings(shapes: Shapes) -> Iterator[Rings]:
     if not all(isinstance(shape, shapely.Polygon | shapely.MultiPolygon) for shape in shapes):
         found = sorted({type(shape).__name__ for shape in shapes})
         raise AnnotationError(f"polygons or arrays (n, 2) are needed to draw, found {found}")
-    for polygon in shapely.get_parts(np.array(shapes, object)):
-        yield [shapely.get_coordinates(ring) for ring in shapely.get_rings(polygon)]
+    for start in range(0, len(shapes), DRAWN_AT_ONCE):
+        for polygon in shapely.get_parts(np.array(shapes[start : start + DRAWN_AT_ONCE], object)):
+            yield [shapely.get_coordinates(ring) for ring in shapely.get_rings(polygon)]
 
 
 def _fixed_point(ring: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -168,13 +177,21 @@ def _blended(pixels: Pixels, cover: Pixels, color: Color, opacity: float) -> Pix
     part, cover = pixels[y : y + height, x : x + width], cover[y : y + height, x : x + width]
     if not part.size:
         return pixels
-    edge = ((cover > 0) & (cover < 255)).nonzero()
-    softened = _mixed(part[edge], cover[edge] / 255 * opacity, color)
     greys = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
     table = _mixed(greys, np.full(256, opacity), color)  # what each value becomes inside
+    for top in range(0, height, BLENDED_ROWS):
+        rows = slice(top, top + BLENDED_ROWS)
+        _blend_rows(part[rows], cover[rows], color, opacity, table)
+    return pixels
+
+
+def _blend_rows(
+    part: Pixels, cover: Pixels, color: Color, opacity: float, table: NDArray[np.uint8]
+) -> None:
+    edge = ((cover > 0) & (cover < 255)).nonzero()
+    softened = _mixed(part[edge], cover[edge] / 255 * opacity, color)
     cv2.copyTo(cv2.LUT(part, table[:, None]), (cover == 255).view(np.uint8), part)
     part[edge] = softened
-    return pixels
 
 
 def _mixed(pixels: Pixels, weight: NDArray[np.float64], color: Color) -> Pixels:

@@ -152,6 +152,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     kept: Kept | None = None,
     folder: Path | None = None,
     gaps: Gaps | None = None,
+    spill: Path | None = None,
     slide: str = "",
     listen: Listener = ignore,
 ) -> StageReport:
@@ -182,6 +183,8 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         Where blocks that several columns need wait in a file; `None`: they are made again.
     gaps
         The stage's: what it loses by damage becomes nodata.
+    spill
+        Given, the stitcher's front is in a file there instead of memory.
     slide
         Name for the events.
     listen
@@ -219,7 +222,8 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
                 write = _code_writer(place(column), device_output, clock)
                 return stitched_on_device(column, ahead, predictor, stitcher, write, clock)
             results = _predicted(setup, reader, iter(batches), predictor, pace, clock)
-            return _stitched(setup, column, place(column), results, reducer, clock)
+            stitching = _stitcher(setup, column, spill)
+            return _stitched(stitching, place(column), results, reducer, clock)
 
         finished = 0
         for column in columns:
@@ -315,15 +319,14 @@ def _read_ahead(
 
 
 def _stitched(
-    setup: StageSetup,
-    column: Column,
+    stitching: "Stitching",
     place: "_Place",
     results: Generator[Predicted, None, None],
     reducer: Reducer,
     clock: Clock,
 ) -> Iterator[int]:
     """Stitch one column and push it into the reducer; yield the tiles of each batch."""
-    add, finish = _stitcher(setup, column)
+    add, finish = stitching
 
     def push(slabs: Iterator[Slab]) -> None:
         with clock.on("write"):
@@ -344,15 +347,21 @@ def _stitched(
     push(finish())
 
 
-def _stitcher(
-    setup: StageSetup, column: Column
-) -> tuple[Callable[[Indices, NDArray[np.float32]], Iterator[Slab]], Callable[[], Iterator[Slab]]]:
+Stitching = tuple[
+    Callable[[Indices, NDArray[np.float32]], Iterator[Slab]], Callable[[], Iterator[Slab]]
+]
+"""What takes a batch and gives finished slabs, and what gives the rest."""
+
+
+def _stitcher(setup: StageSetup, column: Column, spill: Path | None) -> Stitching:
     """Return what takes a batch and gives finished slabs, and what gives the rest."""
     channels, blend = setup.predicted + len(setup.layers.sampled), setup.spec.output.blend
     if setup.spec.kind != "segmenter":
         cells = CellStitcher(column.grid, channels)
         return cells.add, cells.finish
-    stitcher = Stitcher(column.grid, channels, blend=blend, shares=setup.layers.blended_shares)
+    stitcher = Stitcher(
+        column.grid, channels, blend=blend, shares=setup.layers.blended_shares, spill=spill
+    )
 
     def add(indices: Indices, patches: NDArray[np.float32]) -> Iterator[Slab]:
         for index, patch in zip(indices.tolist(), patches, strict=True):

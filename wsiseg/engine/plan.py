@@ -23,7 +23,7 @@ from wsiseg.geometry import ceil_div
 from wsiseg.grid import Column
 from wsiseg.machine import machine_memory, release_memory, resident_memory, usable_cores
 from wsiseg.model import Model, Predictor
-from wsiseg.model.tuning import StageTuning, default_batch
+from wsiseg.model.tuning import StageTuning, default_batch, device_batch
 from wsiseg.options import RunOptions, TissueOptions
 from wsiseg.stitch import projected_bytes as stitch_bytes
 from wsiseg.stitch import writer_bytes
@@ -31,10 +31,7 @@ from wsiseg.tissue import TissueMask
 
 __all__ = ["Plan", "StagePlan", "make_plan"]
 
-GPU_BATCH_PIXELS = 1 << 23
-"""Patch pixels per batch on a GPU: 128 patches of 256 pixels."""
-
-FRONT_BYTES = 30_000_000
+FRONT_BYTES = 24_000_000
 """Caches, stitcher and rows of the writer. Where a slide is too wide for them, it is walked across
 its shorter side; where that is too wide as well, in columns."""
 
@@ -286,9 +283,8 @@ class _Stage:
 
     def _default_batch(self, cores: int) -> int:
         """Return a batch that gives each core some work, and whose activations stay small."""
-        pixels = math.prod(self.setup.grid.patch)
         if self.device != "cpu":
-            return max(1, min(256, GPU_BATCH_PIXELS // pixels, self.tiles))
+            return max(1, min(device_batch(self.setup.grid.patch), self.tiles))
         wanted = self.tuned.batch_size if self.tuned else default_batch(self.setup.grid.patch)
         return max(1, min(wanted, self.tiles // cores))
 

@@ -52,7 +52,7 @@ PACKAGES = (
 )
 
 
-CODE = ("engine", "grid", "model", "resample", "source", "stitch", "tissue")
+CODE = ("engine", "grid", "model", "resample", "source", "stitch", "tissue", "volume")
 """Folders whose code makes heatmaps, masks and vectors."""
 
 MOMENTARY = (

@@ -39,7 +39,7 @@ from wsiseg.model import Model, load_model
 from wsiseg.options import Backend, RunOptions
 from wsiseg.source import Pyramid
 
-__all__ = ["Pinned", "Resume"]
+__all__ = ["Pinned", "Resume", "digest_of", "library_versions", "version_of"]
 
 log = logging.getLogger(__name__)
 
@@ -207,12 +207,12 @@ class Resume:
             "threshold": card.threshold if last else None,
             "uncertainty": asdict(setup.layers) if setup.layers.names else None,
             "grid": [asdict(setup.decided), setup.reference.downsample],
-            "tiles with tissue": _digest(selected),
+            "tiles with tissue": digest_of(selected),
             "skip_below": self._options.skip_below if read else None,
             "damaged blocks": self._slide.on_damage,
             "earlier heatmap": [made.get(name) for name in read],
             "wsiseg": [__version__, code_fingerprint()],
-            "libraries": _versions(),
+            "libraries": library_versions(),
         }
 
 
@@ -230,7 +230,7 @@ def _how(model: Model, setup: StageSetup, pace: Pace, decoding: DecodingChoice) 
     """Return what may change the last bits, by names for people."""
     return {
         "backend": model.backend,
-        "version of the backend": _version(model.backend),
+        "version of the backend": version_of(model.backend),
         "device": model.device.partition(":")[0],
         "processor": hardware(model.device),
         "precision": model.precision,
@@ -243,17 +243,20 @@ def _how(model: Model, setup: StageSetup, pace: Pace, decoding: DecodingChoice) 
 
 
 @cache
-def _versions() -> dict[str, str]:
-    return {name: _version(name) for name in LIBRARIES}
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that decode and reduce."""
+    return {name: version_of(name) for name in LIBRARIES}
 
 
 @cache
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """Return the version of a library; `none` where it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "none"
 
 
-def _digest(selected: NDArray[np.bool_]) -> str:
+def digest_of(selected: NDArray[np.bool_]) -> str:
+    """Return what tells a choice of tiles from others."""
     return hashlib.sha256(np.packbits(selected).tobytes()).hexdigest()[:16]

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,8 @@ GPU_BATCH_VOXELS = 1 << 21
 
 SMALL_PATCH = 80**3
 """Patches up to this many voxels are predicted several at once, each on a core of its own."""
+
+NO_PACES: Mapping[str, Pace] = MappingProxyType({})
 
 MemoryPlan = Literal["slab", "spill"]
 """`slab`: the front of the stitcher is in memory. `spill`: it is in a file, for many classes."""
@@ -94,8 +97,16 @@ def plan_scan(
     setups: Sequence[StageSetup],
     selected: Sequence[NDArray[np.bool_]],
     options: RunOptions,
+    *,
+    paces: Mapping[str, Pace] = NO_PACES,
 ) -> ScanPlan:
     """Count windows, bytes, memory and seconds; time one batch of zeros through each network.
+
+    Parameters
+    ----------
+    paces
+        How stages were driven by an earlier run that is gone on with, by their names; taken again
+        where options allow it.
 
     Raises
     ------
@@ -106,7 +117,10 @@ def plan_scan(
     stages, spent, work = [], 0, math.prod(scan.whole)
     for s, (setup, chosen) in enumerate(zip(setups, selected, strict=True)):
         last = s == len(setups) - 1
-        stage = _plan_stage(model, s, setup, int(chosen.sum()), scan, options, budget, last=last)
+        pace = paces.get(setup.spec.name) or _pace(model, setup, int(chosen.sum()), options)
+        if options.batch_size not in (None, pace.batch_size):
+            pace = _pace(model, setup, int(chosen.sum()), options)
+        stage = _plan_stage(model, s, setup, int(chosen.sum()), scan, pace, budget, last=last)
         stages.append(stage)
         spent = max(spent, stage.buffer_bytes)
         work += sum(_work_bytes(scan, setup, k) for k in range(len(setup.inputs)))
@@ -143,12 +157,11 @@ def _plan_stage(
     setup: StageSetup,
     windows: int,
     scan: Scan,
-    options: RunOptions,
+    pace: Pace,
     budget: int,
     *,
     last: bool,
 ) -> ScanStagePlan:
-    pace = _pace(model, setup, windows, options)
     seconds = _time_batch(mirrored(model.predictors[s], setup), setup, pace) if windows else 0.0
     views, channels = 2 ** len(setup.spec.mirror_axes), len(setup.channels)
     patch = math.prod(setup.grid.patch)

@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 
 from wsiseg.engine.blocks import Readable
 from wsiseg.engine.events import Listener
-from wsiseg.engine.execute import StageReport, run_stage
+from wsiseg.engine.execute import Kept, StageReport, run_stage
 from wsiseg.engine.graph import StageSetup, kept_channels
 from wsiseg.engine.inputs import connect
+from wsiseg.engine.kept import KeptRows
+from wsiseg.engine.scan_labels import StageLabels, label_readers, labels_of
 from wsiseg.engine.scan_plan import ScanPlan, mirrored
+from wsiseg.engine.scan_resume import CODES, KeptPlanes, ScanResume
 from wsiseg.geometry import Box
 from wsiseg.model import Model, ModelCard
 from wsiseg.model.activation import IDENTITY, activate
 from wsiseg.model.card import SCAN, StageSpec
-from wsiseg.stitch import Codes, HeatmapStore, Probabilities, Reducer, Slab
+from wsiseg.stitch import Codes, HeatmapStore, Probabilities, Reducer, Reducers, Sink, Slab
+from wsiseg.volume.body import Body
 from wsiseg.volume.export import ArgmaxRule, FusedExport, LabelRule, RegionRule, ThresholdRule
 from wsiseg.volume.prepare import PreparedScan, WorkFile, prepare_scan
 from wsiseg.volume.scan import Scan
@@ -52,6 +56,7 @@ def run_scan(
     plan: ScanPlan,
     folder: Path,
     *,
+    resume: ScanResume | None = None,
     listen: Listener,
 ) -> ScanOutput:
     """Run the stages one after the other.
@@ -66,6 +71,8 @@ def run_scan(
         The stages laid over it, and which of their tiles run.
     folder
         Where heatmaps of earlier stages are written, and voxels wait.
+    resume
+        What an earlier run has finished is not done again.
     listen
         Called with progress events.
 
@@ -78,28 +85,40 @@ def run_scan(
     heatmaps: dict[str, HeatmapStore] = {}
     reports: list[StageReport] = []
     labels = WorkFile(scan.whole, folder, np.uint8)
+    as_labels: dict[tuple[int, int], StageLabels] = {}
     for s, setup in enumerate(setups):
+        stage, last = plan.stages[s], s == len(setups) - 1
+        rows = None
+        if resume is not None and not label_readers(setups, setup.spec.output.name):
+            rows = resume.stage(setup, selected[s], stage.pace, last=last)
+        kept: Kept | None = rows
         with ExitStack() as stack:
-            reducer = (
-                _export(card, setup, scan, _PlaneFile(labels))
-                if s == len(setups) - 1
-                else _heatmap(card, setup, folder, stack)
-            )
+            if last:
+                planes = None if rows is None else KeptPlanes(rows, setup, scan)
+                kept = planes
+                reducer = _export(card, setup, scan, _PlaneFile(labels), planes)
+            else:
+                reducer = _between(card, setups, s, folder, stack, rows, as_labels)
             scans = _prepared(card, scan, setup, folder, stack)
+            scans |= {k: found for (reader, k), found in as_labels.items() if reader == s}
             report = run_stage(
                 setup,
                 connect(setup, heatmaps, scans=scans),
                 selected[s],
                 mirrored(model.predictors[s], setup),
                 reducer,
-                pace=plan.stages[s].pace,
+                pace=stage.pace,
+                kept=kept,
+                spill=folder if stage.memory == "spill" else None,
                 slide=scan.name,
                 listen=listen,
             )
         reports.append(report)
-        if s < len(setups) - 1:
-            name = setup.spec.output.name
+        name = setup.spec.output.name
+        if s < len(setups) - 1 and _reads_heatmap(setups, name):
             heatmaps[name] = HeatmapStore.open(folder / f"stage-{name}.zarr")
+    for found in as_labels.values():
+        found.close()
     return ScanOutput(labels, heatmaps, tuple(reports))
 
 
@@ -113,21 +132,56 @@ def _prepared(
     for k, item in enumerate(setup.inputs):
         if item.spec.source != SCAN or item.layout is None:
             continue
-        key = (item.layout, item.spec.steps)
+        channels = tuple(card.scan_channels.index(name) for name in item.spec.channels)
+        key = (item.layout, item.spec.steps, channels)
         if key not in made:
             made[key] = prepare_scan(
-                scan,
+                scan.select(channels),
                 item.layout,
                 item.spec.steps,
                 folder,
                 normalize_first=card.scan.order == "normalize_first",
+                every=scan,
             )
             stack.callback(made[key].close)
         found[k] = made[key]
     return found
 
 
-def _heatmap(card: ModelCard, setup: StageSetup, folder: Path, stack: ExitStack) -> Reducer:
+def _between(
+    card: ModelCard,
+    setups: Sequence[StageSetup],
+    s: int,
+    folder: Path,
+    stack: ExitStack,
+    rows: KeptRows | None,
+    as_labels: dict[tuple[int, int], StageLabels],
+) -> Reducer:
+    """Return what writes an earlier stage as later ones read it; labels go to `as_labels`."""
+    setup = setups[s]
+    rule, blank = label_rule(card, setup.spec), _blank(card, setup.spec)
+    reducers: list[Reducer] = []
+    for reader, k in label_readers(setups, setup.spec.output.name):
+        item = setups[reader].inputs[k]
+        classes = [setup.channels.index(name) for name in item.spec.channels]
+        as_labels[reader, k] = StageLabels(item.shape, classes, folder)
+        reducers.append(labels_of(setup, item, as_labels[reader, k], rule=rule, blank=blank))
+    if _reads_heatmap(setups, setup.spec.output.name):
+        reducers.append(_heatmap(card, setup, folder, stack, rows))
+    return reducers[0] if len(reducers) == 1 else Reducers(reducers)
+
+
+def _reads_heatmap(setups: Sequence[StageSetup], name: str) -> bool:
+    """Whether an output is kept as probabilities: where one reads them, or nobody reads labels."""
+    encodings = {
+        item.spec.encoding for setup in setups for item in setup.inputs if item.spec.source == name
+    }
+    return encodings != {"labels"}
+
+
+def _heatmap(
+    card: ModelCard, setup: StageSetup, folder: Path, stack: ExitStack, rows: KeptRows | None
+) -> Reducer:
     """Return what writes the heatmap of an earlier stage."""
     channels = kept_channels(card, setup)
     store = HeatmapStore.create(
@@ -136,14 +190,18 @@ def _heatmap(card: ModelCard, setup: StageSetup, folder: Path, stack: ExitStack)
         channels=[setup.channels[i] for i in channels],
         overwrite=True,
     )
-    codes = Probabilities(stack.enter_context(store), channels=channels)
+    sink: Sink = stack.enter_context(store)
+    codes = Probabilities(rows.sink(CODES, sink) if rows else sink, channels=channels)
     return _Activated(codes, setup.spec) if setup.spec.output.stitched == "raw" else codes
 
 
-def _export(card: ModelCard, setup: StageSetup, scan: Scan, sink: "_PlaneFile") -> Reducer:
+def _export(
+    card: ModelCard, setup: StageSetup, scan: Scan, sink: Sink, planes: KeptPlanes | None
+) -> Reducer:
     """Return what resamples and reduces the last stage into labels of the whole scan."""
     layout = setup.reference.layout
     assert layout is not None
+    wanted = np.ones(scan.whole[0], np.bool_) if planes is None else planes.wanted
     export: Reducer = FusedExport(
         [one.inverse for one in layout.maps],
         layout.export_orders,
@@ -151,8 +209,9 @@ def _export(card: ModelCard, setup: StageSetup, scan: Scan, sink: "_PlaneFile") 
         box=scan.box,
         whole=scan.whole,
         rule=label_rule(card, setup.spec),
-        labels=sink,
+        labels=sink if planes is None else planes.sink(sink),
         blank=_blank(card, setup.spec),
+        wanted=lambda plane: bool(wanted[plane]),
     )
     if setup.spec.output.stitched == "raw" and setup.scaling != IDENTITY:
         return _Scaled(export, setup.scaling)
@@ -227,8 +286,17 @@ class _PlaneFile:
         """Nothing is left to do."""
 
 
-def windows_with_body(
-    card: ModelCard, scan: Scan, setups: Sequence[StageSetup]
-) -> list[NDArray[np.bool_]]:
-    """Return per stage which windows run, bool of `grid.counts`: all."""
-    return [np.ones(setup.grid.counts, np.bool_) for setup in setups]
+def windows_with_body(body: Body, setups: Sequence[StageSetup]) -> list[NDArray[np.bool_]]:
+    """Return per stage which windows run, bool of `grid.counts`: those that touch the body."""
+    found = []
+    for setup in setups:
+        selected = np.ones(setup.grid.counts, np.bool_)
+        first = setup.reference
+        for tile in setup.grid if body.blocks is not None else ():
+            ends = (
+                [o + n * d for n, o, d in zip(end, first.origin, first.downsample, strict=True)]
+                for end in (tile.write.start, tile.write.stop)
+            )
+            selected[tile.index] = body.touches(*ends)
+        found.append(selected)
+    return found

@@ -22,6 +22,7 @@ from wsiseg.evaluate.scaling import fit_temperature, fit_vector
 from wsiseg.evaluate.slide import SlideScores, evaluate_slide
 from wsiseg.evaluate.statistics import Interval, PairDifference, bootstrap, compare_designs
 from wsiseg.evaluate.surface import SurfaceScores, compare_boundaries, compare_surfaces
+from wsiseg.evaluate.volumes import ScanPair, evaluate_scans, find_pairs, scan_options
 
 __all__ = [
     "Boundary",
@@ -47,6 +48,7 @@ __all__ = [
     "RaterScores",
     "Raters",
     "ReliabilityBin",
+    "ScanPair",
     "SlideScores",
     "SurfaceScores",
     "bootstrap",
@@ -59,11 +61,14 @@ __all__ = [
     "compare_surfaces",
     "crps_normal",
     "evaluate",
+    "evaluate_scans",
     "evaluate_slide",
+    "find_pairs",
     "fit_temperature",
     "fit_vector",
     "match_points",
     "pool_points",
     "read_heatmap",
+    "scan_options",
     "slide_case",
 ]

@@ -4,9 +4,9 @@ Two definitions, and they give different numbers:
 
 * `pixels`: pixels of the class with a neighbour (across a face) of another class, each counting
   once, at its centre. What MONAI and most tools do. Any number of axes.
-* `contour`: corners between pixels that see both sides, weighted by the length of the outline
-  there, as marching squares draws it. What the package `surface-distance` does (S. Nikolov et
-  al., J. Med. Internet Res. 23:e26151, 2021, doi:10.2196/26151). Two axes.
+* `contour`: corners between pixels that see both sides, weighted by the length (area) of the
+  outline there, as marching squares (cubes) draws it. What the package `surface-distance` does (S.
+  Nikolov et al., J. Med. Internet Res. 23:e26151, 2021, doi:10.2196/26151). Two or three axes.
 """
 
 import itertools
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import UsageError
 from wsiseg.evaluate.values import IGNORE, LabelArray
 from wsiseg.geometry import Box
+from wsiseg.volume.marching_cubes import cell_areas
 
 __all__ = ["EDGE", "Boundary", "BoundaryKind", "BoundaryTracer", "Edge", "boundary_of", "framed"]
 
@@ -72,15 +73,15 @@ class BoundaryTracer:
     Raises
     ------
     UsageError
-        If a contour is wanted along other than two axes.
+        If a contour is wanted along other than two or three axes.
     """
 
     def __init__(
         self, shape: Sequence[int], classes: int, *, kind: BoundaryKind = "pixels"
     ) -> None:
-        if kind == "contour" and len(shape) != 2:
+        if kind == "contour" and len(shape) not in (2, 3):
             raise UsageError(
-                f"outlines of kind 'contour' need two axes, found {len(shape)}; take 'pixels'"
+                f"outlines of kind 'contour' need 2 or 3 axes, found {len(shape)}; take 'pixels'"
             )
         self.shape = tuple(shape)
         self.classes = classes
@@ -133,9 +134,10 @@ class BoundaryTracer:
             for n, stop, whole in zip(box.shape, box.stop, self.shape, strict=True)
         ]
         corners = [
-            labels[dy : dy + ends[0], dx : dx + ends[1]]
-            for dy, dx in itertools.product((0, 1), repeat=2)
+            labels[tuple(slice(d, d + end) for d, end in zip(step, ends, strict=True))]
+            for step in itertools.product((0, 1), repeat=len(ends))
         ]
+        full = (1 << len(corners)) - 1
         known = np.logical_and.reduce([corner != IGNORE for corner in corners])
         for index in range(1, self.classes):
             if not (labels == index).any():
@@ -143,7 +145,7 @@ class BoundaryTracer:
             code = np.zeros(known.shape, np.uint8)
             for bit, corner in enumerate(corners):
                 code |= (corner == index).astype(np.uint8) << bit
-            edge = known & (code > 0) & (code < 0b1111)
+            edge = known & (code > 0) & (code < full)
             self._points[index].append((np.argwhere(edge) + box.start).astype(np.int32))
             self._codes[index].append(code[edge])
 
@@ -154,6 +156,9 @@ class BoundaryTracer:
         if self.kind == "pixels":
             return Boundary(points)
         codes = np.concatenate([np.empty(0, np.uint8), *self._codes[index]])
+        if len(self.shape) == 3:
+            areas = cell_areas(np.diag(np.asarray(spacing, np.float64)), symmetric=True)
+            return Boundary(points, areas[codes])
         return Boundary(points, contour_lengths(spacing)[codes])
 
 

@@ -112,6 +112,9 @@ class Masks:
     pixels: ReadPixels | None = None
     """The slide on the same grid, for pictures of the worst places."""
 
+    plane: int | None = None
+    """Slice of a volume that pictures show; `None`: the one in the middle."""
+
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.spacing.um) or min(self.shape, default=0) < 1:
             raise UsageError(
@@ -151,6 +154,10 @@ class EvaluationOptions:
     edge: Edge = "closed"
     """Whether what touches the frame of the image ends there; `open` suits regions cut out of a
     larger slide, but other tools do not know it."""
+
+    lesions: bool = False
+    """Compare the connected parts of each class one by one, too: those of masks, 26-connectivity
+    (8 along two axes). The box around a class is held, 10 bytes per pixel."""
 
     point_tolerance_um: float = 8.0
     """Up to this distance points match: about the width of a nucleus."""

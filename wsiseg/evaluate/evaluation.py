@@ -78,6 +78,9 @@ class Evaluation:
     pictures: tuple[Picture, ...] = ()
     """Of the worst slides, the worst first."""
 
+    noun: str = "slide"
+    """What one of `slides` is: a slide, or a scan."""
+
     def worst(self) -> list[SlideScores]:
         """Return the slides, the worst first; those without a figure last."""
         return sorted(self.slides, key=_rank)
@@ -293,7 +296,8 @@ def _pooled(scores: Sequence[ClassScores]) -> dict[str, float]:
         sums = PointCounts(0, 0, 0)
         for one in objects:
             sums += PointCounts(one.true_positives, one.false_positives, one.false_negatives)
-        pooled |= {f"object_{name}": getattr(sums, name) for name in DETECTION}
+        for word in ("object", "lesion"):  # whichever the figures have
+            pooled |= {f"{word}_{name}": getattr(sums, name) for name in DETECTION}
         pooled["dq"] = sums.f1
     points = [one.points for one in scores if one.points]
     for protocol in points[0] if points else ():

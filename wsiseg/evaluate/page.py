@@ -43,9 +43,20 @@ TITLES = {
     "consensus_dice": "Dice of the raters' consensus",
     "consensus_confidence": "Confidence in the consensus",
     "crps_um2": "CRPS of the area, µm²",
+    "predicted_ml": "Predicted, ml",
+    "reference_ml": "Reference, ml",
+    "hd95_mm": "HD95, mm",
+    "average_distance_mm": "Average distance, mm",
+    "lesion_f1": "F1 of lesions",
+    "lesion_precision": "Precision of lesions",
+    "lesion_recall": "Recall of lesions",
+    "crps_ml": "CRPS of the volume, ml",
 }
 
-SLIDE_FIGURES = ("dice", "iou", "precision", "recall", "hd95_um", "boundary_f1", "pq", "aji")
+SLIDE_FIGURES = (
+    *("dice", "iou", "precision", "recall", "hd95_um", "hd95_mm", "average_distance_mm"),
+    *("surface_dice", "boundary_f1", "lesion_f1", "pq", "aji"),
+)
 """What the table of slides shows, where it is there; the CSV has everything."""
 
 STYLE = """
@@ -71,23 +82,27 @@ def page(evaluation: Evaluation) -> str:
     rows = evaluation.summary
     count = len(evaluation.slides)
     parts = [
-        f"<h1>Evaluation of {count} slide{'s' if count != 1 else ''}</h1>",
+        f"<h1>Evaluation of {count} {evaluation.noun}{'s' if count != 1 else ''}</h1>",
         f'<p class="lead">{escape(", ".join(evaluation.classes[1:]))}, against '
         f"{escape(evaluation.classes[0])}.</p>",
         "<h2>Summary</h2>",
-        _summary_table([row for row in rows if not row.column]),
+        _summary_table([row for row in rows if not row.column], evaluation.noun),
         _interval_note(evaluation),
         _by_slide(evaluation),
     ]
     for column in evaluation.options.strata:
         parts.append(f"<h2>By {escape(column)}</h2>")
-        parts.append(_strata_table([row for row in rows if row.column == column]))
+        parts.append(_strata_table([row for row in rows if row.column == column], evaluation.noun))
     calibration = evaluation.calibration()
     if calibration is not None:
         parts.append(_calibration(calibration))
     if evaluation.pictures:
-        parts.append(_pictures(evaluation.pictures))
-    parts += ["<h2>All slides</h2>", _slide_table(evaluation), _definitions(evaluation)]
+        parts.append(_pictures(evaluation.pictures, evaluation.noun))
+    parts += [
+        f"<h2>All {evaluation.noun}s</h2>",
+        _slide_table(evaluation),
+        _definitions(evaluation),
+    ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -97,7 +112,7 @@ def page(evaluation: Evaluation) -> str:
     )
 
 
-def _summary_table(rows: Sequence[SummaryRow]) -> str:
+def _summary_table(rows: Sequence[SummaryRow], noun: str) -> str:
     """Return one line per figure and class."""
     lines = []
     named = ""
@@ -114,11 +129,13 @@ def _summary_table(rows: Sequence[SummaryRow]) -> str:
             ]
         )
         named = row.class_name
-    heads = ("Class", "Figure", "Mean over slides", "Median", "All pixels", "Slides", "Left out")
+    pixels = "All voxels" if noun == "scan" else "All pixels"
+    several = f"{noun.capitalize()}s"
+    heads = ("Class", "Figure", f"Mean over {noun}s", "Median", pixels, several, "Left out")
     return _table(heads, lines, text_columns=2)
 
 
-def _strata_table(rows: Sequence[SummaryRow]) -> str:
+def _strata_table(rows: Sequence[SummaryRow], noun: str) -> str:
     """Return one line per class and stratum, with the figures that matter most."""
     shown = [name for name in SLIDE_FIGURES if any(row.figure == name for row in rows)]
     by_place = {(row.class_name, row.stratum, row.figure): row for row in rows}
@@ -130,7 +147,7 @@ def _strata_table(rows: Sequence[SummaryRow]) -> str:
         slides = max((row.interval.count for row in found if row), default=0)
         cells = [_interval(row) if row else "" for row in found]
         lines.append([_text(class_name), _text(stratum or "(none)"), str(slides), *cells])
-    heads = ("Class", "Group", "Slides", *map(_title, shown))
+    heads = ("Class", "Group", f"{noun.capitalize()}s", *map(_title, shown))
     return _table(heads, lines, text_columns=2)
 
 
@@ -148,16 +165,17 @@ def _slide_table(evaluation: Evaluation) -> str:
         ]
         for slide, scores, figures in table
     ]
-    heads = ("Slide", *columns, "Class", *map(_title, shown))
+    heads = (evaluation.noun.capitalize(), *columns, "Class", *map(_title, shown))
     return _table(heads, lines, text_columns=len(columns) + 2)
 
 
 def _by_slide(evaluation: Evaluation) -> str:
+    noun = evaluation.noun
     known = evaluation.slides[0].classes[0].figures() if evaluation.slides[0].classes else {}
     for name in ("dice", "pq", "points_patherea_f1"):
         if name in known and len(evaluation.slides) > 1:
-            plot = figure_by_slide(evaluation.slides, name, f"{_title(name)}, a dot per slide")
-            return f"<figure>{_image(plot, f'{_title(name)} of each slide')}</figure>"
+            plot = figure_by_slide(evaluation.slides, name, f"{_title(name)}, a dot per {noun}")
+            return f"<figure>{_image(plot, f'{_title(name)} of each {noun}')}</figure>"
     return ""
 
 
@@ -171,7 +189,7 @@ def _calibration(calibrated: Calibrated) -> str:
     )
 
 
-def _pictures(pictures: Iterable[Picture]) -> str:
+def _pictures(pictures: Iterable[Picture], noun: str) -> str:
     key = "".join(
         f'<span class="key{extra}" style="background: rgb{color}"></span>{name}'
         for color, name, extra in (
@@ -180,7 +198,7 @@ def _pictures(pictures: Iterable[Picture]) -> str:
             (WRONG, "wrong pixels", " wide"),
         )
     )
-    parts = [f"<h2>The worst slides</h2><p>{key}</p>"]
+    parts = [f"<h2>The worst {noun}s</h2><p>{key}</p>"]
     for picture in pictures:
         images = [
             _image(content, f"{picture.name}, {what}")
@@ -198,11 +216,12 @@ def _pictures(pictures: Iterable[Picture]) -> str:
 
 def _interval_note(evaluation: Evaluation) -> str:
     options = evaluation.options
-    drawn = options.group_by or "slide"
+    noun = evaluation.noun
+    drawn = options.group_by or noun
     return (
         f'<p class="note">In brackets: {100 * options.confidence:g} % confidence interval of the '
         f"mean, bootstrap by {escape(drawn)} ({options.resamples} resamples, {options.method}, "
-        f"seed {options.seed}); none with fewer than two. Left out of means: slides on which "
+        f"seed {options.seed}); none with fewer than two. Left out of means: {noun}s on which "
         "neither side has anything of the class (undefined), and infinite distances, where one "
         "side has nothing; the median counts those.</p>"
     )
@@ -214,14 +233,20 @@ def _definitions(evaluation: Evaluation) -> str:
         "pixels": "pixels of a class beside another class",
         "contour": "corners between pixels, weighted by the length of the outline there",
     }[options.boundary]
+    scans = evaluation.noun == "scan"
+    tolerance = f"{options.tolerance_um / 1000:g} mm" if scans else f"{options.tolerance_um:g} µm"
+    parts = (
+        "Lesions are the parts of a class that are connected over faces, edges or corners "
+        "(26-connectivity); " * (scans and options.lesions)
+    )
     return (
         '<h2>Definitions</h2><p class="note">Pixels where nobody knows the truth (255) are not '
         "scored; pixels without a prediction count as background. Dice and IoU are undefined where "
         "both sides are empty and 0 where one is; precision is undefined without prediction, "
         f"recall without reference. Outlines: {outline}; the frame of the image is "
         f"{'an outline' if options.edge == 'closed' else 'no outline'}; tolerance "
-        f"{options.tolerance_um:g} µm. HD95: the larger of the two directed 95th percentiles. "
-        "Objects match at IoU above 0.5. Points match within "
+        f"{tolerance}. HD95: the larger of the two directed 95th percentiles. {parts}"
+        f"{'they' if parts else 'Objects'} match at IoU above 0.5. Points match within "
         f"{options.point_tolerance_um:g} µm; Patherea: as many pairs as possible, counts pooled; "
         "Hungarian: least sum of distances, then the tolerance, mean over slides. ECE: the most "
         f"probable class, {options.bins} bins.</p>"

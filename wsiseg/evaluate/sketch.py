@@ -22,7 +22,7 @@ CELL = 256
 class Sketch:
     """Every n-th pixel of both label images, and the square with the most wrong pixels.
 
-    Of a volume only the plane in the middle is seen.
+    Of a volume only one plane is seen.
 
     Attributes
     ----------
@@ -46,12 +46,12 @@ class Sketch:
     wrong: int = 0
 
     @classmethod
-    def of_shape(cls, shape: Sequence[int]) -> "Sketch":
-        """Return the sketch of an image of `shape`, still empty."""
+    def of_shape(cls, shape: Sequence[int], plane: int | None = None) -> "Sketch":
+        """Return the sketch of an image of `shape`, still empty; of a volume, of one plane."""
         step = ceil_div(max(shape[-2:]), LARGEST_SIDE)
         small = tuple(ceil_div(n, step) for n in shape[-2:])
-        plane = tuple(n // 2 for n in shape[:-2])
-        return cls(step, plane, np.zeros(small, np.uint8), np.full(small, IGNORE, np.uint8))
+        at = tuple(n // 2 if plane is None else plane for n in shape[:-2])
+        return cls(step, at, np.zeros(small, np.uint8), np.full(small, IGNORE, np.uint8))
 
     def add(self, prediction: LabelArray, reference: LabelArray, box: Box) -> None:
         """Take what is needed of a block."""

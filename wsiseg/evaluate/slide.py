@@ -11,14 +11,15 @@ from wsiseg.evaluate.blocks import BlockReader, walk
 from wsiseg.evaluate.boundary import BoundaryTracer, framed
 from wsiseg.evaluate.calibration import Calibrated, CalibrationBins
 from wsiseg.evaluate.case import Case, EvaluationOptions, Masks
-from wsiseg.evaluate.instances import InstanceScores, compare_polygons
+from wsiseg.evaluate.instances import InstanceOverlap, InstanceScores, compare_polygons
 from wsiseg.evaluate.overlap import Confusion, Overlap
 from wsiseg.evaluate.points import PointCounts, PointProtocol, match_points
 from wsiseg.evaluate.raters import Raters, RaterScores
 from wsiseg.evaluate.sketch import Sketch
 from wsiseg.evaluate.surface import SurfaceScores, compare_boundaries
-from wsiseg.evaluate.values import IGNORE, LabelArray
+from wsiseg.evaluate.values import IGNORE, LabelArray, Units
 from wsiseg.geometry import Box
+from wsiseg.volume.lesions import components
 
 if TYPE_CHECKING:
     from wsiseg.evaluate.case import Objects, Pair, PointSet
@@ -44,28 +45,34 @@ class ClassScores:
     pixel_um2: float = float("nan")
     """Area (volume) of a pixel in µm² (µm³)."""
 
+    units: Units = Units.of_axes(2)  # noqa: RUF009 - frozen
+    """Of the figures."""
+
     def figures(self) -> dict[str, float]:
         """Return every figure by its name, in a fixed order; NaN where it is not defined."""
         found: dict[str, float] = {}
+        units = self.units
         if self.overlap is not None:
             found |= {name: getattr(self.overlap, name) for name in OVERLAP}
-            found["predicted_um2"] = self.overlap.predicted * self.pixel_um2
-            found["reference_um2"] = self.overlap.expected * self.pixel_um2
+            pixel = self.pixel_um2 / units.pixels_um
+            found[f"predicted_{units.size}"] = self.overlap.predicted * pixel
+            found[f"reference_{units.size}"] = self.overlap.expected * pixel
         if self.surface is not None:
-            found["hd95_um"] = self.surface.hd95
-            found["average_distance_um"] = self.surface.average_distance
+            found[f"hd95_{units.length}"] = self.surface.hd95 / units.um
+            found[f"average_distance_{units.length}"] = self.surface.average_distance / units.um
             found["boundary_f1"] = self.surface.boundary_f1
             found["surface_dice"] = self.surface.surface_dice
         if self.objects is not None:
             found |= {name: getattr(self.objects, name) for name in OBJECTS}
-            found |= {f"object_{name}": getattr(self.objects, name) for name in DETECTION}
+            word = "lesion" if units.length == "mm" else "object"
+            found |= {f"{word}_{name}": getattr(self.objects, name) for name in DETECTION}
         for protocol, counts in (self.points or {}).items():
             found |= {f"points_{protocol}_{name}": getattr(counts, name) for name in DETECTION}
             found["points_count_error"] = float(counts.count_error)
         if self.raters is not None:
             found["consensus_dice"] = self.raters.consensus.dice
             found["consensus_confidence"] = self.raters.confidence
-            found["crps_um2"] = self.raters.crps
+            found[f"crps_{units.size}"] = self.raters.crps / units.pixels_um
         return found
 
     @property
@@ -94,11 +101,11 @@ class SlideScores:
     """The labels in small, for pictures."""
 
     def mean(self) -> dict[str, float]:
-        """Return the mean of each figure but areas over the classes where it is defined."""
+        """Return the mean of each figure but sizes over the classes where it is defined."""
         tables = [scores.figures() for scores in self.classes]
         means = {}
         for name in tables[0] if tables else ():
-            if name.endswith("_um2"):
+            if name.endswith(("_um2", "_ml")):
                 continue
             values = np.array([table[name] for table in tables])
             defined = values[~np.isnan(values)]
@@ -154,7 +161,7 @@ def evaluate_slide(
     scores = [
         replace(
             masks.of_class(index) if masks else ClassScores(name),
-            objects=_objects(case.objects, index),
+            objects=_objects(case.objects, index) or (masks.lesions(index) if masks else None),
             points=_points(case.points, index, options),
         )
         for index, name in enumerate(classes)
@@ -220,7 +227,8 @@ class _MaskComparison:
             if masks.raters
             else None
         )
-        self.sketch = Sketch.of_shape(masks.shape)
+        self.sketch = Sketch.of_shape(masks.shape, masks.plane)
+        self._around: list[Box | None] = [None] * count
 
     def run(self) -> None:
         """Read every block once, and count."""
@@ -230,6 +238,9 @@ class _MaskComparison:
                 tracer.add(labels, box)
             self.confusion.add(prediction[inner], reference[inner])
             self.sketch.add(prediction[inner], reference[inner], box)
+            if self._options.lesions:
+                for labels in (prediction[inner], reference[inner]):
+                    self._grow(labels, box)
             self._add_probable(box, reference[inner])
 
     def _blocks(self) -> Iterator[tuple[Box, LabelArray, LabelArray]]:
@@ -270,7 +281,30 @@ class _MaskComparison:
             surface=surface,
             raters=self._raters.of_class(index) if self._raters else None,
             pixel_um2=spacing.area_um2,
+            units=Units.of_axes(len(self._masks.shape)),
         )
+
+    def _grow(self, labels: LabelArray, box: Box) -> None:
+        """Note how far each class reaches."""
+        from scipy import ndimage
+
+        for value, found in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1):
+            if found is not None and value < len(self._around):
+                own = Box(tuple(s.start for s in found), tuple(s.stop for s in found))
+                own = own.shift(box.start)
+                self._around[value] = own.around(self._around[value] or own)
+
+    def lesions(self, index: int) -> InstanceScores | None:
+        """Return how the connected parts of one class match, where that is asked for."""
+        if not self._options.lesions:
+            return None
+        overlap = InstanceOverlap()
+        box = self._around[index]
+        if box is not None:
+            reference, prediction = self._reference.read(box), self._prediction.read(box)
+            prediction[reference == IGNORE] = 0
+            overlap.add(*(components(side == index)[0] for side in (prediction, reference)))
+        return overlap.scores()
 
     def rater_calibrations(self) -> tuple[Calibrated, ...]:
         """Return the calibration against each rater, where there are several."""

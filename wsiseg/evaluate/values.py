@@ -1,6 +1,7 @@
 """What several metrics share: label values, shares that may be undefined, checks of shapes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ __all__ = [
     "IGNORE",
     "Empty",
     "LabelArray",
+    "Units",
     "check_labels",
     "check_same_shape",
     "emptiness",
@@ -26,6 +28,25 @@ IGNORE = 255
 
 Empty = Literal["", "both", "prediction", "reference"]
 """Which side has nothing of a class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """How lengths and sizes are told."""
+
+    length: str
+    um: float
+    """µm in a unit of length."""
+
+    size: str
+    pixels_um: float
+    """µm² (µm³) in a unit of size."""
+
+    @classmethod
+    def of_axes(cls, axes: int) -> "Units":
+        """Return µm and µm² for images, mm and ml for volumes."""
+        return cls("mm", 1e3, "ml", 1e12) if axes == 3 else cls("um", 1.0, "um2", 1.0)
+
 
 PIECE = 1 << 16
 """Pixels looked at in one go, so that arrays of 8 bytes per pixel stay small."""

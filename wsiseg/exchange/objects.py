@@ -1,5 +1,6 @@
 """The objects of a result as an export wants them: their kind, fewer of them, fewer vertices."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +14,15 @@ from wsiseg.annotations import AnnotationClass, Annotations, Polygons
 from wsiseg.annotations.base import UNCLASSIFIED, ObjectType
 from wsiseg.annotations.columns import usual_color
 from wsiseg.annotations.measure import AREA, area_mm2, area_um2
+from wsiseg.annotations.peaks import find_peaks
 from wsiseg.annotations.simplify import simplify
 from wsiseg.exchange.finished import FinishedResult
 from wsiseg.exchange.request import ExportRequest
 from wsiseg.exchange.tiles import HeatmapTiles
+from wsiseg.stitch import ChunkRows, HeatmapStore
+from wsiseg.stitch.reduce import STEPS
 
-__all__ = ["BACKGROUND", "heatmap_tiles", "rectangles", "result_objects", "shaped"]
+__all__ = ["BACKGROUND", "heatmap_peaks", "heatmap_tiles", "rectangles", "result_objects", "shaped"]
 
 TYPES: dict[str, ObjectType] = {
     "annotations": "annotation",
@@ -26,10 +30,17 @@ TYPES: dict[str, ObjectType] = {
     "cells": "cell",
     "points": "detection",
     "tiles": "tile",
+    "peaks": "detection",
 }
 BACKGROUND = "background"
 ROUNDS = 40
 """Doublings of the tolerance until an outline has few enough vertices."""
+
+PEAK_DEPTH = 0.1
+"""Probability by which the way between two peaks leads down."""
+
+PEAK_PIXELS = 1 << 22
+"""Heatmap pixels looked at once for peaks."""
 
 LEAST_PROBABILITY = 0.5
 """From which a tile has its likeliest class, where the heatmap has no channel for background."""
@@ -42,8 +53,9 @@ def result_objects(
 
     With a tolerance all areas come at once, since those that touch are simplified together.
     """
-    if request.kind == "tiles":
-        yield from heatmap_tiles(result, request)
+    if request.kind in ("tiles", "peaks"):
+        made = heatmap_tiles if request.kind == "tiles" else heatmap_peaks
+        yield from made(result, request)
         return
     groups: Iterator[Annotations] = result.objects()
     if request.simplify_um:
@@ -109,6 +121,44 @@ def heatmap_tiles(result: FinishedResult, request: ExportRequest) -> Iterator[An
     if not some:
         nothing = rectangles(np.empty((0, 4)))
         yield Annotations(nothing, np.empty(0, np.int64), classes, image, object_type="tile")
+
+
+def heatmap_peaks(result: FinishedResult, request: ExportRequest) -> Iterator[Annotations]:
+    """Yield the peaks of each class of a heatmap but the background, as points."""
+    store = result.heatmap(request.heatmap)
+    background, colors = _mask_colors(result)
+    step = max(16, PEAK_PIXELS // store.shape[1])
+    for i, name in enumerate(store.channels):
+        if name == background:
+            continue
+        peaks = find_peaks(
+            _Channel(store, i),
+            least=1 + math.ceil(STEPS * request.least_peak),
+            depth=round(STEPS * PEAK_DEPTH),
+            block=step,
+        )
+        place = peaks.places * store.downsample + store.placement.origin
+        yield Annotations(
+            shapely.points(np.minimum(place, result.image.shape)[:, ::-1]),
+            np.zeros(len(place), np.int64),
+            (AnnotationClass(name, colors.get(name, usual_color(name, i))),),
+            result.image,
+            {f"prob_{name}": np.round((peaks.codes - 1) / STEPS, 4)},
+            object_type="detection",
+            is_locked=request.locked,
+        )
+
+
+class _Channel:
+    """One channel of a heatmap, read in rows."""
+
+    def __init__(self, store: HeatmapStore, channel: int) -> None:
+        self._codes = ChunkRows(store.codes)
+        self._channel = channel
+        self.shape = self._codes.shape
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        return np.asarray(self._codes[rows][self._channel])
 
 
 def _mask_colors(result: FinishedResult) -> tuple[str, dict[str, tuple[int, int, int]]]:

@@ -12,7 +12,7 @@ from wsiseg.options import Frame
 
 __all__ = ["MAX_BYTES", "MAX_OBJECTS", "ExportReport", "ExportRequest", "Kind"]
 
-Kind = Literal["annotations", "detections", "tiles", "cells", "points"]
+Kind = Literal["annotations", "detections", "tiles", "cells", "points", "peaks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class ExportRequest:
     """What to make of a result; each format takes what concerns it."""
 
     kind: Kind = "annotations"
-    """What the objects become in QuPath. `tiles` are those of the heatmap."""
+    """What the objects become in QuPath. `tiles` and `peaks` are those of the heatmap."""
 
     frame: Frame = "qupath"
     """Pixels of the image QuPath shows, or of the whole level 0."""
@@ -53,6 +53,9 @@ class ExportRequest:
     tile_um: float = 0.0
     """Side of a tile. 0: a heatmap's cells as they are if wider than 8 µm, else about 64 µm."""
 
+    least_peak: float = 0.5
+    """Least probability of a peak."""
+
     ngff: str = "0.4"
     """Version of OME-Zarr: 0.4 or 0.5."""
 
@@ -72,6 +75,8 @@ class ExportRequest:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"{name} {value}: needed a finite number of at least 0")
+        if not 0 < self.least_peak <= 1:
+            raise UsageError(f"least_peak {self.least_peak}: needed above 0, at most 1")
         if self.max_vertices and self.max_vertices < 4:
             raise UsageError(
                 f"max_vertices {self.max_vertices}: needed at least 4, or 0 for any number"

@@ -81,6 +81,11 @@ class Box:
         stop = [min(a, b) for a, b in zip(self.stop, other.stop, strict=True)]
         return Box(tuple(start), tuple([max(a, b) for a, b in zip(start, stop, strict=True)]))
 
+    def around(self, other: "Box") -> "Box":
+        """Return the smallest box that holds both."""
+        start = tuple(min(a, b) for a, b in zip(self.start, other.start, strict=True))
+        return Box(start, tuple(max(a, b) for a, b in zip(self.stop, other.stop, strict=True)))
+
     def clip(self, shape: Sequence[int]) -> "Box":
         """Return the part inside an image of `shape`."""
         return Box.of_shape(shape).intersect(self)

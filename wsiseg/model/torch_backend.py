@@ -106,8 +106,6 @@ class TorchNetwork:
         DeviceMemoryError
             If not even a batch of one patch fits into memory.
         """
-        if self._threads is not None and torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)  # of the thread that calls
         (output,) = self._halving([inputs], self._one_by_one, join_arrays)
         return output
 
@@ -187,6 +185,8 @@ class TorchNetwork:
         self, batches: Iterator[Batch]
     ) -> Generator[torch.Tensor, None, None]:
         for batch in batches:
+            if self._threads is not None and torch.get_num_threads() != self._threads:
+                torch.set_num_threads(self._threads)  # of the thread that calls
             with torch.inference_mode():
                 output = self._forward(*(self._to_device(array) for array in batch))
             yield output

@@ -35,13 +35,18 @@ from wsiseg.model.quantize import Calibration, calibration_sha256, eight_bits_sa
 from wsiseg.model.registry import find_model
 from wsiseg.options import Precision
 
-__all__ = ["StageTuning", "Tuning", "default_batch", "tune", "tune_package"]
+__all__ = ["StageTuning", "Tuning", "default_batch", "device_batch", "tune", "tune_package"]
 
 BATCH_PIXELS = 1 << 18
 """Patch pixels of the default batch: enough to keep two cores busy; activations stay small."""
 
 MAX_BATCH_PIXELS = 2 * BATCH_PIXELS
 MAX_BATCH = 64
+
+DEVICE_BATCH_PIXELS = 1 << 23
+"""Patch pixels per batch on a GPU: 128 patches of 256 pixels."""
+
+MAX_DEVICE_BATCH = 256
 
 HYSTERESIS = 0.05
 """Share of the time by which another batch size must be faster than the default."""
@@ -170,6 +175,11 @@ def tune_package(
 def default_batch(patch: tuple[int, ...]) -> int:
     """Return the batch size for patches of a shape where nothing was measured."""
     return max(1, min(MAX_BATCH, BATCH_PIXELS // math.prod(patch)))
+
+
+def device_batch(patch: tuple[int, ...]) -> int:
+    """Return the batch size for patches of a shape on a GPU."""
+    return max(1, min(MAX_DEVICE_BATCH, DEVICE_BATCH_PIXELS // math.prod(patch)))
 
 
 def library_versions() -> tuple[str, ...]:

@@ -1,13 +1,15 @@
 """Tiles back to one array, in a moving front: memory grows with a row of tiles, not the image."""
 
 import math
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import GridError, HeatmapError
+from wsiseg.errors import GridError, HeatmapError, unwritable
 from wsiseg.geometry import Box
 from wsiseg.grid import Grid, Tile
 from wsiseg.stitch.blend import Blend, window_weights
@@ -35,6 +37,9 @@ class Stitcher:
         Given, slabs have a channel more: the weighted variance of what the tiles that overlap at a
         pixel say of each channel, times the channel's share, summed; NaN where only one tile says
         something.
+    spill
+        Given, the front is kept in a file without a name in this folder, not in memory; the values
+        are the same.
 
     Raises
     ------
@@ -62,6 +67,7 @@ class Stitcher:
         *,
         blend: Blend = "crop",
         shares: Sequence[float] | None = None,
+        spill: Path | None = None,
     ) -> None:
         if channels < 1:
             raise HeatmapError(f"a heatmap needs at least one channel, got {channels}")
@@ -83,7 +89,7 @@ class Stitcher:
         front = (min(window[0], grid.shape[0]), *grid.shape[1:])
         self._shares = None if shares is None else np.asarray(shares, dtype=np.float32)
         self._planes = channels if shares is None else channels + 1
-        self._front = np.zeros((self._planes, *front), dtype=np.float32)
+        self._front = _zeros((self._planes, *front), spill)
         self._mean = self._front[:channels]
         self._weight_sum: NDArray[Any] = np.zeros(
             front, dtype=np.bool_ if blend == "crop" else np.float32
@@ -342,6 +348,18 @@ def _move_up(front: NDArray[np.float32] | NDArray[np.bool_], rows: int) -> None:
         stop = min(start + rows, kept)
         front[start:stop] = front[start + rows : stop + rows]
     front[kept:] = 0
+
+
+def _zeros(shape: tuple[int, ...], spill: Path | None) -> Values:
+    """Return zeros, float32; in a file that goes with the array where there is a folder for it."""
+    if spill is None:
+        return np.zeros(shape, dtype=np.float32)
+    try:
+        with tempfile.TemporaryFile(dir=spill) as file:
+            file.truncate(4 * math.prod(shape))  # a hole: reads as zeros
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise unwritable(error, spill) from error
 
 
 def stitch_tiles(outputs: Iterable[tuple[Tile, Values]], stitcher: Stitcher) -> Iterator[Slab]:

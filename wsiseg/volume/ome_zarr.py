@@ -28,7 +28,16 @@ CHUNK = 64
 SMALLEST = 96
 """Levels are added until no axis is longer."""
 
-AXES = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
+GROWS = {"z": "inferior-to-superior", "y": "posterior-to-anterior", "x": "left-to-right"}
+AXES = [
+    {
+        "name": name,
+        "type": "space",
+        "unit": "millimeter",
+        "orientation": {"type": "anatomical", "value": value},  # RFC 4 of OME-NGFF
+    }
+    for name, value in GROWS.items()
+]
 
 
 def write_ome_zarr(

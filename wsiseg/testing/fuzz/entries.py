@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsiseg.errors import WsisegError
+from wsiseg.errors import UnstatedGeometryWarning, WsisegError
 from wsiseg.options import RunOptions, SegmentOptions
 from wsiseg.run import (
     FolderReport,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Grounds", "LostSiblingError", "UnexpectedFailureError", "run_entry"]
 
-WITHOUT_MPP = ("scn", "philips", "png", "jpeg", "jp2", "nifti", "nifti-gz")
+WITHOUT_MPP = ("scn", "philips", "png", "jpeg", "jp2")
 DRAWN = ("asap", "imagescope")
 """Of the annotations of other programs those that may be labels, too."""
 
@@ -41,6 +42,9 @@ OPENSLIDE_SHARE = 0.3
 SEGMENT_SHARE = {True: 0.5, False: 0.1}
 """Of the slides that can be read, and of the others; of the rest the tissue is found, which takes a
 tenth of the time."""
+
+ACCEPTED = 0.5
+"""Share of the scans that are opened with gaps and tilts accepted."""
 
 OPENED = ("annotations.geojson", "tissue.geojson")
 """Files of a result that are compared."""
@@ -146,6 +150,29 @@ def _slide(original: Original, path: Path, random: Random, grounds: Grounds) -> 
     _run_batch(path, mpp, reader, grounds, segments=random.random() < share)
     if refusal is not None:
         raise refusal
+    return "read"
+
+
+def _scan(original: Original, path: Path, random: Random, grounds: Grounds) -> str:
+    """List what a scan is, and read all of it: as stored, and turned."""
+    from wsiseg.geometry import Box
+    from wsiseg.run import describe_scan
+    from wsiseg.source import open_volume
+
+    options: dict[str, bool | str] = {}
+    if random.random() < ACCEPTED:
+        options = {"allow_gap": True, "tilt": "shear"}
+    _each(
+        lambda: describe_scan(str(path), **options),  # type: ignore[arg-type]
+        lambda: open_slide(path).close(),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnstatedGeometryWarning)
+        volume = open_volume(path, **options)  # type: ignore[arg-type]
+    with volume:
+        for view in (volume, volume.oriented("RAS")):
+            whole = Box.of_shape(view.shape)
+            view.read(whole.intersect(Box((0, 0, 0), (64, 64, 64))))
     return "read"
 
 
@@ -307,6 +334,7 @@ def _result(original: Original, path: Path, random: Random, grounds: Grounds) ->
 
 _ENTRIES: Mapping[Entry, Callable[[Original, Path, Random, Grounds], str]] = {
     "slide": _slide,
+    "scan": _scan,
     "geojson": _geojson,
     "drawing": _drawing,
     "mask": _mask,

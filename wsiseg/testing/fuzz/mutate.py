@@ -81,7 +81,25 @@ def _change_for(name: str, content: bytes) -> Callable[[bytes, Random], bytes]:
         return _nifti
     if name.endswith((".xml", ".csv")):
         return _text
+    if content.startswith((b"NRRD", b"ObjectType")):
+        return _lines
     return any_bytes
+
+
+def _lines(content: bytes, random: Random) -> bytes:
+    """Change a text header, whose last line lies before the voxels; they mostly stay."""
+    lines = content.split(b"\n")
+    last = next((n for n, line in enumerate(lines) if not line or b"ElementDataFile" in line), 1)
+    at = random.randrange(max(1, last))
+    kind = random.random()
+    if kind < 0.2:
+        lines[at] = any_bytes(lines[at] or b" ", random)
+    elif kind < 0.3:
+        del lines[at]
+    else:
+        numbers = re.sub(rb"[0-9.]+", lambda _: str(any_number(random)).encode(), lines[at])
+        lines[at] = numbers if numbers != lines[at] else lines[at] + b" 4"
+    return b"\n".join(lines)
 
 
 def _restate_hashes(folder: Path, changed: Path) -> None:

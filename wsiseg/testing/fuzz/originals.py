@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.testing.fuzz.scans import SCANS
 from wsiseg.testing.models import make_colour_model
 from wsiseg.testing.slides import (
     encode_jpeg_tiles,
@@ -26,7 +26,7 @@ from wsiseg.testing.slides import (
 
 __all__ = ["MPP", "SHAPE", "Entry", "Original", "make_originals"]
 
-Entry = Literal["slide", "geojson", "drawing", "mask", "model", "table", "result"]
+Entry = Literal["slide", "scan", "geojson", "drawing", "mask", "model", "table", "result"]
 """Which way a file takes through wsiseg, see `entries`."""
 
 SHAPE = (330, 420)
@@ -243,27 +243,6 @@ def _dicom(folder: Path, *, is_sparse: bool = False) -> Path:
     return path
 
 
-def _nifti(ending: str) -> Maker:
-    def make(folder: Path) -> Path:
-        """Write a NIfTI-1 volume of 8 x 12 x 10 voxels, int16."""
-        head = bytearray(352)
-        struct.pack_into("<i", head, 0, 348)
-        struct.pack_into("<8h", head, 40, 3, 8, 12, 10, 1, 1, 1, 1)
-        struct.pack_into("<hh", head, 70, 4, 16)
-        struct.pack_into("<8f", head, 76, 1, 0.7, 0.7, 3, 0, 0, 0, 0)
-        struct.pack_into("<3f", head, 108, 352, 1, 0)
-        struct.pack_into("<hh", head, 252, 1, 1)
-        rows = ((-0.7, 0, 0, 4), (0, -0.7, 0, 5), (0, 0, 3, -9))
-        struct.pack_into("<12f", head, 280, *(value for row in rows for value in row))
-        head[344:348] = b"n+1\0"
-        content = bytes(head) + np.arange(960, dtype="<i2").tobytes()
-        path = folder / f"volume{ending}"
-        path.write_bytes(gzip.compress(content, mtime=0) if ending.endswith("gz") else content)
-        return path
-
-    return make
-
-
 def _feature(number: int, **properties: object) -> dict[str, Any]:
     return {
         "type": "Feature",
@@ -459,9 +438,8 @@ _MAKERS: Mapping[Entry, Mapping[str, Maker]] = {
         "png": _image(".png"),
         "jpeg": _image(".jpg"),
         "jp2": _image(".jp2"),
-        "nifti": _nifti(".nii"),
-        "nifti-gz": _nifti(".nii.gz"),
     },
+    "scan": SCANS,
     "geojson": {
         "geojson": _text("a.geojson", _geojson),
         "geojson-gz": _text("a.geojson.gz", _geojson),
@@ -483,5 +461,7 @@ _MAKERS: Mapping[Entry, Mapping[str, Maker]] = {
 _NEEDS = {
     "dicom": ("pydicom", "wsidicom"),
     "dicom-sparse": ("pydicom", "wsidicom"),
+    "series": ("pydicom",),
+    "multiframe": ("pydicom",),
     "clam": ("h5py",),
 }
