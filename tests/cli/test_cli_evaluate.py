@@ -114,6 +114,14 @@ def test_what_lies_where_nothing_is_known_counts_for_nothing(folder: Path, compa
     assert found[f"{name}_precision"] == pytest.approx(1)
 
 
+def test_points_may_lie_among_areas_of_no_class(folder: Path):
+    write(
+        folder / "a.geojson", point(20, 20), square(10, 10, 50, "Ignore*"), square(0, 0, 9, "Fat")
+    )
+    write(folder / "predicted/a.geojson", point(20, 20), point(100, 100))
+    assert run(folder, "--compare", "points")["points_patherea_precision"] == 0  # the other counts
+
+
 def test_points_need_the_region_that_is_asked_for(folder: Path):
     text = (folder / "dataset.toml").read_text()
     (folder / "dataset.toml").write_text(text.replace("[labels]", '[labels]\nwithin = ["Region*"]'))

@@ -24,6 +24,7 @@ __all__ = [
     "LabelFormat",
     "LabelView",
     "Labels",
+    "are_ignored",
     "check_label_rules",
     "class_values",
     "open_labels",
@@ -69,6 +70,25 @@ def class_values(
     naming.check(path, names)
     values = [IGNORE if naming.is_region(name) else naming.value(name) for name in names]
     return np.array(values, np.int64)
+
+
+def are_ignored(
+    names: Sequence[str],
+    classes: Sequence[str],
+    *,
+    mapping: Mapping[str, str],
+    ignore: Iterable[str],
+    within: Iterable[str],
+) -> NDArray[np.bool_]:
+    """Tell which objects mark what nobody knows by their names, bool (n,); see `open_labels`.
+
+    Raises
+    ------
+    LabelError
+        If the rules contradict each other or the classes.
+    """
+    naming = Naming.of(classes, mapping, ignore, within, ())
+    return np.array([naming.value(name) == IGNORE for name in names], bool)
 
 
 def check_label_rules(

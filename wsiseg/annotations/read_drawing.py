@@ -59,6 +59,7 @@ def read_areas(
     *,
     format: DrawingFormat | None = None,
     allow_empty: bool = False,
+    allow_none: bool = False,
 ) -> Areas:
     """Read the areas of an annotation file, in level-0 pixels.
 
@@ -77,6 +78,8 @@ def read_areas(
     allow_empty
         A file without any object means that nothing is there, as it does in files that wsiseg
         wrote; else it is taken for a mistake.
+    allow_none
+        A file may hold no area, but points or lines alone.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def read_areas(
     """
     drawing, offset = _read(Path(path), slide, format)
     areas = drawing.areas()
-    if not len(areas) and not _may_be_empty(drawing, allow_empty=allow_empty):
+    if not len(areas) and not (allow_none or _may_be_empty(drawing, allow_empty=allow_empty)):
         found = counted(areas.left_out) or "nothing"
         raise AnnotationError(
             f"{path}: no area in it: needed polygons, found {found}; draw closed outlines, or "

@@ -7,8 +7,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsiseg.annotations.drawing import Areas
-from wsiseg.annotations.labels import IGNORE, class_values
+from wsiseg.annotations.labels import are_ignored
 from wsiseg.annotations.read_drawing import read_areas
 from wsiseg.errors import AnnotationError
 from wsiseg.source import Pyramid
@@ -42,21 +41,18 @@ def known_area(path: Path, slide: Pyramid, dataset: Dataset) -> KnownArea:
     Raises
     ------
     AnnotationError
-        If the data set says that regions are annotated, and the file has none.
+        If the file cannot be read or belongs to another slide; if the data set says that regions
+        are annotated, and it has none.
     """
     rules = dataset.rules
-    try:
-        areas = read_areas(path, slide, allow_empty=True)
-    except AnnotationError:  # points alone: who reads those tells what else may be wrong
-        areas = Areas(np.empty(0, object), ())
+    areas = read_areas(path, slide, allow_none=True)
     region = np.array([name in rules.within for name in areas.names], bool)
     if rules.within and not region.any():
         raise AnnotationError(
             f"{path}: needed a region {' or '.join(sorted(rules.within))} around what is "
             f"annotated, found {sorted(set(areas.names))}; draw one, or leave out within"
         )
-    values = class_values(
-        path,
+    ignored = are_ignored(
         areas.names,
         dataset.classes,
         mapping=rules.mapping,
@@ -65,7 +61,7 @@ def known_area(path: Path, slide: Pyramid, dataset: Dataset) -> KnownArea:
     )
     return KnownArea(
         shapely.STRtree(areas.geometries[region]) if rules.within else None,
-        shapely.STRtree(areas.geometries[(values == IGNORE) & ~region]),
+        shapely.STRtree(areas.geometries[ignored]),
     )
 
 
