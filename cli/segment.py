@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 __all__ = ["segment"]
 
 CERTAIN = UncertaintyOptions()
+SLIDE_DEMO, SCAN_DEMO = "breast-tumour-demo", "spinal-cord-demo"
+"""What runs where no model is named: on slides, and where all that is named are scans."""
+
 DEFAULT_DAMAGE = DamageOptions()
 
 Option = typer.Option
@@ -105,7 +108,7 @@ PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds
 def segment(
     slides: Slides,
     out: Out = Path("out"),
-    model: ModelName = "breast-tumour-demo",
+    model: ModelName = SLIDE_DEMO,
     mpp: Mpp = None,
     reader: Reader = None,
     tissue: Tissue = DEFAULT_TISSUE.detector,
@@ -150,6 +153,7 @@ def segment(
     threading.Thread(target=_prepare).start()
     from wsiseg.model import card_of
     from wsiseg.run import list_slides, plan_folder, segment_folder
+    from wsiseg.source import is_volume
 
     from .progress import show_progress
 
@@ -184,6 +188,8 @@ def segment(
         isolate=isolate,
         split_over=split_over,
     )
+    if model == SLIDE_DEMO and all(is_volume(one) for one in slides):
+        model = SCAN_DEMO
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),
