@@ -1,6 +1,7 @@
 """What a segmentation gives: arrays and annotations in memory, and the files people open."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from wsiseg.engine import (
 )
 from wsiseg.engine.annotate import AREA, NUCLEUS_AREA
 from wsiseg.geometry import Box, ceil_div
-from wsiseg.machine import beside
+from wsiseg.machine import beside, release_memory
 from wsiseg.model import Model
 from wsiseg.options import SegmentOptions
 from wsiseg.resample import area, target_shape
@@ -43,6 +44,10 @@ OVERVIEW_PIXELS = 1280
 """Longest side of `overview.png`."""
 
 NOTEBOOK_PIXELS = 480
+
+DRAWN_BESIDE = 5_000
+"""Up to so many objects the overview is drawn while they are written. The memory of the two adds up
+(20,000 objects with holes: 55 MB and 30 MB), and of more than these a second does not count."""
 
 PICTURE_TOLERANCE = 0.25
 """Pixels of a picture that outlines may be off: most of their vertices lie within one pixel."""
@@ -189,12 +194,19 @@ class Result:
             paths = [*(store.path for store in heatmaps), self.labels.path]
             for path in paths:
                 link_tree(path, folder / path.name)
-            with beside(lambda: save_png(folder / "overview.png", self.overview())):
+            few = len(self.annotations) <= DRAWN_BESIDE
+            with beside(lambda: self._draw(folder)) if few else nullcontext():
                 self._write_annotations(folder)
                 (folder / "run.json").write_bytes(_json(self.provenance()))
+            if not few:
+                release_memory()
+                self._draw(folder)
             if self.damage.blocks:
                 (folder / "corrupt.json").write_bytes(_json(self.damage.record()))
         return Path(out) / (name or self.slide.stem)
+
+    def _draw(self, folder: Path) -> None:
+        save_png(folder / "overview.png", self.overview())
 
     def _write_annotations(self, folder: Path) -> None:
         export = self.options.export

@@ -1,6 +1,7 @@
 """Pictures: what is drawn where, and that nothing is written over the slide."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -292,3 +293,21 @@ def test_figure_has_picture_bar_and_title():
     assert axes.get_title() == "case.svs"
     figure.savefig(io.BytesIO(), format="png")
     assert not plot_image(plain(2, 900)).axes[0].lines
+
+
+def test_polygons_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    shapes = [shapely.Point(x, y).buffer(r) for x, y, r in random.uniform(5, 50, (20, 3))]
+    shapes[3] = shapes[3].difference(shapely.Point(shapes[3].centroid).buffer(2))
+    casing = (255, 255, 255)
+
+    def drawn():
+        filled = fill(pixels, shapes, (200, 0, 0))
+        return outline(filled, iter(shapes), (0, 90, 0), casing=casing)
+
+    whole = drawn()
+    module = sys.modules["wsiseg.draw.overlay"]  # the name is that of a function, too
+    monkeypatch.setattr(module, "DRAWN_AT_ONCE", 3)
+    monkeypatch.setattr(module, "BLENDED_ROWS", 7)
+    np.testing.assert_array_equal(drawn(), whole)

@@ -214,6 +214,16 @@ def test_torch_has_to_win_by_more(fakes: dict[str, Any], share: float, chosen: s
     assert found["seconds_per_mm2"]["torch"] == pytest.approx(0.1 * share)
 
 
+def test_torch_may_be_the_usual_one(fakes: dict[str, Any]) -> None:
+    clock = fakes["clock"]
+    fakes |= {
+        "torch": FakeNetwork(clock, lambda n: 0.01 * n),
+        "onnxruntime": FakeNetwork(clock, lambda n: 0.02 * n),
+    }
+    candidates = {"backends": ["torch", "onnxruntime"]}
+    assert json.loads(measure.measure_job(REQUEST | candidates))["backend"] == "torch"
+
+
 def test_torch_is_not_loaded_for_networks_that_are_quick(fakes: dict[str, Any]) -> None:
     clock = fakes["clock"]
     fakes |= {

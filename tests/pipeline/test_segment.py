@@ -175,6 +175,16 @@ def test_written_files(result, tmp_path):
     assert np.array_equal(store.codes[:], result.heatmap.codes[:])
 
 
+def test_many_objects_are_drawn_after_they_are_written_with_the_same_bytes(
+    result, tmp_path, monkeypatch
+):
+    beside = result.write(tmp_path / "beside")
+    monkeypatch.setattr("wsiseg.result.DRAWN_BESIDE", -1)
+    after = result.write(tmp_path / "after")
+    assert sorted(p.name for p in after.iterdir()) == sorted(p.name for p in beside.iterdir())
+    assert (after / "overview.png").read_bytes() == (beside / "overview.png").read_bytes()
+
+
 def test_two_runs_write_the_same_bytes(slide_path, model, tmp_path):
     folders = [
         wsiseg.segment(slide_path, model).write(tmp_path / name) for name in ("first", "second")

@@ -27,8 +27,12 @@ TOLERANCE_MM = 1.0
 SAME_MM = 0.01
 """Prediction and reference lie on one grid if their affines agree so far."""
 
-UPRIGHT = "LPS"
-"""Axes of what is compared: pictures of slices are then as radiologists show them."""
+UPRIGHT = {"S": "LPS", "A": "LIP", "R": "PIL"}
+"""Axes of what is compared, by the direction across slices: axial, coronal, sagittal ones are then
+upright in pictures, as radiologists show them."""
+
+THICK = 1.5
+"""Slices lie across the axis with the largest spacing if it is so many times the smallest."""
 
 LABELS = "labels.nii.gz"
 PROBABILITIES = ("probabilities.nii.gz", "probabilities.nii")
@@ -180,12 +184,14 @@ def _integers(part: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _case(pair: ScanPair, values: Sequence[int], stack: ExitStack) -> Case:
-    reference = stack.enter_context(open_volume(pair.reference)).oriented(UPRIGHT)
+    stored = stack.enter_context(open_volume(pair.reference))
+    upright = _upright(stored.affine)
+    reference = stored.oriented(upright)
 
     def reader(path: Path) -> ReadLabels:
         volume = reference
         if path != pair.reference:
-            volume = stack.enter_context(open_volume(path)).oriented(UPRIGHT)
+            volume = stack.enter_context(open_volume(path)).oriented(upright)
             _check_grid(volume, reference, path, pair.reference)
         return _label_reader(volume, path, values)
 
@@ -200,6 +206,15 @@ def _case(pair: ScanPair, values: Sequence[int], stack: ExitStack) -> Case:
         plane=widest_slices(VolumeArray(reference))[0],
     )
     return Case(name=pair.name, masks=masks)
+
+
+def _upright(affine: Affine) -> str:
+    """Return the orientation in which the slices of a scan are looked at."""
+    spacing = affine.spacing_mm
+    if max(spacing) < THICK * min(spacing):
+        return UPRIGHT["S"]
+    code = affine.codes[spacing.index(max(spacing))]
+    return UPRIGHT[{"I": "S", "P": "A", "L": "R"}.get(code, code)]
 
 
 def _check_grid(volume: Volume, reference: Volume, path: Path, other: Path) -> None:
@@ -253,7 +268,7 @@ def _probabilities(pair: ScanPair, reference: Volume, classes: int) -> Any:  # n
         )
     voxels = stored.transpose(2, 1, 0, 3)
     affine = Affine.from_nifti(image.affine)
-    turn = affine.turn_to(UPRIGHT)
+    turn = affine.turn_to(reference.affine.orientation)
     turned = turn.apply(voxels)
     there = affine.turned(turn, voxels.shape[:3])
     if turned.shape[:3] != reference.shape or not there.is_close(reference.affine, SAME_MM):

@@ -96,22 +96,25 @@ def _box_of(index: Any, shape: Sequence[int]) -> Box:  # noqa: ANN401
     return Box(tuple(a for a, _ in spans), tuple(max(a, b) for a, b in spans))
 
 
-def slabs(array: VoxelArray, *, halo: int = 0) -> Iterator[tuple[Box, NDArray[Any]]]:
+def slabs(
+    array: VoxelArray, *, most_bytes: int | None = None
+) -> Iterator[tuple[Box, NDArray[Any]]]:
     """Yield slabs of whole slices along z that partition an array, each with its box.
 
     Parameters
     ----------
     array
         `(z, y, x)`.
-    halo
-        Slices after a slab that are read with it, where there are any; the box is without them.
+    most_bytes
+        Of a slab of more than one slice; default `SLAB_BYTES`.
     """
     depth, *plane = array.shape[:3]
-    thick = max(1, SLAB_BYTES // max(1, int(np.prod(plane)) * np.dtype(array.dtype).itemsize))
+    limit = min(SLAB_BYTES, most_bytes or SLAB_BYTES)
+    thick = max(1, limit // max(1, int(np.prod(plane)) * np.dtype(array.dtype).itemsize))
     for start in range(0, depth, thick):
         stop = min(start + thick, depth)
         box = Box((start, 0, 0), (stop, *plane))
-        yield box, np.asarray(array[start : min(stop + halo, depth)])
+        yield box, np.asarray(array[start:stop])
 
 
 def checked_labels(array: VoxelArray, what: str) -> None:
@@ -139,7 +142,7 @@ def class_boxes(labels: VoxelArray) -> dict[int, Box]:
     from scipy import ndimage
 
     boxes: dict[int, Box] = {}
-    for slab, values in slabs(labels):
+    for slab, values in slabs(labels, most_bytes=SLAB_BYTES // 8):  # copied to 4 bytes each
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
             raise UsageError(f"labels run from {low} to {high}; needed 0 to 65535")
