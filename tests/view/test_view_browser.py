@@ -118,10 +118,11 @@ def test_layers_are_switched_by_their_keys(page, key, layer):
     shown = f"wsiseg.main.layers.find((one) => one.kind === '{kind}')"
     image = f"wsiseg.main.images.get({shown}.key)"
     until(page, f"!!{image}")
+    name = page.evaluate(f"{shown}.key")
     assert page.evaluate(f"{image}.getOpacity()") == 0
     page.keyboard.press(key)
     until(page, f"{image}.getOpacity() > 0 && {image}.getFullyLoaded()")
-    assert page.is_checked(f".layer.on[data-layer^={kind}] .switch input")
+    assert page.is_checked(f".layer.on[data-layer='{name}'] .switch input")
     page.keyboard.press(key)
     until(page, f"{image}.getOpacity() === 0")
 

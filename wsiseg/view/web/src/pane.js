@@ -47,6 +47,9 @@ export class Pane {
       this.title,
       this.scale.element,
     );
+    for (const name of ["pointerenter", "pointerdown"]) {
+      this.element.addEventListener(name, () => app.compare.lead(this));
+    }
   }
 
   start() {
