@@ -97,7 +97,7 @@ def main() -> None:
             )
             print(rows[-1])
         path.unlink()
-    print(measure.save("volume-read", {"rows": rows}))
+    print(measure.save("scan-read", {"rows": rows}))
 
 
 if __name__ == "__main__":

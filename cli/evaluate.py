@@ -9,7 +9,7 @@ import typer
 from .arguments import AsJson
 
 if TYPE_CHECKING:
-    from wsiseg.evaluate import Evaluation
+    from wsiseg.evaluate import Evaluation, EvaluationOptions
 
 __all__ = ["evaluate"]
 
@@ -60,6 +60,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    point_tolerance: Annotated[
+        float, typer.Option(min=0.0, help="µm up to which points match.")
+    ] = 8.0,
     compare: Annotated[
         list[str] | None,
         typer.Option(help="masks (default), objects or points; may be given several times."),
@@ -74,6 +77,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score predictions: Dice, outlines, calibration, with intervals; CSV, JSON and a page."""
+    from wsiseg.evaluate import EvaluationOptions
     from wsiseg.evaluate.write import to_json
     from wsiseg.source import is_volume
 
@@ -82,7 +86,19 @@ def evaluate(
         evaluation = _of_scans(dataset, predictions, named, rater or [], tolerance)
     else:
         evaluation = _of_slides(
-            dataset, predictions, named, split, spacing, compare, stratify, tolerance
+            dataset,
+            predictions,
+            named,
+            split,
+            spacing,
+            compare,
+            EvaluationOptions(
+                tolerance_um=10.0 if tolerance is None else tolerance,
+                point_tolerance_um=point_tolerance,
+                point_protocols=("patherea", "hungarian"),
+                group_by="patient",
+                strata=tuple(stratify or ()),
+            ),
         )
     folder = evaluation.write(out)
     if as_json:
@@ -122,10 +138,8 @@ def _of_slides(
     split: Literal["train", "val", "test"],
     spacing: float,
     compare: list[str] | None,
-    stratify: list[str] | None,
-    tolerance: float | None,
+    options: "EvaluationOptions",
 ) -> "Evaluation":
-    from wsiseg.evaluate import EvaluationOptions
     from wsiseg.train.config import read_dataset_of
     from wsiseg.train.scoring import evaluate_dataset
 
@@ -135,10 +149,5 @@ def _of_slides(
         splits=(split,),
         spacing_um=spacing,
         compared=tuple(compare or ("masks",)),
-        options=EvaluationOptions(
-            tolerance_um=10.0 if tolerance is None else tolerance,
-            point_protocols=("patherea", "hungarian"),
-            group_by="patient",
-            strata=tuple(stratify or ()),
-        ),
+        options=options,
     )

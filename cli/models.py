@@ -80,7 +80,8 @@ def add(
         Path,
         typer.Argument(
             help="Model package; WSInfer folder; FAST pipeline (.fpl); folder with the two ONNX "
-            "files of H2G-Net; or a file of weights with a card."
+            "files of H2G-Net; folder of nnU-Net, MONAI or Raidionics; or a file of weights with "
+            "a card."
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Name to give it.")] = None,
@@ -95,14 +96,31 @@ def add(
         bool, typer.Option("--overwrite", help="Replace a model of that name.")
     ] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Convert TorchScript, which is code, in a subprocess.")
+        bool,
+        typer.Option("--trust", help="Run TorchScript or a pickle, which is code, once, apart."),
     ] = False,
+    configuration: Annotated[
+        str | None, typer.Option(help="nnU-Net: which of several, such as 3d_fullres.")
+    ] = None,
+    folds: Annotated[
+        str, typer.Option(help="nnU-Net: such as 0,1; default: all that are there.")
+    ] = "",
+    checkpoint: Annotated[str, typer.Option(help="nnU-Net: final or best.")] = "final",
 ) -> None:
     """Check a model, made a package where it is none, and copy it where it can be named."""
-    from wsiseg.model import add_model
+    from wsiseg.model import Selection, add_model
 
-    given = {"name": name, "card": card, "spacing_um": spacing}
-    typer.echo(add_model(path, **given, trust=trust, overwrite=overwrite))  # type: ignore[arg-type]
+    chosen = tuple(part.strip() for part in folds.split(",") if part.strip())
+    folder = add_model(
+        path,
+        name=name,
+        card=card,
+        spacing_um=spacing,
+        trust=trust,
+        overwrite=overwrite,
+        selection=Selection(configuration, chosen, checkpoint),
+    )
+    typer.echo(folder)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from wsiseg.options import (
 from .arguments import (
     DEFAULT_TISSUE,
     Again,
+    AllowGap,
     AsJson,
     Batch,
     Device,
@@ -43,9 +44,11 @@ from .arguments import (
     Recursive,
     RunBy,
     Scheduler,
+    Series,
     Slides,
     SplitOver,
     Threads,
+    Tilt,
     Timeout,
     Tissue,
     folder_options,
@@ -111,6 +114,9 @@ def segment(
     model: ModelName = SLIDE_DEMO,
     mpp: Mpp = None,
     reader: Reader = None,
+    series: Series = None,
+    allow_gap: AllowGap = False,
+    tilt: Tilt = None,
     tissue: Tissue = DEFAULT_TISSUE.detector,
     min_tissue: MinTissue = DEFAULT_TISSUE.min_fraction,
     recursive: Recursive = False,
@@ -152,7 +158,7 @@ def segment(
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
     threading.Thread(target=_prepare).start()
     from wsiseg.model import card_of
-    from wsiseg.run import list_slides, plan_folder, segment_folder
+    from wsiseg.run import SeriesChoice, list_slides, plan_folder, segment_folder
     from wsiseg.source import is_volume
 
     from .progress import show_progress
@@ -200,6 +206,8 @@ def segment(
         limit=limit,
         volumes=card_of(model).axes == "zyx",
     )
+    choice = SeriesChoice(series, allow_gap, tilt)
+    jobs = tuple(replace(job, choice=choice) for job in jobs)
     if plan:
         _print_plans(plan_folder(jobs, model, options=options, folder=folder), as_json=as_json)
         return

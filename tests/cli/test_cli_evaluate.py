@@ -90,6 +90,14 @@ def test_points_and_the_middle_of_areas(folder: Path):
         assert found[f"points_{protocol}_precision"] == pytest.approx(1 / 2)
 
 
+def test_points_match_up_to_the_tolerance_that_is_given(folder: Path):
+    write(folder / "a.geojson", point(20, 20))
+    write(folder / "predicted/a.geojson", point(20, 30))
+    for tolerance, expected in (("9", 0), ("11", 1)):
+        found = run(folder, "--compare", "points", "--point-tolerance", tolerance)
+        assert found["points_patherea_recall"] == expected
+
+
 @pytest.mark.parametrize("compared", ["objects", "points"])
 def test_what_lies_where_nothing_is_known_counts_for_nothing(folder: Path, compared: str):
     """Predictions outside the region and on what is ignored are neither right nor wrong."""

@@ -193,12 +193,13 @@ def test_what_a_whole_view_cannot_have(
 
 def test_a_volume_may_name_its_channels() -> None:
     card = complete()
-    card["axes"] = "zyx"
+    card |= {"axes": "zyx", "scan": {}}
     del card["stages"][1]
+    card["stages"][0]["kind"] = "segmenter"
     spec = card["stages"][0]["inputs"][0]
-    spec |= {"channels": ["CT"], "patch": [4, 4, 4], "stride": None, "spacing_um": [1e3] * 3}
-    spec["steps"] = []
-    assert parse(card).stages[0].inputs[0].channels == ("CT",)
+    spec |= {"from": "scan", "channels": ["CT"], "patch": [4, 4, 4], "stride": None}
+    spec |= {"spacing_um": [1e3] * 3, "steps": []}
+    assert parse(card).scan_channels == ("CT",)
 
 
 printable = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=9)

@@ -343,6 +343,19 @@ def test_changing_a_later_stage_keeps_the_earlier_ones(tmp_path):
     assert told == ["patches", "patches-block-1", "patches-block-2", "refine", "refine"]
 
 
+def test_spelling_out_a_default_changes_nothing(tmp_path):
+    """Nor does an option that a later version brings, with a default that does what was done."""
+    two_slides(tmp_path)
+    told = []
+    for more in ({}, {"accumulate": 1, "amp": False}):
+        fit = fit_of("mask", rounds=1, steps=1, **more)
+        config = read_config(write_config(tmp_path, SEGMENTER, fit))
+        stages.train_stages(
+            config, tmp_path / "run", resources=RESOURCES, told=lambda name, _: told.append(name)
+        )
+    assert told == ["mask"]
+
+
 def test_a_moved_folder_goes_on(tmp_path, monkeypatch):
     """The same slides under another path are the same."""
     (tmp_path / "here").mkdir()

@@ -6,7 +6,7 @@ from wsiseg.engine.graph import StageInput, StageSetup
 from wsiseg.errors import ModelError, SpacingUnavailableError, UsageError
 from wsiseg.geometry import Spacing
 from wsiseg.grid import Grid, window_grid
-from wsiseg.model.card import SCAN, InputSpec, ModelCard, StageSpec
+from wsiseg.model.card import InputSpec, ModelCard, StageSpec
 from wsiseg.volume.layout import InputGrid, input_grid
 from wsiseg.volume.scan import Scan
 
@@ -32,6 +32,12 @@ def lay_out_scan(card: ModelCard, scan: Scan) -> tuple[StageSetup, ...]:
             f"{card.name}: a model of axes {card.axes!r} cannot read {scan.name}, which has 3 "
             "axes; choose a model for volumes"
         )
+    names = card.scan_channels
+    if len(names) != scan.channels:
+        raise UsageError(
+            f"{scan.name}: needed {len(names)} channels ({', '.join(names)}), found "
+            f"{scan.channels}; give one scan for each, in this order"
+        )
     setups = []
     for stage in card.stages:
         inputs = tuple(_lay_out_input(stage, spec, scan) for spec in stage.inputs)
@@ -42,11 +48,6 @@ def lay_out_scan(card: ModelCard, scan: Scan) -> tuple[StageSetup, ...]:
 
 
 def _lay_out_input(stage: StageSpec, spec: InputSpec, scan: Scan) -> StageInput:
-    if spec.source == SCAN and len(spec.channels) != scan.channels:
-        raise UsageError(
-            f"{scan.name}: needed {len(spec.channels)} channels ({', '.join(spec.channels)}), "
-            f"found {scan.channels}; give one scan for each, in this order"
-        )
     wanted = Spacing(spec.spacing_um) if spec.spacing_um is not None else None
     sizes: tuple[int | None, ...] = (None, None, None)
     if stage.extent == "whole":

@@ -15,13 +15,14 @@ from wsiseg.engine.execute import Kept, StageReport, run_stage
 from wsiseg.engine.graph import StageSetup, kept_channels
 from wsiseg.engine.inputs import connect
 from wsiseg.engine.kept import KeptRows
+from wsiseg.engine.scan_labels import StageLabels, label_readers, labels_of
 from wsiseg.engine.scan_plan import ScanPlan, mirrored
 from wsiseg.engine.scan_resume import CODES, KeptPlanes, ScanResume
 from wsiseg.geometry import Box
 from wsiseg.model import Model, ModelCard
 from wsiseg.model.activation import IDENTITY, activate
 from wsiseg.model.card import SCAN, StageSpec
-from wsiseg.stitch import Codes, HeatmapStore, Probabilities, Reducer, Sink, Slab
+from wsiseg.stitch import Codes, HeatmapStore, Probabilities, Reducer, Reducers, Sink, Slab
 from wsiseg.volume.body import Body
 from wsiseg.volume.export import ArgmaxRule, FusedExport, LabelRule, RegionRule, ThresholdRule
 from wsiseg.volume.prepare import PreparedScan, WorkFile, prepare_scan
@@ -84,10 +85,11 @@ def run_scan(
     heatmaps: dict[str, HeatmapStore] = {}
     reports: list[StageReport] = []
     labels = WorkFile(scan.whole, folder, np.uint8)
+    as_labels: dict[tuple[int, int], StageLabels] = {}
     for s, setup in enumerate(setups):
         stage, last = plan.stages[s], s == len(setups) - 1
         rows = None
-        if resume is not None:
+        if resume is not None and not label_readers(setups, setup.spec.output.name):
             rows = resume.stage(setup, selected[s], stage.pace, last=last)
         kept: Kept | None = rows
         with ExitStack() as stack:
@@ -96,8 +98,9 @@ def run_scan(
                 kept = planes
                 reducer = _export(card, setup, scan, _PlaneFile(labels), planes)
             else:
-                reducer = _heatmap(card, setup, folder, stack, rows)
+                reducer = _between(card, setups, s, folder, stack, rows, as_labels)
             scans = _prepared(card, scan, setup, folder, stack)
+            scans |= {k: found for (reader, k), found in as_labels.items() if reader == s}
             report = run_stage(
                 setup,
                 connect(setup, heatmaps, scans=scans),
@@ -111,9 +114,11 @@ def run_scan(
                 listen=listen,
             )
         reports.append(report)
-        if s < len(setups) - 1:
-            name = setup.spec.output.name
+        name = setup.spec.output.name
+        if s < len(setups) - 1 and _reads_heatmap(setups, name):
             heatmaps[name] = HeatmapStore.open(folder / f"stage-{name}.zarr")
+    for found in as_labels.values():
+        found.close()
     return ScanOutput(labels, heatmaps, tuple(reports))
 
 
@@ -127,18 +132,51 @@ def _prepared(
     for k, item in enumerate(setup.inputs):
         if item.spec.source != SCAN or item.layout is None:
             continue
-        key = (item.layout, item.spec.steps)
+        channels = tuple(card.scan_channels.index(name) for name in item.spec.channels)
+        key = (item.layout, item.spec.steps, channels)
         if key not in made:
             made[key] = prepare_scan(
-                scan,
+                scan.select(channels),
                 item.layout,
                 item.spec.steps,
                 folder,
                 normalize_first=card.scan.order == "normalize_first",
+                every=scan,
             )
             stack.callback(made[key].close)
         found[k] = made[key]
     return found
+
+
+def _between(
+    card: ModelCard,
+    setups: Sequence[StageSetup],
+    s: int,
+    folder: Path,
+    stack: ExitStack,
+    rows: KeptRows | None,
+    as_labels: dict[tuple[int, int], StageLabels],
+) -> Reducer:
+    """Return what writes an earlier stage as later ones read it; labels go to `as_labels`."""
+    setup = setups[s]
+    rule, blank = label_rule(card, setup.spec), _blank(card, setup.spec)
+    reducers: list[Reducer] = []
+    for reader, k in label_readers(setups, setup.spec.output.name):
+        item = setups[reader].inputs[k]
+        classes = [setup.channels.index(name) for name in item.spec.channels]
+        as_labels[reader, k] = StageLabels(item.shape, classes, folder)
+        reducers.append(labels_of(setup, item, as_labels[reader, k], rule=rule, blank=blank))
+    if _reads_heatmap(setups, setup.spec.output.name):
+        reducers.append(_heatmap(card, setup, folder, stack, rows))
+    return reducers[0] if len(reducers) == 1 else Reducers(reducers)
+
+
+def _reads_heatmap(setups: Sequence[StageSetup], name: str) -> bool:
+    """Whether an output is kept as probabilities: where one reads them, or nobody reads labels."""
+    encodings = {
+        item.spec.encoding for setup in setups for item in setup.inputs if item.spec.source == name
+    }
+    return encodings != {"labels"}
 
 
 def _heatmap(

@@ -7,6 +7,7 @@ from wsiseg.model.accuracy import measure_int8, record_int8
 from wsiseg.model.add import add_model
 from wsiseg.model.card import ModelCard
 from wsiseg.model.check import CheckReport, OutputChange
+from wsiseg.model.importers.imported import Selection
 from wsiseg.model.load import (
     Model,
     card_of,
@@ -30,6 +31,7 @@ __all__ = [
     "OutputChange",
     "Package",
     "Predictor",
+    "Selection",
     "StageTuning",
     "Tuning",
     "add_model",

@@ -28,7 +28,13 @@ def _measure(request: dict[str, Any]) -> bytes:
     return measure_job(request)
 
 
-JOBS = {"export": _export, "quantize": _quantize, "measure": _measure}
+def _unpickle(request: dict[str, Any]) -> bytes:
+    from wsiseg.model.importers.checkpoint import unpickle_job
+
+    return unpickle_job(request)
+
+
+JOBS = {"export": _export, "quantize": _quantize, "measure": _measure, "unpickle": _unpickle}
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # stderr is for the reason of a failure

@@ -18,6 +18,7 @@ from wsiseg.model.cache import user_models
 from wsiseg.model.card import CARD_FILE, SLIDE, ModelCard, StageSpec
 from wsiseg.model.child import run_module
 from wsiseg.model.fpl import FPL_SUFFIX, Pipeline, read_pipeline
+from wsiseg.model.importers.imported import Selection
 from wsiseg.model.package import Example, Package, npz_bytes, publish
 from wsiseg.model.registry import BUNDLED
 from wsiseg.model.weights import PICKLES, read_file
@@ -37,6 +38,7 @@ def add_model(
     spacing_um: float | None = None,
     trust: bool = False,
     overwrite: bool = False,
+    selection: Selection | None = None,
 ) -> Path:
     """Check a model and copy it to the user's models, where `load_model` finds it by name.
 
@@ -48,8 +50,9 @@ def add_model(
     path
         A package (a folder with `model.json`), a folder of the WSInfer zoo or of QuPath's WSInfer
         extension (`config.json` and TorchScript), a text pipeline of FAST (`.fpl`, or a folder
-        with one), a folder with the two ONNX files of H2G-Net, or a file of weights (ONNX or
-        TorchScript) with a card.
+        with one), a folder with the two ONNX files of H2G-Net, a result folder of nnU-Net v2, a
+        bundle of MONAI, a model of Raidionics, or a file of weights (ONNX or TorchScript) with a
+        card.
     name
         Name to give it; default: the name in its card, or that of the folder.
     card
@@ -58,9 +61,12 @@ def add_model(
     spacing_um
         For a pipeline of FAST: µm per pixel of its patches, instead of what it says.
     trust
-        Allow TorchScript, which is foreign code, to run once for the conversion.
+        Allow TorchScript, which is foreign code, to run once for the conversion, and a checkpoint
+        that holds more than data to be unpickled once.
     overwrite
         Replace a model of that name.
+    selection
+        What to take of a folder of nnU-Net that has more than one of it.
 
     Returns
     -------
@@ -94,10 +100,7 @@ def add_model(
         content = _read_json(Path(card) if card else source.with_suffix(".json"))
         parsed, files = _from_weights([source], content, trust=trust)
     else:
-        raise ModelError(
-            f"{source}: no model: needed a folder with {CARD_FILE}, {CONFIG_FILE}, a {FPL_SUFFIX} "
-            "file or the two ONNX files of H2G-Net; or a file of weights"
-        )
+        parsed, files = _from_program(source, name or source.name, selection, trust=trust)
     if name is not None:
         renamed = parsed.model_copy(update={"name": name})
         parsed = ModelCard.parse(renamed.to_json(), name=f"name {name!r}")
@@ -118,6 +121,24 @@ def _from_package(source: Path) -> tuple[ModelCard, dict[str, bytes]]:
         if path.is_file():
             files[path.name] = read_file(path)
     return package.card, files
+
+
+def _from_program(
+    source: Path, name: str, selection: Selection | None, *, trust: bool
+) -> tuple[ModelCard, dict[str, bytes]]:
+    from wsiseg.model.importers.assemble import assemble
+    from wsiseg.model.importers.find import import_folder
+
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+    selection = selection or Selection()
+    imported = import_folder(source, name=name, selection=selection, trust=trust)
+    if imported is None:
+        raise ModelError(
+            f"{source}: no model: needed a folder with {CARD_FILE}, {CONFIG_FILE}, a {FPL_SUFFIX} "
+            "file or the two ONNX files of H2G-Net, of nnU-Net (plans.json), MONAI "
+            "(configs/inference.json) or Raidionics (pre_processing.ini); or a file of weights"
+        )
+    return assemble(imported)
 
 
 def _torchscript(folder: Path) -> Path:
@@ -195,6 +216,10 @@ def _complete(content: dict[str, Any], paths: Sequence[Path]) -> ModelCard:
 
 def _noise(stage: StageSpec) -> tuple[NDArray[Any], ...]:
     """Return the same random check inputs every time."""
+    if stage.reads_scan:
+        from wsiseg.model.importers.assemble import check_noise
+
+        return check_noise(stage, CHECK_PATCHES)
     random = np.random.default_rng(0)
     shapes = [(CHECK_PATCHES, *spec.patch, len(spec.channels)) for spec in stage.inputs]
     return tuple(

@@ -161,6 +161,10 @@ class InputSpec(CardPart):
     resample: ResampleSpec | None = None
     """Scans only; default: linear, outer faces kept."""
 
+    encoding: Literal["probabilities", "labels"] = "probabilities"
+    """How an earlier stage is read. `labels` (volumes only; nnU-Net's cascade): 1 where the class
+    is the most probable one on the grid of this input, else 0."""
+
     @property
     def reads_image(self) -> bool:
         """Whether it reads the slide or scan, and not an earlier stage."""
@@ -526,6 +530,12 @@ class ModelCard(CardPart):
         return tuple(part.name for part in self.regions or self.classes)
 
     @property
+    def scan_channels(self) -> tuple[str, ...]:
+        """Channels that scans have for this model, in order."""
+        read = (spec for stage in self.stages for spec in stage.inputs if spec.source == SCAN)
+        return tuple(dict.fromkeys(name for spec in read for name in spec.channels))
+
+    @property
     def title(self) -> str:
         """Name and version, as people are told them."""
         return f"{self.name} {self.version}"
@@ -587,6 +597,8 @@ class ModelCard(CardPart):
                     f"values, one per axis of {self.axes!r}"
                 )
             check_scan_stage(stage, regions=bool(self.regions))
+            if self.scan is not None:
+                _check_masks(stage, self.scan)
         return self
 
     @model_validator(mode="after")
@@ -714,6 +726,7 @@ def check_scan_stage(stage: StageSpec, *, regions: bool) -> None:
             ("stitched 'raw'", output.stitched == "raw"),
             (f"blend {output.blend!r}", output.blend in GAUSSIANS),
             ("resample", any(spec.resample for spec in stage.inputs)),
+            ("encoding 'labels'", any(spec.encoding == "labels" for spec in stage.inputs)),
         ):
             if found:
                 raise ValueError(f"{where}: {field} is for axes 'zyx' only; remove it")
@@ -733,6 +746,18 @@ def check_scan_stage(stage: StageSpec, *, regions: bool) -> None:
     for spec in stage.inputs:
         if any(step.name == "n4" for step in spec.steps[1:]):
             raise ValueError(f"{where}: n4 is the first step, or none")
+
+
+def _check_masks(stage: StageSpec, scan: ScanSpec) -> None:
+    """Refuse steps in the mask beside others that measure, or after resampling."""
+    for spec in stage.inputs:
+        regions = [getattr(step, "region", "all") for step in spec.steps]
+        alone = len(spec.steps) == 1 and scan.order == "normalize_first"
+        if "mask" in regions and not alone:
+            raise ValueError(
+                f"stage {stage.name!r}: region 'mask' is for the only step of an input, and for "
+                "order 'normalize_first'"
+            )
 
 
 def _unique(kind: str, names: Iterable[str]) -> None:

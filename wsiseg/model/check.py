@@ -119,7 +119,7 @@ def check_predictors(
     for stage, predictor in zip(package.card.stages, predictors, strict=True):
         example = examples[stage.name]
         started = time.perf_counter()
-        found = predictor(*example.inputs)
+        found = example.sampled(predictor(*example.inputs))
         seconds = time.perf_counter() - started
         if found.shape != example.output.shape:
             raise ModelError(

@@ -56,6 +56,16 @@ class Example:
 
     inputs: tuple[NDArray[Any], ...]
     output: NDArray[np.float32]
+    every: int = 1
+    """Of the output, every so many-th value along each axis of a patch is there: a volume of 100
+    classes would take gigabytes."""
+
+    def sampled(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return of a whole output what is to be compared."""
+        if self.every == 1:
+            return output
+        axes = (slice(None, None, self.every),) * (output.ndim - 2)
+        return output[(slice(None), *axes)]
 
 
 @dataclass(frozen=True)
@@ -247,6 +257,8 @@ def npz_bytes(examples: Mapping[str, Example]) -> bytes:
     for name, example in examples.items():
         arrays |= {f"{name}.input{i}": array for i, array in enumerate(example.inputs)}
         arrays[f"{name}.output"] = example.output
+        if example.every > 1:
+            arrays[f"{name}.every"] = np.array(example.every)
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     return content.getvalue()
@@ -300,7 +312,10 @@ def _example(arrays: Mapping[str, NDArray[Any]], stage: StageSpec) -> Example:
     output = _array(arrays, f"{stage.name}.output")
     if output.dtype != np.float32:
         raise ValueError(f"stage {stage.name!r} needs a float32 output, found {output.dtype}")
-    return Example(inputs, output)
+    every = int(arrays[f"{stage.name}.every"]) if f"{stage.name}.every" in arrays else 1
+    if every < 1:
+        raise ValueError(f"stage {stage.name!r} needs 'every' of at least 1, found {every}")
+    return Example(inputs, output, every)
 
 
 def _array(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:

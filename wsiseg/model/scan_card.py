@@ -22,8 +22,9 @@ __all__ = [
 
 AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
-Region = Literal["all", "nonzero"]
-"""Voxels a step measures and changes: all, or those that are not 0; the others stay 0."""
+Region = Literal["all", "nonzero", "mask"]
+"""Voxels a step measures and changes: all; those that are not 0; or those where any channel is not
+0, and the holes in them (nnU-Net). The others stay 0."""
 
 Order = Literal[0, 1, 3]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -124,11 +125,15 @@ class N4Step(ScanPart):
 class CropSpec(ScanPart):
     """The box of the scan that is looked at; the rest is background."""
 
-    to: Literal["nonzero", "body"]
-    """`nonzero`: where any channel is not 0. `body`: the largest piece above `threshold`."""
+    to: Literal["nonzero", "body", "above"]
+    """`nonzero`: where any channel is not 0. `body`: the largest piece of the first channel above
+    `threshold`. `above`: where any channel is above `threshold` (MONAI's `CropForeground`)."""
 
     threshold: FiniteFloat = -300.0
-    """Of the first channel, as stored (CT: HU); for `body`."""
+    """As stored (CT: HU); for `body` and `above`."""
+
+    threshold_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For `above`, instead of `threshold`: of the range of all values (Raidionics: 0.2)."""
 
     margin_mm: Annotated[float, Field(ge=0)] = 0.0
     skip_windows: bool = False
@@ -174,6 +179,8 @@ class ResampleSpec(ScanPart):
     resampled on its own with `order_z` (nnU-Net: 3)."""
 
     order_z: Order = 0
+    keep: tuple[Axis, ...] = ()
+    """Axes that stay as they are stored, whatever `spacing_um` says (nnU-Net's `2d`)."""
 
 
 class WindowSpec(ScanPart):

@@ -7,7 +7,7 @@ from wsiseg.errors import WeightsError
 
 __all__ = ["PICKLES", "hash_file", "read_file", "refuse_unsafe", "verify"]
 
-PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy"}
+PICKLES = {".pt", ".pth", ".ts", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy"}
 WEIGHTS = {".safetensors", ".onnx"}
 
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")

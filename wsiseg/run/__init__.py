@@ -10,7 +10,7 @@ from wsiseg.run.folder import (
     segment_slide,
     tissue_folder,
 )
-from wsiseg.run.inputs import SlideJob, list_slides
+from wsiseg.run.inputs import SeriesChoice, SlideJob, list_slides
 from wsiseg.run.limits import parse_bytes, parse_seconds
 from wsiseg.run.planning import plan_folder
 from wsiseg.run.reports import FolderReport, SlideReport, failure_text
@@ -19,6 +19,7 @@ from wsiseg.run.tiles import export_tiles, tiles_folder
 
 __all__ = [
     "FolderReport",
+    "SeriesChoice",
     "SlideJob",
     "SlideReport",
     "describe_scan",

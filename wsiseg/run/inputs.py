@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from wsiseg.engine.marker import is_result
 from wsiseg.errors import UsageError, WsisegWarning
@@ -16,7 +17,7 @@ from wsiseg.run.slide_table import Mpp, read_slide_table
 from wsiseg.source import is_volume
 from wsiseg.source.naming import stem_of
 
-__all__ = ["SlideJob", "as_jobs", "list_slides", "require_any"]
+__all__ = ["SeriesChoice", "SlideJob", "as_jobs", "list_slides", "require_any"]
 
 SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
@@ -29,6 +30,15 @@ SCAN_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 MAX_DEPTH = 64
 """Folders looked at to tell slides of one name apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesChoice:
+    """How DICOM series are opened; see `wsiseg.open_volume`."""
+
+    series: str | None = None
+    allow_gap: bool = False
+    tilt: Literal["shear"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,9 @@ class SlideJob:
     """µm per pixel that overrides the file's: one value, or (x, y)."""
 
     reader: str | None = None
+
+    choice: SeriesChoice = SeriesChoice()
+    """For scans."""
 
 
 def list_slides(

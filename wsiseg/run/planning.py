@@ -1,6 +1,7 @@
 """What runs over slides would take, before any is begun."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def _row(job: SlideJob) -> Row:
 def _planned(job: SlideJob, model: Model, options: SegmentOptions) -> Row:
     try:
         if model.card.axes == "zyx":
-            with open_volume(job.path, reader=job.reader) as scan:
+            with open_volume(job.path, reader=job.reader, **asdict(job.choice)) as scan:
                 return _row(job) | plan_of_scan(scan, model, options=options.run).to_dict()
         with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
             return _row(job) | plan(slide, model, options=options).to_dict()

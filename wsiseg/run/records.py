@@ -23,7 +23,7 @@ from wsiseg.model import Model
 from wsiseg.model.package import Package
 from wsiseg.model.registry import find_model
 from wsiseg.options import RunOptions
-from wsiseg.run.inputs import SlideJob
+from wsiseg.run.inputs import SeriesChoice, SlideJob
 from wsiseg.source.remote import is_url, open_filesystem, redacted, remote_errors
 
 __all__ = [
@@ -249,7 +249,10 @@ def missing_files(folder: Path) -> tuple[str, ...]:
 
 def _of_job(job: SlideJob) -> dict[str, Any]:
     mpp = list(job.mpp) if isinstance(job.mpp, tuple) else job.mpp
-    return {"mpp": mpp, "reader": job.reader}
+    told: dict[str, Any] = {"mpp": mpp, "reader": job.reader}
+    if job.choice != SeriesChoice():
+        told["series"] = asdict(job.choice)
+    return told
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -337,7 +337,7 @@ def _opened(job: SlideJob, ground: Ground) -> Pyramid | Volume:
         return open_slide(job.path, mpp=job.mpp, reader=job.reader)
     if job.mpp is not None:
         raise UsageError(f"{job.path}: --mpp is for slides: a scan says where its voxels are")
-    return open_volume(job.path, reader=job.reader)
+    return open_volume(job.path, reader=job.reader, **asdict(job.choice))
 
 
 def _state(path: str) -> State:

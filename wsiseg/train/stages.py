@@ -10,11 +10,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ from wsiseg.train.lesson import (
 from wsiseg.train.loop import History, RoundReport, fit
 from wsiseg.train.places import PlaceSampler
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["Told", "TrainedStage", "Training", "train_stages"]
 
 log = logging.getLogger(__name__)
@@ -51,8 +54,8 @@ log = logging.getLogger(__name__)
 Told = Callable[[str, RoundReport], None]
 """Told of each round: the name of what is trained, and how it went."""
 
-RECIPE = 1
-"""Grows when the same configuration would train other weights."""
+RECIPE = 2
+"""Grows when the same configuration would train other weights, as after a change of a default."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,8 +104,8 @@ class Training:
             self.digest,
             [(fingerprint(slide.entry.slide), slide.entry.patient) for slide in slides],
             [_said_of(item) for item in stages],
-            [asdict(self.config.recipes[item.name]) for item in stages],
-            asdict(self.config.tissue),
+            [_chosen(self.config.recipes[item.name]) for item in stages],
+            _chosen(self.config.tissue),
             [self.config.folds, self.config.folds_by_block, self.config.seed],
         ]
         text = json.dumps(said, sort_keys=True, default=str)
@@ -256,15 +259,28 @@ def _heatmap(
 def _said_of(stage: StageSpec) -> dict[str, Any]:
     """Return what a card says of a stage, but for the windows its network may run on.
 
-    They change no weights: who has to correct them trains nothing again.
+    They change no weights: who has to correct them trains nothing again. Nor do options that a
+    later wsiseg brings, until they are used: a training goes on after an update.
     """
-    return stage.model_dump(mode="json", exclude={"output": {"max_patch"}})
+    return stage.model_dump(mode="json", exclude={"output": {"max_patch"}}, exclude_defaults=True)
+
+
+def _chosen(options: "DataclassInstance") -> dict[str, Any]:
+    """Return what options say that is not their default; see `_said_of`."""
+    said = {}
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            said[item.name] = _chosen(value)
+        elif value != item.default:
+            said[item.name] = value
+    return said
 
 
 def _hash_of(run: Training, nets: Mapping[str, nn.Module]) -> str:
     """Return what decides a heatmap of a slide, as a hash."""
     stages = [_said_of(item) for item in run.card.stages if item.name in nets]
-    said = [run.digest, stages, asdict(run.config.tissue)]
+    said = [run.digest, stages, _chosen(run.config.tissue)]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for network in nets.values():
         for tensor in network.state_dict().values():

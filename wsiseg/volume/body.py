@@ -1,7 +1,7 @@
 """Where in a scan something is: the box that networks look at."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from wsiseg.geometry import Box
 from wsiseg.model.scan_card import CropSpec
 from wsiseg.volume.scan import Scan
 
-__all__ = ["Body", "find_body"]
+__all__ = ["Body", "find_body", "nonzero_mask"]
 
 BODY_MM = 4.0
 """The body is looked for in blocks of about this size: its box is taken to whole blocks."""
@@ -53,8 +53,8 @@ def find_body(scan: Scan, spec: CropSpec | None) -> Body:
     if spec is None:
         return Body(whole.box)
     margin = [math.ceil(spec.margin_mm / mm) for mm in scan.affine.spacing_mm]
-    if spec.to == "nonzero":
-        box = _nonzero(whole)
+    if spec.to != "body":
+        box = _box_where(whole, _foreground(whole, spec))
         return Body(whole.box if box is None else box.grow(margin).clip(scan.whole))
     block = tuple(max(1, round(BODY_MM / mm)) for mm in scan.affine.spacing_mm)
     blocks = body_blocks(whole, spec.threshold, block)
@@ -69,11 +69,39 @@ def find_body(scan: Scan, spec: CropSpec | None) -> Body:
     return Body(box, binary_dilation(blocks, np.ones((3, 3, 3), np.bool_)), block)
 
 
-def _nonzero(scan: Scan) -> Box | None:
-    """Return the box of the voxels of which any channel is not 0."""
+def nonzero_mask(scan: Scan) -> NDArray[np.bool_]:
+    """Return where any channel is not 0, and the holes in that; bool of the part looked at.
+
+    Held in memory, a byte per voxel and what filling takes.
+    """
+    from scipy.ndimage import binary_fill_holes
+
+    mask = np.zeros(scan.shape, np.bool_)
+    for box in scan.slabs():
+        mask[box.slices()] = (scan.read(box) != 0).any(axis=-1)
+    filled: NDArray[np.bool_] = binary_fill_holes(mask)
+    return filled
+
+
+def _foreground(scan: Scan, spec: CropSpec) -> Callable[[NDArray[np.float32]], NDArray[np.bool_]]:
+    """Return what tells of values whether they are looked at."""
+    if spec.to == "nonzero":
+        return lambda values: values != 0
+    if spec.threshold_share is None:
+        return lambda values: values > spec.threshold
+    ranges = [(values.min(), values.max()) for values in map(scan.read, scan.slabs())]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    limit = int((high - low) * spec.threshold_share)  # whole, and of the range, as Raidionics
+    return lambda values: values >= limit
+
+
+def _box_where(
+    scan: Scan, foreground: Callable[[NDArray[np.float32]], NDArray[np.bool_]]
+) -> Box | None:
+    """Return the box of the voxels of which any channel is foreground."""
     low, high = list(scan.shape), [0, 0, 0]
     for box in scan.slabs():
-        some = (scan.read(box) != 0).any(axis=-1)
+        some: NDArray[np.bool_] = np.any(foreground(scan.read(box)), axis=-1)
         for axis in range(3):
             places = np.flatnonzero(some.any(axis=tuple(a for a in range(3) if a != axis)))
             if len(places):

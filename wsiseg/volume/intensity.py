@@ -141,7 +141,11 @@ def _window(
 def _chosen(values: Values, channel: int, region: Region) -> Values:
     """Return the values of a channel that count, one-dimensional."""
     found = values[..., channel].reshape(-1)
-    return found[found != 0] if region == "nonzero" else found
+    if region == "all":
+        return found
+    # outside of a mask are no numbers
+    counts: NDArray[np.bool_] = ~np.isnan(found) if region == "mask" else found != 0
+    return found[counts]
 
 
 def _extremes(slabs: Slabs, channels: int) -> list[tuple[float, float]]:

@@ -72,7 +72,7 @@ def input_grid(
     for axis, (size, fixed) in enumerate(zip(shape, sizes, strict=True)):
         if fixed is not None:
             maps.append(AxisMap.extent(size, fixed))
-        elif wanted is None:
+        elif wanted is None or axis in spec.keep:
             maps.append(AxisMap.extent(size, size))
         else:
             step = wanted.um[axis] / spacing.um[axis]
@@ -80,7 +80,7 @@ def input_grid(
     new = Spacing(tuple(u * m.step for u, m in zip(spacing.um, maps, strict=True)))
     separate = None
     if spec.separate_z_over is not None:
-        asked = wanted if wanted is not None else new
+        asked = wanted if wanted is not None and not spec.keep else new
         separate = coarse_axis(spacing.um, asked.um, spec.separate_z_over)
     orders = tuple(spec.order_z if axis == separate else spec.order for axis in range(3))
     # Outputs are brought back from the new spacing to the old one, so the rule looks at that first.

@@ -3,7 +3,8 @@
 import math
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from wsiseg.geometry import Box
 from wsiseg.model.card import Step
 from wsiseg.model.scan_card import N4Step
 from wsiseg.resample import along_axis
+from wsiseg.volume.body import nonzero_mask
 from wsiseg.volume.intensity import Intensity, measured_steps
 from wsiseg.volume.layout import InputGrid
 from wsiseg.volume.n4 import corrected
@@ -101,6 +103,7 @@ def prepare_scan(
     folder: Path,
     *,
     normalize_first: bool,
+    every: Scan | None = None,
 ) -> PreparedScan:
     """Return the values that an input of a stage reads.
 
@@ -116,6 +119,8 @@ def prepare_scan(
         Where the values wait, in a file without a name.
     normalize_first
         Whether steps come before resampling; otherwise they measure and change what it gave.
+    every
+        The scan with all of its channels, which decide on its mask; default: `scan`.
 
     Raises
     ------
@@ -127,9 +132,13 @@ def prepare_scan(
     if any(isinstance(step, N4Step) for step in steps):
         scan = corrected(scan)
     known: tuple[Intensity, ...] = ()
+    inside = None
+    if any(getattr(step, "region", "") == "mask" for step in steps):
+        inside = nonzero_mask(every or scan)
+    read = partial(_read, scan, inside)
     if normalize_first:
-        known = measured_steps(steps, scan.channels, lambda: _read(scan))
-    values = _resampled(scan, grid, known, folder)
+        known = measured_steps(steps, scan.channels, lambda: map(read, scan.slabs()))
+    values = _resampled(scan, grid, lambda box: _ready(known, read(box)), folder)
     if not normalize_first and steps:
         known = measured_steps(steps, scan.channels, lambda: _slabs(values))
         for slab in _slabs(values):
@@ -137,9 +146,19 @@ def prepare_scan(
     return PreparedScan(values)
 
 
-def _read(scan: Scan) -> Iterator[Values]:
-    for box in scan.slabs():
-        yield scan.read(box)
+def _read(scan: Scan, inside: NDArray[np.bool_] | None, box: Box) -> Values:
+    """Return the values of a box, no numbers outside of the mask."""
+    values = scan.read(box)
+    if inside is not None:
+        values[~inside[box.slices()]] = np.nan
+    return values
+
+
+def _ready(steps: Iterable[Intensity], values: Values) -> Values:
+    """Return values after the steps, 0 outside of the mask."""
+    values = _after(steps, values)
+    values[np.isnan(values)] = 0
+    return values
 
 
 def _slabs(values: WorkFile) -> Iterator[NDArray[Any]]:
@@ -156,7 +175,9 @@ def _after(steps: Iterable[Intensity], values: Values) -> Values:
     return values
 
 
-def _resampled(scan: Scan, grid: InputGrid, steps: Sequence[Intensity], folder: Path) -> WorkFile:
+def _resampled(
+    scan: Scan, grid: InputGrid, read: Callable[[Box], Values], folder: Path
+) -> WorkFile:
     """Resample along the last two axes slab by slab, then along the first, part by part.
 
     Splines overshoot, so cubic ones are clipped to the range of what they came from: that of the
@@ -168,7 +189,7 @@ def _resampled(scan: Scan, grid: InputGrid, steps: Sequence[Intensity], folder: 
     middle = (scan.shape[0], *(n for n in _middle_shape(scan, grid)), scan.channels)
     first = WorkFile(middle, folder)
     for box in scan.slabs():
-        values = _after(steps, scan.read(box))
+        values = read(box)
         if limits is not None:
             limits.add(values, box.start[0])
         for axis in (1, 2):

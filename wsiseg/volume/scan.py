@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ class Scan:
 
     box: Box
     """The part looked at, in voxels of the whole; what is read counts from its start."""
+
+    chosen: tuple[int, ...] = ()
+    """Channels that are read; none named: all."""
 
     @classmethod
     def of(cls, volumes: Sequence[Volume], spec: ScanSpec) -> "Scan":
@@ -67,8 +70,8 @@ class Scan:
 
     @property
     def channels(self) -> int:
-        """Of all volumes."""
-        return sum(volume.channels for volume in self.volumes)
+        """Those that are read."""
+        return len(self.chosen) or sum(volume.channels for volume in self.volumes)
 
     @property
     def affine(self) -> Affine:
@@ -82,7 +85,11 @@ class Scan:
 
     def within(self, box: Box) -> "Scan":
         """Return the same scan, of which only a box is looked at."""
-        return Scan(self.volumes, box)
+        return replace(self, box=box)
+
+    def select(self, channels: Sequence[int]) -> "Scan":
+        """Return the same scan, of which only some channels are read."""
+        return replace(self, chosen=tuple(channels))
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """Return float32 `(*box.shape, channel)` of a box inside the part looked at.
@@ -92,6 +99,8 @@ class Scan:
         place = box.shift(self.box.start)
         parts = [volume.read(place).astype(np.float32) for volume in self.volumes]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        if self.chosen:
+            values = values[..., list(self.chosen)]
         bad = ~np.isfinite(values)
         if bad.any():
             values[bad] = 0

@@ -7,7 +7,7 @@ export class Compare {
   constructor(app) {
     this.app = app;
     this.pane = null;
-    this.isMoving = false;
+    this.leader = app.main;
     this.choice = h("select", { "aria-label": "Compare with", onchange: () => this.choose(this.choice.value) });
   }
 
@@ -50,6 +50,7 @@ export class Compare {
   close() {
     if (!this.pane) return;
     this.app.panes = [this.app.main];
+    this.leader = this.app.main;
     this.app.activate(this.app.main);
     this.pane.close();
     this.pane = null;
@@ -57,9 +58,14 @@ export class Compare {
     this.app.settled(this.app.main);
   }
 
+  // The pane that a person moves: the other one follows, and does not pull it back.
+  lead(pane) {
+    this.leader = pane;
+  }
+
   // One pane was moved: the other follows, by place in µm and µm per pixel.
   follow(pane) {
-    if (!this.pane?.about || this.isMoving) return;
+    if (!this.pane?.about || pane !== this.leader) return;
     const other = pane === this.pane ? this.app.main : this.pane;
     if (!other.about) return;
     const { viewport } = pane.viewer;
@@ -67,8 +73,6 @@ export class Compare {
     const width = viewport.getZoom(true) * viewport.getContainerSize().x;
     const ratio = pane.about.mpp[0] / other.about.mpp[0];
     const pixels = pane.about.size[0];
-    this.isMoving = true;
     other.goTo({ x: centre.x * pixels * ratio, y: centre.y * pixels * ratio, zoom: (pane.about.mpp[0] * pixels) / width }, true);
-    this.isMoving = false;
   }
 }

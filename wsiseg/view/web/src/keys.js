@@ -58,6 +58,7 @@ export function listen(app) {
     if (!act || (event.key === " " && event.repeat)) return;
     if (event.key === " " && event.target.closest("button, input")) event.target.blur();
     event.preventDefault();
+    app.compare.lead(app.active);
     act();
   });
   document.addEventListener("keyup", (event) => {

@@ -30,6 +30,7 @@ class App {
     byId("side").append(this.layerPanel.element, this.inspector.element, this.review.element);
     this.list = new SlideList(this);
     this.bar();
+    for (const id of ["bar", "side"]) byId(id).addEventListener("pointerdown", () => this.compare.lead(this.active));
     listen(this);
     await this.follow(readPlace());
     addEventListener("hashchange", () => this.follow(readPlace()));
@@ -79,6 +80,7 @@ class App {
     this.slidePane.element.hidden = false;
     this.main = this.active = this.slidePane;
     this.panes = [this.main];
+    this.compare.lead(this.main);
     await this.main.show(number, place);
     this.layersChanged(this.main);
     this.settled(this.main);

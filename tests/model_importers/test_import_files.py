@@ -1,0 +1,162 @@
+"""Models of Raidionics, and ONNX and TorchScript of volumes with a card written by hand."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_models import INI, Voxelwise, export, make_raidionics, network
+
+from wsiseg.errors import ModelCardError, WeightsError, WsisegWarning
+from wsiseg.model import ModelCard, add_model, load_model
+
+CARD: dict[str, Any] = {
+    "schema_version": 1,
+    "name": "by-hand",
+    "version": "1",
+    "task": "semantic",
+    "axes": "zyx",
+    "scan": {"orientation": "RAS"},
+    "classes": [{"name": "background"}, {"name": "liver"}, {"name": "tumour"}],
+    "stages": [
+        {
+            "name": "network",
+            "kind": "segmenter",
+            "inputs": [
+                {
+                    "from": "scan",
+                    "channels": ["CT"],
+                    "spacing_um": [2000, 1000, 1000],
+                    "patch": [8, 16, 16],
+                    "steps": [{"name": "window", "low": -100, "high": 300}],
+                }
+            ],
+            "windows": {"plan": "monai", "overlap": 0.5},
+            "output": {"name": "labels", "blend": "gaussian-monai", "stitched": "raw"},
+        }
+    ],
+    "provenance": {
+        "license": "Apache-2.0",
+        "trained_on": "nothing",
+        "intended_use": "tests",
+        "limits": "all",
+    },
+}
+
+
+def expected(x: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        found = network()(torch.from_numpy(x).permute(0, 4, 1, 2, 3))
+    return found.permute(0, 2, 3, 4, 1).numpy()
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_onnx_of_a_volume_with_a_card(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    export(network(), torch.zeros(1, 1, 8, 16, 16), path)
+    path.with_suffix(".json").write_text(json.dumps(CARD))
+    add_model(path)
+    x = noise(2, 8, 16, 16, 1)
+    found = load_model("by-hand", backend="onnxruntime").predictors[0](x)
+    np.testing.assert_allclose(found, expected(x), atol=1e-4)
+
+
+def test_torchscript_of_a_volume_with_a_card(tmp_path: Path) -> None:
+    path = tmp_path / "net.ts"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 1, 8, 16, 16)), path)
+    path.with_suffix(".json").write_text(json.dumps(CARD))
+    with pytest.raises(WeightsError, match="--trust"):
+        add_model(path)
+    with pytest.warns(WsisegWarning, match="runs once"):
+        add_model(path, trust=True)
+    x = noise(2, 8, 16, 16, 1)
+    found = load_model("by-hand", backend="onnxruntime").predictors[0](x)
+    np.testing.assert_allclose(found, expected(x), atol=1e-4)
+
+
+def raidionics(folder: Path, **changes: str) -> ModelCard:
+    ini = INI
+    for key, value in changes.items():
+        lines = [f"{key}={value}" if s.split("=")[0] == key else s for s in ini.splitlines()]
+        ini = "\n".join(lines)
+    return ModelCard.read(add_model(make_raidionics(folder, ini), name="made") / "model.json")
+
+
+def test_raidionics_of_whole_volumes(tmp_path: Path) -> None:
+    card = raidionics(tmp_path / "T1")
+    assert [c.name for c in card.classes] == ["Background", "Tumor"]
+    assert card.threshold == 0.35
+    assert card.scan is not None
+    assert (card.scan.orientation, card.scan.transpose) == ("RAS", (1, 2, 0))
+    stage = card.stages[0]
+    assert (stage.extent, stage.inputs[0].patch) == ("whole", (16, 16, 8))
+    assert [step.name for step in stage.inputs[0].steps] == ["percentile_clip", "rescale"]
+    assert (stage.output.activation, stage.weights.layout) == ("none", "channels_last")
+    x = noise(1, 16, 16, 8, 1)
+    torch.manual_seed(0)
+    assert load_model("made").predictors[0](x).shape == (1, 16, 16, 8, 2)
+
+
+def test_raidionics_in_windows(tmp_path: Path) -> None:
+    card = raidionics(
+        tmp_path / "T1",
+        new_axial_size="",
+        patch_size="16, 16, 8",
+        output_spacing="1.0, 1.0, 2.0",
+        swap_training_input="False",
+        normalization_method="zeromean_nonzero",
+    )
+    stage = card.stages[0]
+    assert stage.windows is not None
+    assert stage.windows.plan == "monai"
+    assert stage.inputs[0].spacing_um == (1000.0, 1000.0, 2000.0)
+    assert stage.inputs[0].steps[-1].model_dump() == {"name": "zscore", "region": "nonzero"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"background_cropping": "brain_clip"}, "'brain_clip': needs what another model finds"),
+        ({"new_axial_size": "256,256"}, "new_axial_size of two values: slabs"),
+        ({"new_axial_size": "a,b,c"}, "needed numbers"),
+        ({"task": "Classification"}, "needed segmentation"),
+        ({"normalization_method": "histogram"}, "normalization_method 'histogram'"),
+        ({"new_axial_size": "", "patch_size": ""}, "needed three sizes in one of them"),
+    ],
+)
+def test_raidionics_that_no_card_can_say(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ModelCardError, match=message):
+        raidionics(tmp_path / "T1", **changes)
+
+
+def test_a_damaged_ini_is_said(tmp_path: Path) -> None:
+    folder = make_raidionics(tmp_path / "T1", "no section")
+    with pytest.raises(ModelCardError, match="no configuration"):
+        add_model(folder)
+
+
+def test_channels_last_are_told_from_the_card(tmp_path: Path) -> None:
+    made = Voxelwise().eval()
+    x = noise(1, 16, 16, 8, 1)
+    export(made, torch.zeros(1, 16, 16, 8, 1), tmp_path / "m.onnx")
+    card = json.loads(json.dumps(CARD))
+    card["classes"] = card["classes"][:2]
+    stage = card["stages"][0]
+    stage["inputs"][0]["patch"] = [16, 16, 8]
+    stage["output"]["activation"] = "none"
+    stage["weights"] = {"layout": "channels_last"}
+    (tmp_path / "m.json").write_text(json.dumps(card))
+    add_model(tmp_path / "m.onnx")
+    with torch.inference_mode():
+        wanted = made(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(load_model("by-hand").predictors[0](x), wanted, atol=1e-5)
