@@ -9,8 +9,8 @@ the machine does not count, and memory is the peak above what was there before t
 """
 
 import argparse
+import gc
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -27,15 +27,16 @@ EXPORT = (32, (64, 96, 96), (128, 192, 192))
 
 def timed(work: Callable[[], Any]) -> dict[str, Any]:
     """Return processor seconds and added peak memory of a call, and what it gave."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gc.collect()
+    measure.reset_peak()
+    before = measure.rss_mb()
     wall, cpu = time.perf_counter(), time.process_time()
     found = work()
     cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "cpu_s": round(cpu_s, 2),
         "wall_s": round(wall_s, 2),
-        "added_mb": round((after - before) / 1024),
+        "added_mb": round(measure.peak_mb() - before),
         "check": found,
     }
 
@@ -66,6 +67,7 @@ def ours(classes: int, depth: int) -> dict[str, Any]:
     from wsiseg.engine.scan_plan import plan_scan
     from wsiseg.engine.scan_run import run_scan
     from wsiseg.geometry import Affine
+    from wsiseg.machine import set_allocator
     from wsiseg.model import Model
     from wsiseg.model.card import ModelCard
     from wsiseg.model.predictor import FunctionPredictor
@@ -74,6 +76,7 @@ def ours(classes: int, depth: int) -> dict[str, Any]:
     from wsiseg.volume.scan import Scan
 
     convolution, values = network(classes), image(depth)
+    set_allocator("torch")  # as `segment_scan` does for the backend that runs
 
     def predict(patches: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -121,7 +124,7 @@ def ours(classes: int, depth: int) -> dict[str, Any]:
         found = timed(work)
     patch = 4 * PATCH**3 * (1 + 2 * classes)
     found["formula_mb"] = round(
-        (4 * classes * PATCH * SIDE * SIDE + patch + depth * SIDE * SIDE) / 2**20
+        (4 * classes * PATCH * SIDE * SIDE + patch + depth * SIDE * SIDE) / 1e6
     )
     return found
 

@@ -26,7 +26,9 @@ To = Annotated[
 ]
 As = Annotated[
     str,
-    Option("--as", help="annotations, detections, cells, points; of the heatmap tiles, peaks."),
+    Option(
+        "--as", help="result, annotations, detections, cells, points; of the heatmap tiles, peaks."
+    ),
 ]
 Frame = Annotated[str, Option(help="qupath: pixels of the image QuPath shows; or level0.")]
 Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
@@ -75,7 +77,7 @@ def export(
         Path | None,
         Option("--out", "-o", help="Folder for the files (export); an RO-Crate is made in place."),
     ] = None,
-    kind: As = "annotations",
+    kind: As = "result",
     frame: Frame = "qupath",
     gzip: Gzip = False,
     locked: Locked = False,

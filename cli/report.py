@@ -14,10 +14,11 @@ __all__ = ["report"]
 
 def report(
     results: Annotated[
-        list[Path], typer.Argument(help="The --out folders of runs, or folders of single slides.")
+        list[Path],
+        typer.Argument(help="The --out folders of runs, or folders of single slides or scans."),
     ],
 ) -> None:
-    """Write report.html for each slide and for the run: to read, to send, to print."""
+    """Write report.html for each slide or scan and for the run: to read, to send, to print."""
     from wsiseg.view.report import write_reports
 
     bad = 0

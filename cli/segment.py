@@ -64,6 +64,9 @@ if TYPE_CHECKING:
 __all__ = ["segment"]
 
 CERTAIN = UncertaintyOptions()
+SLIDE_DEMO, SCAN_DEMO = "breast-tumour-demo", "spinal-cord-demo"
+"""What runs where no model is named: on slides, and where all that is named are scans."""
+
 DEFAULT_DAMAGE = DamageOptions()
 
 Option = typer.Option
@@ -108,7 +111,7 @@ PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds
 def segment(
     slides: Slides,
     out: Out = Path("out"),
-    model: ModelName = "breast-tumour-demo",
+    model: ModelName = SLIDE_DEMO,
     mpp: Mpp = None,
     reader: Reader = None,
     series: Series = None,
@@ -156,6 +159,7 @@ def segment(
     threading.Thread(target=_prepare).start()
     from wsiseg.model import card_of
     from wsiseg.run import SeriesChoice, list_slides, plan_folder, segment_folder
+    from wsiseg.source import is_volume
 
     from .progress import show_progress
 
@@ -190,6 +194,8 @@ def segment(
         isolate=isolate,
         split_over=split_over,
     )
+    if model == SLIDE_DEMO and all(is_volume(one) for one in slides):
+        model = SCAN_DEMO
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),

@@ -8,6 +8,7 @@ is not learned from is segmented by `wsiseg.segment`, and objects are compared w
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from rasterio.features import rasterize
 from train import build
 
 import wsiseg
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import measure
+
 from wsiseg.evaluate.instances import InstanceScores, compare_labels
 from wsiseg.model import write_package
 from wsiseg.model.networks import build as build_network
@@ -26,7 +31,6 @@ from wsiseg.options import SegmentOptions, TissueOptions
 
 PATCH, HALO = 128, 32
 SPLITS = ("none", "distance", "offsets")
-RESULT = Path(__file__).parents[1] / "results" / "nuclei.json"
 EVERYWHERE = SegmentOptions(tissue=TissueOptions(detector="none"))
 
 
@@ -37,14 +41,16 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     given = parser.parse_args()
     held_out = [one for one in read_nuclei(given.data) if one.is_scored]
-    record: dict[str, Any] = {"training": json.loads((given.work / "training.json").read_text())}
+    rows = []
     for split in SPLITS:
         model = wsiseg.load_model(package(given.work, split), backend="onnxruntime")
         for source in sorted({one.source for one in held_out}):
             images = [one for one in held_out if one.source == source]
-            record[f"{source}, {split}"] = scores([compared(one, model) for one in images])
-            print(source, split, record[f"{source}, {split}"], flush=True)
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+            found = scores([compared(one, model) for one in images])
+            rows.append({"images of": source, "split": split, **found})
+            print(rows[-1], flush=True)
+    training = json.loads((given.work / "training.json").read_text())
+    print(measure.save("nuclei", {"rows": rows, "training": training}))
 
 
 def package(work: Path, split: str) -> Path:

@@ -55,7 +55,7 @@ def test_what_is_left_out_is_told_on_stderr(results, tmp_path):
     ("more", "said"),
     [
         (["--to", "shp"], "needed one of qupath"),
-        (["--to", "qupath", "--as", "blobs"], "needed one of annotations"),
+        (["--to", "qupath", "--as", "blobs"], "needed one of result, annotations"),
         (["--to", "qupath", "--slide", "x.svs"], "needed one result, found 2"),
     ],
 )

@@ -271,7 +271,7 @@ def test_nothing_is_replaced_unasked(result, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"kind": "blobs"}, "needed one of annotations"),
+        ({"kind": "blobs"}, "needed one of result, annotations"),
         ({"frame": "mm"}, "needed one of qupath"),
         ({"max_vertices": 3}, "at least 4"),
         ({"simplify_um": -1.0}, "at least 0"),

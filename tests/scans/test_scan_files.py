@@ -64,3 +64,18 @@ def test_results_are_exported_and_evaluated(written, tmp_path):
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     assert "dice 1.0000" in done.output
+
+
+def test_the_report_of_a_scan(written):
+    folder, result = written
+    for asked in (folder, folder.parent):
+        done = CliRunner().invoke(app, ["report", str(asked)])
+        assert done.exit_code == 0, done.output
+        assert str(folder / "report.html") in done.output.replace("\n", "")
+    page = (folder / "report.html").read_text()
+    text = (folder / "report.txt").read_text()
+    for one in result.classes:
+        assert one.name in page
+        assert one.name.upper() in text
+    assert result.model.card.name in page
+    assert (folder / "report.csv").read_bytes()

@@ -200,3 +200,14 @@ def test_command_over_a_folder(scan_file, tmp_path):
     planned = CliRunner().invoke(app, [*command[:4], "--plan"])
     assert planned.exit_code == 0
     assert "windows of 16 x 32 x 32 voxels" in planned.output
+
+
+def test_bundled_model_finds_the_cord(data_dir, tmp_path):
+    """On a scan it learned from: that package, preparation and export fit together."""
+    folder = data_dir / "volumes" / "sct_testing_data" / "t2"
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["segment", str(folder / "t2.nii.gz"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = np.asarray(nib.load(out / "t2" / "labels.nii.gz").dataobj) == 1
+    truth = np.asarray(nib.load(folder / "t2_seg-manual.nii.gz").dataobj) > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9

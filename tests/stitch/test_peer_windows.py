@@ -51,8 +51,8 @@ def answers(image, grid):
         yield tile, np.moveaxis(network(batch)[0].numpy(), 0, -1)
 
 
-def stitched(image, grid, blend):
-    stitcher = Stitcher(grid, 3, blend=blend)
+def stitched(image, grid, blend, *, summed=True):
+    stitcher = Stitcher(grid, 3, blend=blend, summed=summed)
     out = np.full((*grid.shape, 3), np.nan, np.float32)
     for slab in stitch_tiles(answers(image, grid), stitcher):
         out[slab.box.slices()] = slab.values
@@ -71,7 +71,9 @@ def test_equals_monai(shape, patch, overlap):
             torch.from_numpy(image)[None], patch, 3, network, overlap=overlap, mode=mode
         )
         grid = window_grid(shape, patch, plan="monai", overlap=overlap)
-        assert np.abs(stitched(image, grid, blend) - expected[0].numpy()).max() <= 1e-5
+        for summed in (False, True):
+            found = stitched(image, grid, blend, summed=summed)
+            assert np.abs(found - expected[0].numpy()).max() <= 1e-5
 
 
 def nnunet_starts(size, patch, step_size):
@@ -128,6 +130,8 @@ def test_closer_to_float64_than_half_precision_sums():
     image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
     grid = window_grid(shape, patch, plan="nnunet", overlap=0.5)
     ours = stitched(image, grid, "gaussian-nnunet")
+    running = stitched(image, grid, "gaussian-nnunet", summed=False)
+    assert np.abs(ours - running).max() / np.abs(ours).max() <= 1e-6
     exact = nnunet_sum(image, grid.starts, patch, np.float64)
     half = nnunet_sum(image, grid.starts, patch, np.float16)
     scale = np.abs(exact).max()
@@ -143,11 +147,12 @@ def test_closer_to_float64_than_half_precision_sums():
 def test_constants_stay(blend, plan):
     for shape, patch in SHAPES:
         grid = window_grid(shape, patch, plan=plan, overlap=0.5)
-        stitcher = Stitcher(grid, 1, blend=blend)
         ones = np.ones((*patch, 1), np.float32)
-        for slab in stitch_tiles(((tile, ones) for tile in grid), stitcher):
-            assert np.abs(slab.values - 1).max() <= 1e-6
-            assert slab.covered.all()
+        for summed in (False, True):
+            stitcher = Stitcher(grid, 1, blend=blend, summed=summed)
+            for slab in stitch_tiles(((tile, ones) for tile in grid), stitcher):
+                assert np.abs(slab.values - 1).max() <= 1e-6
+                assert slab.covered.all()
 
 
 def test_columns_of_irregular_windows_give_the_whole():

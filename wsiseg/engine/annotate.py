@@ -36,8 +36,8 @@ TRACED_PIXELS = 1 << 18
 """Mask pixels traced at once: some 15 MB at work, however wide the mask is."""
 
 DEPTHS: Mapping[str, float] = {"none": 1.0, "distance": 0.75, "offsets": 0.3}
-"""Of the ways between objects where the card states none: µm, or a share; chosen on the training
-images of the nucleus model in `benchmarks/nuclei`."""
+"""Of the ways between objects where the card states none: µm, or a share. Ours, not tuned; what
+they give for nuclei stands in `benchmarks/README.md`."""
 
 NO_LAYERS: Mapping[str, HeatmapStore] = MappingProxyType({})
 

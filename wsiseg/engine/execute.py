@@ -360,7 +360,12 @@ def _stitcher(setup: StageSetup, column: Column, spill: Path | None) -> Stitchin
         cells = CellStitcher(column.grid, channels)
         return cells.add, cells.finish
     stitcher = Stitcher(
-        column.grid, channels, blend=blend, shares=setup.layers.blended_shares, spill=spill
+        column.grid,
+        channels,
+        blend=blend,
+        shares=setup.layers.blended_shares,
+        spill=spill,
+        summed=setup.spec.reads_scan,
     )
 
     def add(indices: Indices, patches: NDArray[np.float32]) -> Iterator[Slab]:

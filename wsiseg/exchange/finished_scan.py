@@ -14,6 +14,7 @@ from wsiseg.geometry import Affine
 from wsiseg.source import Volume, open_volume
 from wsiseg.volume.arrays import VolumeArray, VoxelArray, class_boxes
 from wsiseg.volume.preview import class_colors
+from wsiseg.volume.report import ScanReport, scan_report
 from wsiseg.volume.statistics import ScanClass
 
 __all__ = ["LABELS", "FinishedScan", "is_scan_result"]
@@ -115,6 +116,27 @@ class FinishedScan:
                 f"labels {self._volume.shape} at {self.affine.origin}; name the scan they are of"
             )
         return turned
+
+    def report(self) -> ScanReport:
+        """Return figures and pictures of what was found.
+
+        Raises
+        ------
+        RunError
+            If the scan is not there, or lies on other voxels.
+        """
+        model = self.record.get("model", {})
+        title = " ".join(str(model[key]) for key in ("name", "version") if key in model)
+        with ExitStack() as stack:
+            scan = self.scan(stack)
+            return scan_report(
+                VolumeArray(scan),
+                self.labels,
+                self.affine,
+                self.classes,
+                about={"scan": scan.name, **({"model": title} if title else {})},
+                modality=scan.metadata.modality,
+            )
 
     def _json(self, name: str) -> Mapping[str, Any]:
         path = self.folder / name

@@ -242,7 +242,7 @@ def _as_kind(
     return replace(
         annotations,
         geometries=geometries,
-        object_type=TYPES[request.kind],
+        object_type=TYPES.get(request.kind, annotations.object_type),
         names=names,
         is_locked=request.locked or annotations.is_locked,
     )

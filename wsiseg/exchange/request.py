@@ -12,15 +12,16 @@ from wsiseg.options import Frame
 
 __all__ = ["MAX_BYTES", "MAX_OBJECTS", "ExportReport", "ExportRequest", "Kind"]
 
-Kind = Literal["annotations", "detections", "tiles", "cells", "points", "peaks"]
+Kind = Literal["result", "annotations", "detections", "tiles", "cells", "points", "peaks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
     """What to make of a result; each format takes what concerns it."""
 
-    kind: Kind = "annotations"
-    """What the objects become in QuPath. `tiles` and `peaks` are those of the heatmap."""
+    kind: Kind = "result"
+    """What the objects become in QuPath: what they are in the result, or all of one kind. `tiles`
+    and `peaks` are those of the heatmap."""
 
     frame: Frame = "qupath"
     """Pixels of the image QuPath shows, or of the whole level 0."""

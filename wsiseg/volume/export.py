@@ -169,6 +169,7 @@ class FusedExport:
     ) -> None:
         self._low, self._high, self._share = bracket(maps[0], 0, maps[0].target, order=orders[0])
         self._down, self._across = (_matrix(maps[a], orders[a]) for a in (1, 2))
+        self._swapped = self._down is not None or self._across is not None
         self._channels = channels
         self._box, self._whole = box, tuple(whole)
         self._rule, self._labels, self._probabilities = rule, labels, probabilities
@@ -208,9 +209,12 @@ class FusedExport:
         return any(self._wanted(self._box.start[0] + o) for o in range(first, last))
 
     def _within(self, planes: Planes) -> Planes:
-        """Return planes `(channel, y, x)` resampled, with their axes swapped: (channel, x, y)."""
-        if self._down is None and self._across is None:
-            return np.array(planes.swapaxes(1, 2))
+        """Return planes `(channel, y, x)` resampled, with their axes swapped: (channel, x, y).
+
+        Where nothing is to be resampled, they are copied as they are.
+        """
+        if not self._swapped:
+            return np.array(planes)
         shape = (self._channels, self._box.shape[2], self._box.shape[1])
         found = np.empty(shape, np.float32)
         for channel, plane in enumerate(planes):
@@ -249,9 +253,11 @@ class FusedExport:
             self._rule.add(channel, plane)
             if kept is not None:
                 kept[channel] = plane
-        self._put(number, self._rule.labels().T)
+        labels = self._rule.labels()
+        self._put(number, labels.T if self._swapped else labels)
         if kept is not None and self._probabilities is not None:
-            self._probabilities(number, kept.transpose(2, 1, 0))
+            order = (2, 1, 0) if self._swapped else (1, 2, 0)
+            self._probabilities(number, kept.transpose(order))
 
     def _put(self, number: int, labels: Codes) -> None:
         plane = np.zeros((1, *self._whole[1:]), np.uint8)

@@ -14,7 +14,7 @@ from wsiseg.source.volumes import Volume
 
 __all__ = ["Scan"]
 
-SLAB_BYTES = 32 << 20
+SLAB_BYTES = 8 << 20
 """Of float32 values read at once by what walks through a scan."""
 
 SAME_MM = 1e-2

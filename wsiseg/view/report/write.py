@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsiseg.errors import RunError, unwritable
+from wsiseg.exchange.finished_scan import FinishedScan, is_scan_result
 from wsiseg.view.report.finished import RECORD, FinishedSlide
 from wsiseg.view.report.run import FAILURES, run_page
 from wsiseg.view.report.slide import slide_page
+from wsiseg.volume.report import REPORT_FILES
 
 __all__ = ["PAGE", "write_reports"]
 
@@ -15,7 +17,9 @@ PAGE = "report.html"
 
 
 def write_reports(out: Path | str) -> list[Path]:
-    """Write `report.html` for a slide or a run, from what `wsiseg segment` left.
+    """Write `report.html` for a slide, a scan or a run, from what `wsiseg segment` left.
+
+    Scans get `report.txt`, `.json` and `.csv`, too; they are on no page of the run yet.
 
     Parameters
     ----------
@@ -38,15 +42,27 @@ def write_reports(out: Path | str) -> list[Path]:
     out = Path(out)
     if not out.is_dir():
         raise RunError(f"{out}: no such folder; name the --out of a run, or a slide's folder in it")
+    if is_scan_result(out):
+        return _scan_files(out)
     if (out / RECORD).exists():
         return [_put(out / PAGE, slide_page(FinishedSlide(out)))]
-    slides = [FinishedSlide(folder) for folder in _folders(out)]
+    folders = _folders(out)
+    scans = [folder for folder in folders if is_scan_result(folder)]
+    told = [path for folder in scans for path in _scan_files(folder)]
+    slides = [FinishedSlide(folder) for folder in folders if folder not in scans]
+    if told and not slides:
+        return told
     if not slides and not (out / FAILURES).exists():
         raise RunError(f"{out}: no result in it: needed run.json, as `wsiseg segment` writes it")
     written = [_put(slide.folder / PAGE, slide_page(slide)) for slide in slides]
     pages = {page.parent: page.relative_to(out).as_posix() for page in written}
     written.append(_put(out / PAGE, run_page(out, slides, pages=pages)))
-    return written
+    return [*told, *written]
+
+
+def _scan_files(folder: Path) -> list[Path]:
+    """Write the report of a scan: a page, text and tables."""
+    return FinishedScan(folder).report().write(folder, REPORT_FILES)
 
 
 def _folders(out: Path) -> Sequence[Path]:

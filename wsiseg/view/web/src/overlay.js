@@ -28,6 +28,11 @@ export class Overlay {
     this.draw();
   }
 
+  // The line of a correction lies in the middle of a selection's, which is wider then.
+  isCorrected() {
+    return Boolean(this.pane.app.inspector.correction);
+  }
+
   setCorrections(corrections) {
     this.corrections = corrections.map((one) => ({
       ...MARKS[one.action],
@@ -50,11 +55,11 @@ export class Overlay {
     context.setTransform(density, 0, 0, density, 0, 0);
     context.lineJoin = "round";
     const place = { ...frame, width: canvas.clientWidth, height: canvas.clientHeight };
+    if (this.selected) stroke(context, pathOf(this.selected, place), SELECTED, this.isCorrected() ? 6 : 2);
     for (const mark of this.corrections) {
       stroke(context, pathOf(mark.rings, place), mark.color, 2.5, mark.dash);
       badge(context, mark, mark.at[0] * place.scale + place.x, mark.at[1] * place.scale + place.y);
     }
-    if (this.selected) stroke(context, pathOf(this.selected, place), SELECTED, 2);
     if (this.line) stroke(context, pathOf([this.line], place), DRAWN, 2);
   }
 }

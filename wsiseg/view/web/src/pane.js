@@ -78,9 +78,10 @@ export class Pane {
     const missing = about.slide.missing;
     this.title.replaceChildren(about.name, missing ? h("em", {}, missing) : "");
     if (about.slide.levels.length) await this.add({ source: slideSource(number, about), at: { x: 0, y: 0, width: 1 } }, 1);
+    const begin = () => (place?.x != null && place?.y != null ? this.goTo(place, true) : this.viewer.viewport.goHome(true));
+    begin();
     for (const layer of this.layers.filter((one) => !one.stem)) await this.add(layer);
-    if (place?.x != null && place?.y != null) this.goTo(place, true);
-    else this.viewer.viewport.goHome(true);
+    if (missing) begin(); // the first layer made the room
     this.moved();
     for (const layer of this.layers.filter((one) => one.stem)) this.addOutlines(layer, number);
     await this.loadCorrections();

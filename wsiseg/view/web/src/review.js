@@ -71,6 +71,13 @@ export class Review {
     await this.app.inspector.select(this.app.active, one.row);
   }
 
+  // Scrolls the list alone: what else is on that side stays where it is.
+  reveal(button) {
+    const [list, own] = [this.items.getBoundingClientRect(), button.getBoundingClientRect()];
+    if (own.top < list.top) this.items.scrollTop += own.top - list.top;
+    else if (own.bottom > list.bottom) this.items.scrollTop += own.bottom - list.bottom;
+  }
+
   mark() {
     const corrections = this.app.active?.corrections ?? [];
     const actions = new Map(corrections.map((one) => [one.id, one.action]));
@@ -82,7 +89,7 @@ export class Review {
       sign.className = action ? `mark ${action}` : "mark";
       sign.textContent = action ? MARKS[action].sign : "";
       button.classList.toggle("shown", isSelected);
-      if (isSelected) button.scrollIntoView({ block: "nearest" });
+      if (isSelected) this.reveal(button);
     }
   }
 }
