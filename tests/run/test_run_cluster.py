@@ -118,7 +118,7 @@ def client_of(scheduler):
 
 
 def kill_holder(out, slide, after_lines=3):
-    """Kill the process that has the lease of a slide, once something is finished; return it."""
+    """Kill the worker that has the lease of a slide, once something is finished; return it."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for journal in out.glob(f"{LEASES_FOLDER}/{slide}/*/{KEPT}/{FILE}"):
@@ -126,8 +126,9 @@ def kill_holder(out, slide, after_lines=3):
                 if journal.read_bytes().count(b"\n") >= after_lines:
                     beat = journal.parent.parent / "beat"
                     pid = json.loads(beat.read_text())["pid"]
-                    os.kill(pid, signal.SIGKILL)
-                    return pid
+                    if pid != os.getpid():  # the client may have it for a moment
+                        os.kill(pid, signal.SIGKILL)
+                        return pid
         time.sleep(0.001)
     raise TimeoutError(slide)
 
@@ -170,7 +171,7 @@ def test_a_killed_worker_costs_nothing(slides, scheduler, alone, tmp_path):
         killed = pool.submit(kill_holder, out, "single-*")
         paths = [path for path, _ in slides.values()]
         report = segment_folder(paths, MODEL, out, options=one_core(), scheduler=scheduler)
-        assert killed.result() != os.getpid()
+        assert killed.result()
     assert not report.failures
     assert written(out) == alone
     record = json.loads((out / "single" / "run.json").read_text())
@@ -198,7 +199,7 @@ def test_workers_share_a_huge_slide(slides, scheduler, alone, tmp_path, monkeypa
             folder=FolderOptions(split_over_gigapixels=1e-6),
             scheduler=scheduler,
         )
-        assert killer is None or killer.result() != os.getpid()
+        assert killer is None or killer.result()
     assert not report.failures
     assert written(out) == alone
     assert not list(out.glob(".wsiseg-run-*"))
