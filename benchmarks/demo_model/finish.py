@@ -30,10 +30,9 @@ LIMITS = (
     " The released weights have seen both regions, so no held-out figure exists for them; the "
     "metrics are those of the same recipe trained on one region and tested on the other, and with "
     "two patients they say little about a third. 'everything' calls all tissue tumour, 'stage 1' "
-    "is the heatmap alone at its threshold. Tiles of lymphocytes joined the training data after "
-    "an earlier recipe, which had none, called sheets of them tumour in region 1015: that choice "
-    "was made knowing the region; no other was. Tissue of a kind the training data lacks is often "
-    "wrong."
+    "is the heatmap alone at its threshold. Tissue of a kind the training data lacks is often "
+    "wrong: trained without lymphocytes, the recipe called sheets of lymphocytes tumour, which is "
+    "most of what is wrong in region 1015."
 )
 
 
