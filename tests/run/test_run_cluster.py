@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -35,6 +34,7 @@ from wsiseg.run.turns import Ground
 
 pytestmark = pytest.mark.network
 
+HERE = Path(__file__).parent
 MODEL = "sent-to-workers"
 PRELOADED = ["distributed", "wsiseg.run.cluster_worker", "wsiseg.pipeline", "fake_work"]
 QUICK = SegmentOptions(run=RunOptions(backend="onnxruntime", device="cpu", batch_size=6))
@@ -253,28 +253,21 @@ def test_a_slide_that_hangs_beyond_its_time_ends_with_its_worker(slides, schedul
         client.wait_for_workers(2, timeout=60)  # its nanny has started another one
 
 
-@pytest.fixture
-def stoppable():
-    """Have SIGINT stop the tests where they were started in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("stoppable")
 def test_a_run_that_is_stopped_stops_its_workers(slides, scheduler, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    work = FakeModelWork(model=MODEL, steps=1000, step_s=0.02, log=log)
-
-    def interrupt(_):
-        raise KeyboardInterrupt
-
-    jobs = fake_jobs(slides, "long")
-    quick = replace(work, steps=0)
+    quick = FakeModelWork(model=MODEL, steps=0, log=log)
     assert by_name(do(fake_jobs(slides, "b"), out, scheduler, quick).done) == ["b"]
-    threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        do(jobs, out, scheduler, work)
+    (job,) = jobs = fake_jobs(slides, "long")
+    command = [HERE / "cluster_run.py", scheduler, out, log, MODEL, job.path]
+    # Stopped in a process of its own: a signal to that of the tests may end these.
+    with subprocess.Popen([sys.executable, *map(str, command)]) as process:
+        deadline = time.monotonic() + 60
+        while not any(line.split()[1] == "long" for line in log.read_text().splitlines()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
     deadline = time.monotonic() + 15
     while list(out.glob(f"{LEASES_FOLDER}/long-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
