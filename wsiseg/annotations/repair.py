@@ -1,6 +1,7 @@
 """GeoJSON that QuPath would refuse or change, mended where it is plain what was meant."""
 
 import gzip
+import json
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -167,7 +168,7 @@ class _Mender:
                 note(f"id spelled {known}")
         else:
             rest = {key: value for key, value in feature.items() if key != "id"}
-            text = orjson.dumps([given, rest], option=orjson.OPT_SORT_KEYS).decode()
+            text = json.dumps([given, rest], sort_keys=True)  # of any size, unlike orjson
             number = 0
             while known is None or known in self._ids:
                 known = str(uuid.uuid5(NAMESPACE, f"{number} {text}"))

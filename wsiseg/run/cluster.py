@@ -33,6 +33,7 @@ from wsiseg.run.cluster_worker import (
     do_order,
     install,
     introduce,
+    kill_process,
     packed,
     refuse_another,
     to_event,
@@ -548,10 +549,11 @@ def _from_anywhere(work: ModelWork) -> ModelWork:
 
 
 def _end_process(client: Any, address: str, future: Any) -> None:  # noqa: ANN401
-    """End the process of a worker, which takes seconds; its nanny starts another one."""
+    """End the process of a worker, however it hangs; its nanny starts another one."""
     with suppress(*TROUBLE):
         future.cancel()
-        client.restart_workers([address], timeout=END_S, raise_for_error=False)
+        # Asked to close, a worker that hangs may take its nanny with it.
+        client.run(kill_process, workers=[address], nanny=True, on_error="ignore")
 
 
 def _leases_of(order: Order) -> tuple[str, ...]:

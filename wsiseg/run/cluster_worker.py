@@ -6,7 +6,9 @@ memory; whatever their number, a worker process does one slide at a time.
 """
 
 import math
+import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -41,6 +43,7 @@ __all__ = [
     "do_order",
     "install",
     "introduce",
+    "kill_process",
     "packed",
     "refuse_another",
     "to_event",
@@ -328,3 +331,9 @@ class _Teller:
         self._told = time.monotonic()
         told = {"kind": type(event).__name__, **asdict(event)}
         self._worker.log_event(self._topic, {"event": told})  # Dask adds the worker
+
+
+def kill_process(dask_worker: Any) -> None:  # noqa: ANN401 - a nanny, by the name Dask gives it
+    """Kill the process of the worker that a nanny watches; run by the nanny."""
+    if dask_worker.pid is not None:
+        os.kill(dask_worker.pid, signal.SIGKILL)
