@@ -51,4 +51,4 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
     client = NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     count = sum(len(cell.get("outputs", ())) for cell in notebook.cells)
-    assert count >= 5
+    assert count >= 3
