@@ -34,7 +34,7 @@ def test_notebooks_are_small_and_were_run_to_their_end(path):
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
     assert "error" not in kinds
-    assert "/work/" not in path.read_text(encoding="utf-8")
+    assert str(ROOT) not in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

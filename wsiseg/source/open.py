@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
+from wsiseg.errors import SourceError, UnsupportedFormatError
+from wsiseg.source._paths import check_path
 from wsiseg.source._spacing import parse_mpp
 from wsiseg.source.array import ArrayLike, ArraySource
 from wsiseg.source.base import PyramidSource
@@ -117,7 +118,7 @@ def _open_path(
     if isinstance(path, str) and is_url(path):
         return _open_url(path, reader, storage_options)
     file = Path(path)
-    _check_path(file)
+    check_path(file)
     if reader is None:
         return _detect(file)(file)
     return _reader(reader)(file)
@@ -138,20 +139,6 @@ def _open_url(
         raise SourceError(f"reader {reader!r} needs a local file; download the slide")
     file = open_remote(url, storage_options)
     return TiffSource(file, name=file.name)
-
-
-def _check_path(path: Path) -> None:
-    """Say what is wrong with a path before any reader stumbles over it."""
-    try:
-        size = path.stat().st_size
-        if path.is_file():
-            path.open("rb").close()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        shown = path.name if len(path.name) < 100 else f"{path.name[:100]}..."
-        reason = getattr(error, "strerror", None) or error
-        raise SourceError(f"{shown}: cannot be opened ({reason}); check the path") from error
-    if path.is_file() and not size:
-        raise DamagedFileError(f"{path.name}: the file is empty; copy it anew", path=path)
 
 
 def _detect(path: Path) -> Callable[[Path], PyramidSource]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from wsiseg.errors import DamagedFileError, SourceError, UnsupportedFormatError
 from wsiseg.geometry import Affine
+from wsiseg.source._paths import check_path
 from wsiseg.source.array import ArrayLike
 from wsiseg.source.volumes.array import ArrayVolume
 from wsiseg.source.volumes.base import VolumeSource
@@ -82,7 +83,7 @@ def open_volume(
     if tilt not in {None, "shear"}:
         raise SourceError(f'tilt needs "shear" or nothing, found {tilt!r}')
     file = Path(path)
-    _check_path(file)
+    check_path(file)
     name = reader or volume_reader(file)
     if name == "dicom":
         return Volume(_dicom(file, series, allow_gap, tilt, affine), path=path)
@@ -200,17 +201,3 @@ def _open_array(array: ArrayLike, affine: Affine | None, reader: str | None) -> 
     if reader not in {None, "array"}:
         raise SourceError(f"reader {reader!r} needs a path, found {type(array).__name__}")
     return ArrayVolume(array, affine)
-
-
-def _check_path(path: Path) -> None:
-    """Say what is wrong with a path before any reader stumbles over it."""
-    try:
-        size = path.stat().st_size
-        if path.is_file():
-            path.open("rb").close()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        shown = path.name if len(path.name) < 100 else f"{path.name[:100]}..."
-        reason = getattr(error, "strerror", None) or error
-        raise SourceError(f"{shown}: cannot be opened ({reason}); check the path") from error
-    if path.is_file() and not size:
-        raise DamagedFileError(f"{path.name}: the file is empty; copy it anew", path=path)
