@@ -155,7 +155,8 @@ def fused(values: np.ndarray, target: tuple[int, ...]) -> list[int]:
     from wsiseg.geometry import Box
     from wsiseg.resample import AxisMap
     from wsiseg.stitch import ArraySink, Slab
-    from wsiseg.volume.export import ArgmaxRule, FusedExport
+    from wsiseg.volume.export import FusedExport
+    from wsiseg.volume.rules import ArgmaxRule
 
     source, sink = values.shape[1:], ArraySink(target)
     maps = [AxisMap.extent(n, m) for n, m in zip(source, target, strict=True)]

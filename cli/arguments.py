@@ -9,6 +9,7 @@ from wsiseg.options import (
     Backend,
     Detector,
     FolderOptions,
+    MemoryPlan,
     Precision,
     RunOptions,
     TissueOptions,
@@ -27,6 +28,7 @@ __all__ = [
     "Limit",
     "Match",
     "Memory",
+    "MemoryPlanName",
     "MinTissue",
     "ModelName",
     "Mpp",
@@ -150,6 +152,13 @@ Numbers = Annotated[
 ]
 Batch = Annotated[int | None, typer.Option("--batch", "-b", min=1, help="Patches per batch.")]
 Memory = Annotated[str | None, typer.Option(help="Refuse plans above this, for example 4GB.")]
+MemoryPlanName = Annotated[
+    MemoryPlan | None,
+    typer.Option(
+        help="Where the sums of a scan's windows are: on the device, in memory (slab), in a file "
+        "(spill), or in memory block by block; default: the first with room. Same result."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores used.")]
 
 
@@ -207,6 +216,7 @@ def run_options(
     batch: int | None,
     threads: int | None,
     memory: str | None = None,
+    memory_plan: MemoryPlan | None = None,
 ) -> RunOptions:
     """Return what the options that every run takes come to.
 
@@ -224,4 +234,5 @@ def run_options(
         batch_size=batch,
         threads=threads,
         memory_bytes=parse_bytes(memory) if memory else None,
+        memory_plan=memory_plan,
     )

@@ -32,6 +32,7 @@ from .arguments import (
     Limit,
     Match,
     Memory,
+    MemoryPlanName,
     MinTissue,
     ModelName,
     Mpp,
@@ -149,6 +150,7 @@ def segment(
     no_degraded: NoDegraded = False,
     batch: Batch = None,
     memory: Memory = None,
+    memory_plan: MemoryPlanName = None,
     threads: Threads = None,
     ro_crate: Crate = False,
     plan: PlanOnly = False,
@@ -174,7 +176,7 @@ def segment(
             compress=gzip,
         ),
         run=replace(
-            run_options(backend, device, precision, batch, threads, memory),
+            run_options(backend, device, precision, batch, threads, memory, memory_plan),
             decoding=decoding,
             skip_below=skip_below,
         ),
@@ -295,10 +297,19 @@ def _scan_plan_text(record: dict[str, Any]) -> str:
         lines.append(
             f"  {stage['stage']}: {stage['windows']} of {stage['windows_total']} windows of "
             f"{' x '.join(map(str, stage['patch']))} voxels at {mm} mm, {stage['folds']} networks, "
-            f"{stage['views']} views, memory plan {stage['memory']} with a front of "
-            f"{stage['front_bytes'] / 1e6:.0f} MB, about {stage['seconds']:.0f} s"
+            f"{stage['views']} views, {_memory_text(stage)}, about {stage['seconds']:.0f} s"
         )
     return "\n".join(lines)
+
+
+def _memory_text(stage: dict[str, Any]) -> str:
+    front = f"with a front of {stage['front_bytes'] / 1e6:.0f} MB"
+    if stage["memory"] != "blocks":
+        return f"memory plan {stage['memory']} {front}"
+    return (
+        f"memory plan blocks ({stage['blocks']}, {stage['amplification']:.2f} times the windows) "
+        f"{front} each"
+    )
 
 
 def _plan_text(record: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "ExportOptions",
     "FolderOptions",
     "Frame",
+    "MemoryPlan",
     "Precision",
     "RunOptions",
     "SegmentOptions",
@@ -34,6 +35,7 @@ Decoding = Literal["exact", "auto", "scaled"]
 Detector = Literal["auto", "saturation", "color", "none"]
 Frame = Literal["qupath", "level0"]
 ObjectType = Literal["annotation", "detection"]
+MemoryPlan = Literal["device", "slab", "spill", "blocks"]
 Precision = Literal["float32", "bfloat16", "int8"]
 UncertaintyLayer = Literal["entropy", "overlap", "tta", "dropout"]
 
@@ -131,10 +133,18 @@ class RunOptions:
     memory_bytes: int | None = None
     """The plan is refused above this; `None` means three quarters of the machine's memory."""
 
+    memory_plan: MemoryPlan | None = None
+    """Where the sums of a scan's windows are: on the `device` of the network (torch), in memory
+    (`slab`), in a file (`spill`), or in memory for one of several `blocks` after the other, whose
+    edges are predicted twice. `None`: the first of these that there is room for. No bit of the
+    result differs. Slides have plans of their own."""
+
     def __post_init__(self) -> None:
         _need_choice(self, "backend", Backend)
         _need_choice(self, "precision", Precision)
         _need_choice(self, "decoding", Decoding)
+        if self.memory_plan is not None:
+            _need_choice(self, "memory_plan", MemoryPlan)
         _need_number(self, "skip_below", 0, 1)
         for name in ("batch_size", "threads", "memory_bytes"):
             if getattr(self, name) is not None:

@@ -100,8 +100,8 @@ def segment_scan(
     selected = windows_with_body(body, setups)
     resume = ScanResume(journal, placed, model) if journal is not None else None
     paces = resume.paces(setups, selected) if resume is not None else {}
-    plan = plan_scan(model, placed, setups, selected, options, paces=paces)
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
+    plan = plan_scan(model, placed, setups, selected, options, paces=paces, folder=folder)
     output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
     release_memory()
     return ScanResult(

@@ -33,7 +33,12 @@ LAYERS = (
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PACKAGE_ROOT = "wsiseg"
-TORCH_HOMES = ("wsiseg/model/", "wsiseg/train/", "wsiseg/stitch/device.py")
+TORCH_HOMES = (
+    "wsiseg/model/",
+    "wsiseg/train/",
+    "wsiseg/stitch/device.py",
+    "wsiseg/stitch/device_volume.py",
+)
 TYPER_HOME = "cli/"
 
 

@@ -7,7 +7,8 @@ import torch
 from wsiseg.geometry import Box
 from wsiseg.resample import AxisMap
 from wsiseg.stitch import ArraySink, Slab
-from wsiseg.volume.export import ArgmaxRule, FusedExport, RegionRule, ThresholdRule
+from wsiseg.volume.export import FusedExport
+from wsiseg.volume.rules import ArgmaxRule, RegionRule, ThresholdRule
 
 
 def exported(values, target, rule, *, box=None, whole=None, covered=None, **kwargs):

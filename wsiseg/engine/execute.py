@@ -21,8 +21,10 @@ from wsiseg.engine.kept import Span, column_span, rows_of_tiles
 from wsiseg.engine.on_device import (
     DeviceOutput,
     DevicePredictor,
+    adder_of,
     make_stitcher,
     stitched_on_device,
+    summed_on_device,
 )
 from wsiseg.engine.sampling import SampledPredictor
 from wsiseg.engine.skip import SkipReport
@@ -36,6 +38,7 @@ from wsiseg.stitch import CellStitcher, Reducer, Slab, Stitcher
 
 if TYPE_CHECKING:
     from wsiseg.stitch.device import CodeSlab
+    from wsiseg.stitch.device_volume import TensorSlab
 
 __all__ = ["Pace", "StageReport", "Threaded", "run_stage"]
 
@@ -44,7 +47,7 @@ Indices = NDArray[np.int64]
 
 Batch = tuple[Indices, list[NDArray[Any]]]
 Predicted = tuple[Indices, NDArray[np.float32]]
-AnySlab = TypeVar("AnySlab", Slab, "CodeSlab")
+AnySlab = TypeVar("AnySlab", Slab, "CodeSlab", "TensorSlab")
 
 BATCHES_AHEAD = 2
 """Batches under way or waiting, per worker."""
@@ -96,10 +99,13 @@ class Pace:
     on_device: bool = False
     """The predictor is fed in a stream, from one thread; copies and computing overlap there."""
 
+    ahead: int | None = None
+    """See `batches_ahead`; `None`: two per worker."""
+
     @property
     def batches_ahead(self) -> int:
         """Batches begun before their results are asked for."""
-        return BATCHES_AHEAD * self.workers
+        return BATCHES_AHEAD * self.workers if self.ahead is None else self.ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     folder: Path | None = None,
     gaps: Gaps | None = None,
     spill: Path | None = None,
+    sums_on: str | None = None,
+    beyond: int = 0,
     slide: str = "",
     listen: Listener = ignore,
 ) -> StageReport:
@@ -185,6 +193,10 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         The stage's: what it loses by damage becomes nodata.
     spill
         Given, the stitcher's front is in a file there instead of memory.
+    sums_on
+        Given, a volume is stitched on this device, and `reducer` gets slabs that lie there.
+    beyond
+        Pixels of the next column that slabs hold as well, for a reducer that interpolates.
     slide
         Name for the events.
     listen
@@ -204,7 +216,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         predictor = predictor.for_workers(pace.workers, pace.threads)
     clock, trim_heap = Clock(), HeapTrimmer()
     started = time.perf_counter()
-    columns = setup.columns(pace.column, turned=pace.turned)
+    columns = setup.columns(pace.column, turned=pace.turned, beyond=beyond)
     with ExitStack() as stack:
         if folder is not None:
             inputs = stack.enter_context(keep_cuts(setup, inputs, columns, running, folder))
@@ -216,13 +228,19 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
             column: Column, batches: list[Indices]
         ) -> Iterator[int]:
             reader = TileReader(setup, inputs, column, batches)
+            if sums_on is not None and isinstance(predictor, DevicePredictor):
+                ahead = _read_ahead(reader, iter(batches), pace, clock)
+                give = _placed_slabs(place(column), reducer, clock)
+                return summed_on_device(setup, column, ahead, predictor, sums_on, give, clock)
             stitcher = device_output and make_stitcher(setup, column, device_output)
             if device_output and stitcher and isinstance(predictor, DevicePredictor):
                 ahead = _read_ahead(reader, iter(batches), pace, clock)
                 write = _code_writer(place(column), device_output, clock)
                 return stitched_on_device(column, ahead, predictor, stitcher, write, clock)
             results = _predicted(setup, reader, iter(batches), predictor, pace, clock)
-            stitching = _stitcher(setup, column, spill)
+            stitching = _stitcher(setup, column, predictor, spill)
+            if setup.spec.reads_scan:
+                return _stitched_here(stitching, place(column), results, reducer, clock)
             return _stitched(stitching, place(column), results, reducer, clock)
 
         finished = 0
@@ -347,13 +365,41 @@ def _stitched(
     push(finish())
 
 
+def _stitched_here(
+    stitching: "Stitching",
+    place: "_Place",
+    results: Generator[Predicted, None, None],
+    reducer: Reducer,
+    clock: Clock,
+) -> Iterator[int]:
+    """Do the same in this thread: of large outputs no more than one waits for the next."""
+    add, finish = stitching
+    with closing(results):
+        while True:
+            with clock.on("wait"):
+                batch = next(results, None)
+            if batch is None:
+                break
+            with clock.on("write"):
+                for slab in add(*batch):
+                    reducer.push(place(slab))
+            done = len(batch[0])
+            batch = None  # the next one is predicted meanwhile
+            yield done
+    with clock.on("write"):
+        for slab in finish():
+            reducer.push(place(slab))
+
+
 Stitching = tuple[
     Callable[[Indices, NDArray[np.float32]], Iterator[Slab]], Callable[[], Iterator[Slab]]
 ]
 """What takes a batch and gives finished slabs, and what gives the rest."""
 
 
-def _stitcher(setup: StageSetup, column: Column, spill: Path | None) -> Stitching:
+def _stitcher(
+    setup: StageSetup, column: Column, predictor: Predictor, spill: Path | None
+) -> Stitching:
     """Return what takes a batch and gives finished slabs, and what gives the rest."""
     channels, blend = setup.predicted + len(setup.layers.sampled), setup.spec.output.blend
     if setup.spec.kind != "segmenter":
@@ -366,6 +412,7 @@ def _stitcher(setup: StageSetup, column: Column, spill: Path | None) -> Stitchin
         shares=setup.layers.blended_shares,
         spill=spill,
         summed=setup.spec.reads_scan,
+        add_weighted=adder_of(predictor),
     )
 
     def add(indices: Indices, patches: NDArray[np.float32]) -> Iterator[Slab]:
@@ -374,6 +421,16 @@ def _stitcher(setup: StageSetup, column: Column, spill: Path | None) -> Stitchin
             yield from stitcher.add(column.grid.tile(tuple(index)), values)
 
     return add, stitcher.finish
+
+
+def _placed_slabs(
+    place: "_Place", reducer: Reducer, clock: Clock
+) -> "Callable[[TensorSlab], None]":
+    def give(slab: "TensorSlab") -> None:
+        with clock.on("write"):
+            reducer.push(place(slab))  # type: ignore[arg-type]  # the reducer was made for them
+
+    return give
 
 
 def _code_writer(
@@ -403,7 +460,13 @@ class _Place:
         setup, column = self.setup, self.column
         if setup.spec.kind != "segmenter":
             return slab.moved(column.tiles.start)
-        placed = slab.moved(column.offset).within(*column_span(setup, column))
+        left, right = column_span(setup, column)
+        placed = slab.moved(column.offset).within(left, right + self._beyond(right))
         if setup.patches is None:
             return placed
         return placed.without(setup.undecided(placed.box, self.selected, turned=column.turned))
+
+    def _beyond(self, right: int) -> int:
+        if not self.column.beyond:
+            return 0
+        return min(self.column.beyond, self.setup.grid.shape[-1] - right)

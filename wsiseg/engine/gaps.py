@@ -20,13 +20,14 @@ from wsiseg.stitch import Slab
 
 if TYPE_CHECKING:
     from wsiseg.stitch.device import CodeSlab
+    from wsiseg.stitch.device_volume import TensorSlab
 
 __all__ = ["Gaps", "disjoint"]
 
 STRIP_PIXELS = 1 << 22
 """Output pixels counted at once."""
 
-AnySlab = TypeVar("AnySlab", Slab, "CodeSlab")
+AnySlab = TypeVar("AnySlab", Slab, "CodeSlab", "TensorSlab")
 Boxes = NDArray[np.float64]
 """(n, 4): y0, x0, y1, x1 in level-0 pixels."""
 

@@ -171,10 +171,10 @@ class StageSetup:
         pairs = zip(self.inputs, specs, strict=True)
         return tuple(replace(item, spec=spec) for item, spec in pairs)
 
-    def columns(self, width: int, *, turned: bool = False) -> tuple[Column, ...]:
+    def columns(self, width: int, *, turned: bool = False, beyond: int = 0) -> tuple[Column, ...]:
         """Return the grid cut into columns of `width` reference pixels, or turned into rows."""
         cells = self.spec.kind != "segmenter"
-        return tuple(cut_columns(self.grid, width, cells=cells, turned=turned))
+        return tuple(cut_columns(self.grid, width, cells=cells, turned=turned, beyond=beyond))
 
     @property
     def placement(self) -> Placement:

@@ -17,13 +17,19 @@ from wsiseg.resample import linear
 from wsiseg.resample.linear import linear_span
 from wsiseg.stitch import HeatmapStore
 
-__all__ = ["BLOCK", "HeatmapInput", "Input", "SlideInput", "TileReader", "block_uses", "connect"]
+__all__ = [
+    "BLOCK",
+    "HeatmapInput",
+    "Input",
+    "ScanInput",
+    "SlideInput",
+    "TileReader",
+    "block_uses",
+    "connect",
+]
 
 BLOCK = 256
 """Side of a block in pixels, where the file's own blocks do not give one."""
-
-SCAN_BLOCK = 64
-"""Side of a block of a scan in voxels."""
 
 NONE_SHARED: Mapping[int, SharedView] = MappingProxyType({})
 NO_SCANS: Mapping[int, Readable] = MappingProxyType({})
@@ -35,8 +41,10 @@ class Input(Protocol):
     source: Readable
     """The image that is read, in blocks."""
 
-    block: tuple[int, ...]
-    """Pixels of a block of the source."""
+    @property
+    def block(self) -> tuple[int, ...] | None:
+        """Pixels of a block of the source; `None`: reading again is cheap, so none are kept."""
+        ...
 
     def span(self, box: Box) -> Box:
         """Return the pixels of the source that a patch needs."""
@@ -68,6 +76,31 @@ class SlideInput:
 
     def patch(self, pixels: NDArray[Any], span: Box, box: Box) -> NDArray[Any]:
         """Return the pixels as they are."""
+        return pixels
+
+
+class ScanInput:
+    """Voxels on the grid of the stage, which lie in a file as they are read: no block is kept.
+
+    Parameters
+    ----------
+    source
+        The scan on that grid.
+    """
+
+    def __init__(self, source: Readable) -> None:
+        self.source = source
+
+    @property
+    def block(self) -> None:
+        """None are kept."""
+
+    def span(self, box: Box) -> Box:
+        """Return the box itself."""
+        return box
+
+    def patch(self, pixels: NDArray[Any], span: Box, box: Box) -> NDArray[Any]:
+        """Return the voxels as they are."""
         return pixels
 
 
@@ -136,7 +169,7 @@ def connect(
         elif item.view is not None:
             inputs.append(SlideInput(item.view))
         elif k in scans:
-            inputs.append(SlideInput(scans[k], tuple(min(SCAN_BLOCK, n) for n in item.shape)))
+            inputs.append(ScanInput(scans[k]))
         else:
             heatmap = outputs[item.spec.source]
             channels = [heatmap.channels.index(name) for name in item.spec.channels]
@@ -165,6 +198,7 @@ def block_uses(
     batches
         Indices of tiles of `column.grid`, int (n, axes) each.
     """
+    assert one.block is not None, "an input without blocks has no uses of them"
     runs = (run for batch in batches for run in runs_of(batch))
     boxes = (one.span(_run_box(setup, k, column, run)) for run in runs)
     return BlockUses.of_boxes(boxes, one.block)
@@ -198,6 +232,8 @@ class TileReader:
         batches = list(batches)
         self._caches = [
             BlockCache(one.source, block_uses(setup, k, one, column, batches))
+            if one.block is not None
+            else one.source
             for k, one in enumerate(inputs)
         ]
 

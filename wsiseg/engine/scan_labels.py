@@ -8,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.engine.graph import StageInput, StageSetup
+from wsiseg.engine.kept import Span
 from wsiseg.errors import ModelCardError
 from wsiseg.geometry import Box
 from wsiseg.resample import AxisMap
-from wsiseg.stitch import Codes
-from wsiseg.volume.export import FusedExport, LabelRule
+from wsiseg.stitch import Codes, Sink
+from wsiseg.volume.block_export import BlockExport, Part, parts_of
+from wsiseg.volume.export import FusedExport
 from wsiseg.volume.layout import coarse_axis
 from wsiseg.volume.prepare import WorkFile
+from wsiseg.volume.rules import LabelRule
 
 __all__ = ["StageLabels", "label_readers", "labels_of"]
 
@@ -73,9 +76,10 @@ def labels_of(
     reader: StageInput,
     sink: StageLabels,
     *,
+    spans: Sequence[Span],
     rule: LabelRule,
     blank: Sequence[float],
-) -> FusedExport:
+) -> BlockExport:
     """Return what makes labels of a stage's raw values on the grid of an input of a later one.
 
     Raw values are interpolated linearly, along an axis that is resampled on its own nearest, as
@@ -99,13 +103,20 @@ def labels_of(
     if spec is not None and spec.separate_z_over is not None:
         coarse = coarse_axis(mine.spacing.um, theirs.spacing.um, spec.separate_z_over)
     orders: list[Literal[0, 1]] = [0 if axis == coarse else 1 for axis in range(3)]
-    return FusedExport(
-        maps,
-        orders,
-        len(setup.channels),
-        box=Box.of_shape(theirs.shape),
-        whole=theirs.shape,
-        rule=rule,
-        labels=sink,
-        blank=blank,
-    )
+    shape = theirs.shape
+
+    def make(part: Part, labels: Sink) -> FusedExport:
+        return FusedExport(
+            [*maps[:2], part.index],
+            orders,
+            len(setup.channels),
+            box=Box((0, 0, part.voxels[0]), (*shape[:2], part.voxels[1])),
+            whole=shape,
+            rule=rule,
+            labels=labels,
+            blank=blank,
+            columns=part.columns,
+        )
+
+    parts = parts_of(spans, maps[2], orders[2], first=0, whole=shape[2])
+    return BlockExport(parts, make, sink)

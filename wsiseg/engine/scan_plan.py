@@ -3,23 +3,24 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.engine.execute import Pace, Threaded
 from wsiseg.engine.graph import StageSetup
+from wsiseg.engine.scan_labels import label_readers
+from wsiseg.engine.scan_memory import plan_front
 from wsiseg.errors import MemoryBudgetError
 from wsiseg.geometry import ceil_div
 from wsiseg.machine import machine_memory, resident_memory, usable_cores
 from wsiseg.model import Model, Predictor
 from wsiseg.model.ensemble import MirroredPredictor
-from wsiseg.options import RunOptions
-from wsiseg.stitch import projected_bytes as stitch_bytes
-from wsiseg.volume.export import export_bytes
+from wsiseg.options import MemoryPlan, RunOptions
 from wsiseg.volume.scan import SLAB_BYTES, Scan
 
 __all__ = ["ScanPlan", "ScanStagePlan", "mirrored", "plan_scan"]
@@ -31,9 +32,6 @@ SMALL_PATCH = 80**3
 """Patches up to this many voxels are predicted several at once, each on a core of its own."""
 
 NO_PACES: Mapping[str, Pace] = MappingProxyType({})
-
-MemoryPlan = Literal["slab", "spill"]
-"""`slab`: the front of the stitcher is in memory. `spill`: it is in a file, for many classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,14 @@ class ScanStagePlan:
     batch_size: int
     pace: Pace
     memory: MemoryPlan
+    """Where the sums of windows are; see `RunOptions.memory_plan`."""
+
+    blocks: int
+    """The scan is walked in so many, one after the other."""
+
+    amplification: float
+    """Windows predicted, over those that run: at the edges of blocks they are predicted again."""
+
     front_bytes: int
     """Of the stitcher: what grows with the classes and the cross-section."""
 
@@ -99,6 +105,7 @@ def plan_scan(
     options: RunOptions,
     *,
     paces: Mapping[str, Pace] = NO_PACES,
+    folder: Path | None = None,
 ) -> ScanPlan:
     """Count windows, bytes, memory and seconds; time one batch of zeros through each network.
 
@@ -107,20 +114,23 @@ def plan_scan(
     paces
         How stages were driven by an earlier run that is gone on with, by their names; taken again
         where options allow it.
+    folder
+        Where files lie while it runs; default: that of temporary files.
 
     Raises
     ------
     MemoryBudgetError
         If no plan fits into the memory allowed.
+    UsageError
+        If the plan of memory asked for cannot be.
     """
     budget = options.memory_bytes or int(machine_memory() * 0.75)
     stages, spent, work = [], 0, math.prod(scan.whole)
     for s, (setup, chosen) in enumerate(zip(setups, selected, strict=True)):
-        last = s == len(setups) - 1
-        pace = paces.get(setup.spec.name) or _pace(model, setup, int(chosen.sum()), options)
-        if options.batch_size not in (None, pace.batch_size):
-            pace = _pace(model, setup, int(chosen.sum()), options)
-        stage = _plan_stage(model, s, setup, int(chosen.sum()), scan, pace, budget, last=last)
+        pinned = paces.get(setup.spec.name)
+        if pinned is not None and options.batch_size not in (None, pinned.batch_size):
+            pinned = None
+        stage = _Stage(model, setups, s, chosen, scan, options, pinned).plan(budget, folder)
         stages.append(stage)
         spent = max(spent, stage.buffer_bytes)
         work += sum(_work_bytes(scan, setup, k) for k in range(len(setup.inputs)))
@@ -151,46 +161,73 @@ def mirrored(predictor: Predictor, setup: StageSetup) -> Predictor:
     return MirroredPredictor(predictor, axes) if axes else predictor
 
 
-def _plan_stage(
-    model: Model,
-    s: int,
-    setup: StageSetup,
-    windows: int,
-    scan: Scan,
-    pace: Pace,
-    budget: int,
-    *,
-    last: bool,
-) -> ScanStagePlan:
-    seconds = _time_batch(mirrored(model.predictors[s], setup), setup, pace) if windows else 0.0
-    views, channels = 2 ** len(setup.spec.mirror_axes), len(setup.channels)
-    patch = math.prod(setup.grid.patch)
-    read = sum(math.prod(i.spec.patch) * i.bytes_per_pixel for i in setup.inputs)
-    batches = (pace.batches_ahead + 3) * pace.batch_size * (read + 4 * channels * patch)
-    batches += pace.workers * pace.batch_size * views * (read + 4 * channels * patch)
-    front = stitch_bytes(setup.grid, channels, setup.spec.output.blend)
-    export = export_bytes(channels, setup.grid.shape, scan.shape) if last else 0
-    # The labels are in a file, but mapped as they are written.
-    rest = batches + export + (math.prod(scan.whole) if last else 0)
-    memory: MemoryPlan = "slab"
-    if resident_memory() + front + rest + 4 * SLAB_BYTES > budget:
-        memory = "spill"
-    return ScanStagePlan(
-        stage=setup.spec.name,
-        spacing_mm=tuple(um / 1000 for um in setup.reference.spacing.um),
-        shape=setup.grid.shape,
-        patch=setup.grid.patch,
-        windows_total=len(setup.grid),
-        windows=windows,
-        views=views,
-        folds=len(setup.spec.every_weights),
-        batch_size=pace.batch_size,
-        pace=pace,
-        memory=memory,
-        front_bytes=front,
-        buffer_bytes=rest + (front if memory == "slab" else 0),
-        seconds=seconds * ceil_div(windows, pace.batch_size) / (pace.workers or 1),
-    )
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What the plan of one stage is made from."""
+
+    model: Model
+    setups: Sequence[StageSetup]
+    s: int
+    chosen: NDArray[np.bool_]
+    scan: Scan
+    options: RunOptions
+    pinned: Pace | None
+    """How it was driven by an earlier run."""
+
+    def plan(self, budget: int, folder: Path | None) -> ScanStagePlan:
+        """Return the plan, whose memory beside what is there now is within a budget if it can."""
+        setup, windows = self.setups[self.s], int(self.chosen.sum())
+        predictor = mirrored(self.model.predictors[self.s], setup)
+        pace = self.pinned or _pace(self.model, setup, windows, self.options)
+        seconds = _time_batch(predictor, setup, pace) if windows else 0.0
+        last = self.s == len(self.setups) - 1
+        # The labels are in a file, but mapped as they are written.
+        rest = self._batch_bytes(pace) + (math.prod(self.scan.whole) if last else 0)
+        front = plan_front(
+            setup,
+            self.chosen,
+            predictor,
+            box=self.scan.shape,
+            last=last,
+            labels=last or bool(label_readers(self.setups, setup.spec.output.name)),
+            rest=rest + 4 * SLAB_BYTES,
+            budget=budget,
+            wanted=self.options.memory_plan if last else _on_host(self.options.memory_plan),
+            column=self.pinned.column if self.pinned else None,
+            folder=folder,
+        )
+        batches = ceil_div(round(windows * front.amplification), pace.batch_size)
+        return ScanStagePlan(
+            stage=setup.spec.name,
+            spacing_mm=tuple(um / 1000 for um in setup.reference.spacing.um),
+            shape=setup.grid.shape,
+            patch=setup.grid.patch,
+            windows_total=len(setup.grid),
+            windows=windows,
+            views=2 ** len(setup.spec.mirror_axes),
+            folds=len(setup.spec.every_weights),
+            batch_size=pace.batch_size,
+            pace=replace(pace, column=front.column),
+            memory=front.memory,
+            blocks=front.blocks,
+            amplification=round(front.amplification, 4),
+            front_bytes=front.front_bytes,
+            buffer_bytes=rest + front.host_bytes,
+            seconds=seconds * batches / (pace.workers or 1),
+        )
+
+    def _batch_bytes(self, pace: Pace) -> int:
+        """Return the bytes of the batches that are read, predicted, and waiting."""
+        setup = self.setups[self.s]
+        views, patch = 2 ** len(setup.spec.mirror_axes), math.prod(setup.grid.patch)
+        read = sum(math.prod(i.spec.patch) * i.bytes_per_pixel for i in setup.inputs)
+        one = pace.batch_size * (read + 4 * len(setup.channels) * patch)
+        return int((pace.batches_ahead + 1 + pace.workers * (views - 1)) * one)
+
+
+def _on_host(wanted: MemoryPlan | None) -> MemoryPlan | None:
+    """Return the plan for an earlier stage, whose values go to the disk in any case."""
+    return "slab" if wanted == "device" else wanted
 
 
 def _work_bytes(scan: Scan, setup: StageSetup, k: int) -> int:
@@ -210,7 +247,9 @@ def _pace(model: Model, setup: StageSetup, windows: int, options: RunOptions) ->
         return Pace(batch, cores, width, on_device=True)
     batch = options.batch_size or 1
     workers = min(cores, max(1, ceil_div(windows, batch))) if pixels <= SMALL_PATCH else 1
-    return Pace(batch, workers, width, threads=max(1, cores // workers))
+    # One more than there are workers, so that none waits while an output is stitched.
+    threads = max(1, cores // workers)
+    return Pace(batch, workers, width, threads=threads, ahead=workers + 1)
 
 
 def _time_batch(predictor: Predictor, setup: StageSetup, pace: Pace) -> float:

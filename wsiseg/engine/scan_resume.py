@@ -23,6 +23,7 @@ from wsiseg.engine.scan_record import scan_identity
 from wsiseg.model import Model
 from wsiseg.resample import bracket
 from wsiseg.stitch import Sink
+from wsiseg.volume.block_export import Part
 from wsiseg.volume.scan import Scan
 
 __all__ = ["CODES", "LABELS", "KeptPlanes", "ScanResume"]
@@ -36,28 +37,29 @@ LIBRARIES = ("scipy", "nibabel", "pydicom")
 
 @dataclass(frozen=True, slots=True)
 class KeptPlanes:
-    """Planes of labels that are finished; see `Kept` of the engine."""
+    """Planes of labels that are finished, per block; see `Kept` of the engine."""
 
     rows: KeptRows
     setup: StageSetup
     scan: Scan
+    parts: Sequence[Part]
 
-    @property
-    def wanted(self) -> NDArray[np.bool_]:
-        """Which planes of the whole scan are to be made, bool (plane,)."""
-        return self.rows.missing((0, self.scan.whole[2]))
+    def wanted(self, part: Part) -> NDArray[np.bool_]:
+        """Return which planes of the whole scan are to be made of a block, bool (plane,)."""
+        return self.rows.missing(part.columns)
 
     def sink(self, labels: Sink) -> Sink:
         """Return a sink that takes the missing planes, and gives all to `labels`."""
         return self.rows.sink(LABELS, labels)
 
     def missing(self, span: Span) -> NDArray[np.bool_]:
-        """Return which planes of the network's grid are needed, bool (plane,)."""
+        """Return which planes of the network's grid are needed of a block, bool (plane,)."""
         layout = self.setup.reference.layout
         assert layout is not None
+        (part,) = (part for part in self.parts if part.decided == span)
         back = layout.maps[0].inverse
         low, high, _ = bracket(back, 0, back.target, order=layout.export_orders[0])
-        mine = self.wanted[self.scan.box.start[0] : self.scan.box.stop[0]]
+        mine = self.wanted(part)[self.scan.box.start[0] : self.scan.box.stop[0]]
         needed = np.zeros(self.setup.grid.shape[0], np.bool_)
         needed[low[mine]] = needed[high[mine]] = True
         return needed

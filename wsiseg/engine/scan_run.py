@@ -1,38 +1,34 @@
 """The stage graph on a scan, run by the engine of slides; the last stage writes labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.engine.blocks import Readable
 from wsiseg.engine.events import Listener
-from wsiseg.engine.execute import Kept, StageReport, run_stage
+from wsiseg.engine.execute import Kept, Pace, StageReport, run_stage
 from wsiseg.engine.graph import StageSetup, kept_channels
 from wsiseg.engine.inputs import connect
-from wsiseg.engine.kept import KeptRows
+from wsiseg.engine.kept import KeptRows, Span, column_span
+from wsiseg.engine.on_device import device_of
+from wsiseg.engine.scan_export import blank_values, label_rule, labels_of_scan, parts_of_scan
 from wsiseg.engine.scan_labels import StageLabels, label_readers, labels_of
+from wsiseg.engine.scan_memory import beyond_of
 from wsiseg.engine.scan_plan import ScanPlan, mirrored
 from wsiseg.engine.scan_resume import CODES, KeptPlanes, ScanResume
-from wsiseg.geometry import Box
 from wsiseg.model import Model, ModelCard
-from wsiseg.model.activation import IDENTITY, activate
+from wsiseg.model.activation import activate
 from wsiseg.model.card import SCAN, StageSpec
-from wsiseg.stitch import Codes, HeatmapStore, Probabilities, Reducer, Reducers, Sink, Slab
+from wsiseg.stitch import HeatmapStore, Probabilities, Reducer, Reducers, Sink, Slab
 from wsiseg.volume.body import Body
-from wsiseg.volume.export import ArgmaxRule, FusedExport, LabelRule, RegionRule, ThresholdRule
 from wsiseg.volume.prepare import PreparedScan, WorkFile, prepare_scan
 from wsiseg.volume.scan import Scan
 
-__all__ = ["ScanOutput", "label_rule", "run_scan", "windows_with_body"]
-
-SURE = 10.0
-"""Raw value of the background, or less than 0 of a region, where no window looked: a probability
-of 1 - 5e-5 of two."""
+__all__ = ["ScanOutput", "run_scan", "windows_with_body"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +84,19 @@ def run_scan(
     as_labels: dict[tuple[int, int], StageLabels] = {}
     for s, setup in enumerate(setups):
         stage, last = plan.stages[s], s == len(setups) - 1
-        rows = None
-        if resume is not None and not label_readers(setups, setup.spec.output.name):
+        rows, readers = None, label_readers(setups, setup.spec.output.name)
+        if resume is not None and not readers:
             rows = resume.stage(setup, selected[s], stage.pace, last=last)
         kept: Kept | None = rows
         with ExitStack() as stack:
+            spans = _spans(setup, stage.pace)
+            device = device_of(model.predictors[s]) if stage.memory == "device" else None
             if last:
-                planes = None if rows is None else KeptPlanes(rows, setup, scan)
-                kept = planes
-                reducer = _export(card, setup, scan, _PlaneFile(labels), planes)
+                parts = parts_of_scan(setup, scan, spans)
+                kept = planes = None if rows is None else KeptPlanes(rows, setup, scan, parts)
+                reducer = labels_of_scan(card, setup, scan, parts, labels, planes, device=device)
             else:
-                reducer = _between(card, setups, s, folder, stack, rows, as_labels)
+                reducer = _between(card, setups, s, folder, stack, rows, as_labels, spans)
             scans = _prepared(card, scan, setup, folder, stack)
             scans |= {k: found for (reader, k), found in as_labels.items() if reader == s}
             report = run_stage(
@@ -110,6 +108,8 @@ def run_scan(
                 pace=stage.pace,
                 kept=kept,
                 spill=folder if stage.memory == "spill" else None,
+                sums_on=device,
+                beyond=beyond_of(setup, labels=last or bool(readers)),
                 slide=scan.name,
                 listen=listen,
             )
@@ -156,18 +156,20 @@ def _between(
     stack: ExitStack,
     rows: KeptRows | None,
     as_labels: dict[tuple[int, int], StageLabels],
+    spans: Sequence[Span],
 ) -> Reducer:
     """Return what writes an earlier stage as later ones read it; labels go to `as_labels`."""
     setup = setups[s]
-    rule, blank = label_rule(card, setup.spec), _blank(card, setup.spec)
+    rule, blank = label_rule(card, setup.spec), blank_values(card, setup.spec)
     reducers: list[Reducer] = []
     for reader, k in label_readers(setups, setup.spec.output.name):
         item = setups[reader].inputs[k]
         classes = [setup.channels.index(name) for name in item.spec.channels]
         as_labels[reader, k] = StageLabels(item.shape, classes, folder)
-        reducers.append(labels_of(setup, item, as_labels[reader, k], rule=rule, blank=blank))
+        sink = as_labels[reader, k]
+        reducers.append(labels_of(setup, item, sink, spans=spans, rule=rule, blank=blank))
     if _reads_heatmap(setups, setup.spec.output.name):
-        reducers.append(_heatmap(card, setup, folder, stack, rows))
+        reducers.append(_Trimmed(_heatmap(card, setup, folder, stack, rows), spans))
     return reducers[0] if len(reducers) == 1 else Reducers(reducers)
 
 
@@ -195,53 +197,9 @@ def _heatmap(
     return _Activated(codes, setup.spec) if setup.spec.output.stitched == "raw" else codes
 
 
-def _export(
-    card: ModelCard, setup: StageSetup, scan: Scan, sink: Sink, planes: KeptPlanes | None
-) -> Reducer:
-    """Return what resamples and reduces the last stage into labels of the whole scan."""
-    layout = setup.reference.layout
-    assert layout is not None
-    wanted = np.ones(scan.whole[0], np.bool_) if planes is None else planes.wanted
-    export: Reducer = FusedExport(
-        [one.inverse for one in layout.maps],
-        layout.export_orders,
-        len(setup.channels),
-        box=scan.box,
-        whole=scan.whole,
-        rule=label_rule(card, setup.spec),
-        labels=sink if planes is None else planes.sink(sink),
-        blank=_blank(card, setup.spec),
-        wanted=lambda plane: bool(wanted[plane]),
-    )
-    if setup.spec.output.stitched == "raw" and setup.scaling != IDENTITY:
-        return _Scaled(export, setup.scaling)
-    return export
-
-
-def label_rule(card: ModelCard, stage: StageSpec) -> LabelRule:
-    """Return what makes labels of the last stage's values, raw or probabilities."""
-    output = stage.output
-    raw = output.stitched == "raw" and output.activation != "none"
-    if card.regions:
-        names = [c.name for c in card.classes]
-        classes = [names.index(region.label) for region in card.regions]
-        return RegionRule(classes, 0.0 if raw else 0.5)
-    if card.threshold is None:
-        return ArgmaxRule()
-    if not raw:
-        return ThresholdRule(card.threshold, difference=False)
-    limit = float(np.log(card.threshold / (1 - card.threshold)))
-    return ThresholdRule(limit, difference=output.activation == "softmax")
-
-
-def _blank(card: ModelCard, stage: StageSpec) -> list[float]:
-    """Return the values of voxels that no window looked at: background, surely."""
-    count = len(card.channel_names)
-    raw = stage.output.stitched == "raw" and stage.output.activation != "none"
-    if card.regions or stage.output.activation == "sigmoid":
-        first = [] if card.regions else [SURE if raw else 1.0]
-        return first + [-SURE if raw else 0.0] * (count - len(first))
-    return [SURE if raw else 1.0] + [0.0] * (count - 1)
+def _spans(setup: StageSetup, pace: Pace) -> list[Span]:
+    """Return what each column decides along the last axis."""
+    return [column_span(setup, column) for column in setup.columns(pace.column)]
 
 
 class _Activated:
@@ -259,33 +217,6 @@ class _Activated:
         self._reducer.finish()
 
 
-class _Scaled:
-    """Hands slabs of raw values on, calibrated; linear, so it may come before resampling."""
-
-    def __init__(self, reducer: Reducer, scaling: Callable[[Any], Any]) -> None:
-        self._reducer = reducer
-        self._scaling = scaling
-
-    def push(self, slab: Slab) -> None:
-        self._reducer.push(Slab(slab.box, self._scaling(slab.values), slab.covered))
-
-    def finish(self) -> None:
-        self._reducer.finish()
-
-
-class _PlaneFile:
-    """Keeps labels in a file; a `Sink`."""
-
-    def __init__(self, labels: WorkFile) -> None:
-        self._labels = labels
-
-    def write(self, box: Box, codes: Codes) -> None:
-        self._labels.map()[box.slices()] = codes
-
-    def finish(self) -> None:
-        """Nothing is left to do."""
-
-
 def windows_with_body(body: Body, setups: Sequence[StageSetup]) -> list[NDArray[np.bool_]]:
     """Return per stage which windows run, bool of `grid.counts`: those that touch the body."""
     found = []
@@ -300,3 +231,18 @@ def windows_with_body(body: Body, setups: Sequence[StageSetup]) -> list[NDArray[
             selected[tile.index] = body.touches(*ends)
         found.append(selected)
     return found
+
+
+class _Trimmed:
+    """Hands on what a column decides, without the pixels beyond it."""
+
+    def __init__(self, reducer: Reducer, spans: Sequence[Span]) -> None:
+        self._reducer = reducer
+        self._right = dict(spans)
+
+    def push(self, slab: Slab) -> None:
+        left = slab.box.start[-1]
+        self._reducer.push(slab.within(left, self._right[left]))
+
+    def finish(self) -> None:
+        self._reducer.finish()

@@ -42,6 +42,9 @@ class Column:
     turned: bool = False
     """The image's axes are swapped: the last one here is its first."""
 
+    beyond: int = 0
+    """Pixels after those decided along the last axis that its tiles give in full as well."""
+
     def on_image(self, box: Box) -> Box:
         """Return a box of `grid` in the pixels of the image."""
         box = box.shift((*(0 for _ in box.start[1:]), self.offset))
@@ -61,7 +64,7 @@ class Column:
 
 
 def cut_columns(
-    grid: Grid, width: int, *, cells: bool = False, turned: bool = False
+    grid: Grid, width: int, *, cells: bool = False, turned: bool = False, beyond: int = 0
 ) -> Iterator[Column]:
     """Yield the columns of a grid from left to right; of a turned one from top to bottom.
 
@@ -75,6 +78,8 @@ def cut_columns(
         Each tile decides its own cell, so none is needed on both sides of a cut.
     turned
         Swap the axes first: `width` counts along the image's first axis.
+    beyond
+        Pixels of the next column that each one gives in full, too, for who interpolates.
 
     Raises
     ------
@@ -89,8 +94,18 @@ def cut_columns(
     step = ceil_div(count, ceil_div(size, width))  # columns of one width, or nearly so
     for first in range(0, count, step):
         decided = range(first, min(first + step, count))
-        tiles = range(first if cells else _first_reaching(grid, first), decided.stop)
-        yield _column(grid, tiles, decided, turned=turned)
+        stop = _stop_covering(grid, decided.stop, beyond)
+        tiles = range(first if cells else _first_reaching(grid, first), stop)
+        yield _column(grid, tiles, decided, turned=turned, beyond=beyond)
+
+
+def _stop_covering(grid: Grid, stop: int, beyond: int) -> int:
+    """Return the first tile along the last axis that begins some pixels after tile `stop`."""
+    axis, *_, count = len(grid.shape) - 1, *grid.counts
+    later = stop
+    while later < count and grid.start(axis, later) < grid.start(axis, stop) + beyond:
+        later += 1
+    return later
 
 
 def _first_reaching(grid: Grid, tile: int) -> int:
@@ -101,15 +116,15 @@ def _first_reaching(grid: Grid, tile: int) -> int:
     return tile
 
 
-def _column(grid: Grid, tiles: range, decided: range, *, turned: bool) -> Column:
+def _column(grid: Grid, tiles: range, decided: range, *, turned: bool, beyond: int) -> Column:
     axis, size = len(grid.shape) - 1, grid.shape[-1]
     offset = max(0, grid.start(axis, tiles.start))
     stop = size
-    if decided.stop < grid.counts[-1]:
-        stop = min(size, grid.start(axis, decided.stop - 1) + grid.window[-1])
+    if tiles.stop < grid.counts[-1]:
+        stop = min(size, grid.start(axis, tiles.stop - 1) + grid.window[-1])
     starts = grid.starts
     if starts is not None:
         own = tuple(grid.start(axis, i) - offset for i in tiles)
         starts = (*starts[:-1], own)
     part = replace(grid, shape=(*grid.shape[:-1], stop - offset), starts=starts)
-    return Column(part, tiles, decided, offset, turned)
+    return Column(part, tiles, decided, offset, turned, beyond)

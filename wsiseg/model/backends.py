@@ -34,9 +34,9 @@ def build_network(
     Of a stage with several folds it is the mean of their networks.
     """
     if stage.folds:
-        from wsiseg.model.ensemble import EnsembleNetwork
+        from wsiseg.model.ensemble import ensemble_of
 
-        return EnsembleNetwork(
+        return ensemble_of(
             [
                 build_network(
                     backend,

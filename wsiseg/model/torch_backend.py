@@ -178,7 +178,9 @@ class TorchNetwork:
 
     def _one_by_one(self, batches: Iterator[Batch]) -> Generator[NDArray[np.float32], None, None]:
         for output in self._one_by_one_on_device(batches):
-            array: NDArray[np.float32] = output.cpu().contiguous().numpy()
+            # A volume's classes stay apart in memory: putting them together would copy all of it.
+            host = output.cpu()
+            array: NDArray[np.float32] = (host if host.dim() == 5 else host.contiguous()).numpy()
             yield array
 
     def _one_by_one_on_device(

@@ -35,6 +35,12 @@ class AxisMap:
     step: float
     origin: float = 0.0
 
+    first: int = 0
+    """Number of the first target sample, where this is a part of a longer row."""
+
+    before: int = 0
+    """Source samples of the longer row before the first one here."""
+
     @classmethod
     def extent(cls, source: int, target: int) -> "AxisMap":
         """Return the map that keeps the outer faces where they are (nnU-Net, skimage, OpenCV)."""
@@ -48,16 +54,26 @@ class AxisMap:
     @property
     def is_identity(self) -> bool:
         """Whether each target sample is the source sample of its number."""
-        return (self.source, self.step, self.origin) == (self.target, 1.0, 0.0)
+        mine = (self.source, self.step, self.origin, self.first)
+        return mine == (self.target, 1.0, 0.0, self.before)
+
+    def part(self, source: tuple[int, int], target: tuple[int, int]) -> "AxisMap":
+        """Return the map between parts of a whole row; positions are those of the whole.
+
+        Source samples that targets lie between must be in the part, bit for bit the same result.
+        """
+        sizes = source[1] - source[0], target[1] - target[0]
+        return AxisMap(*sizes, self.step, self.origin, target[0], source[0])
 
     @property
     def inverse(self) -> "AxisMap":
-        """The map from the target's samples back to the source's."""
+        """The map from the target's samples back to the source's, of a whole row."""
         return AxisMap(self.target, self.source, 1 / self.step, -self.origin / self.step)
 
     def centre(self, index: NDArray[np.floating | np.integer]) -> NDArray[np.float64]:
         """Return the source indices, not rounded, of the centres of target samples."""
-        return np.asarray(self.origin + (index + 0.5) * self.step - 0.5, np.float64)
+        whole = self.origin + (index + self.first + 0.5) * self.step - 0.5
+        return np.asarray(whole - self.before, np.float64)
 
 
 def bracket(
@@ -72,7 +88,8 @@ def bracket(
     start, stop
         Target samples.
     order
-        0: the nearest sample, both times (halves go up); 1: the neighbours.
+        0: the nearest sample, both times (halves go up); 1: the neighbours, or where a target lies
+        on a sample that one, both times.
 
     Returns
     -------
@@ -84,7 +101,8 @@ def bracket(
         low = np.minimum(np.floor(centres + 0.5), index.source - 1).astype(np.int64)
         return low, low, np.zeros(len(low))
     low = np.floor(centres).astype(np.int64)
-    return low, np.minimum(low + 1, index.source - 1), centres - low
+    share = centres - low
+    return low, np.minimum(low + (share > 0), index.source - 1), share
 
 
 def along_axis(values: NDArray[Any], axis: int, index: AxisMap, *, order: Order) -> NDArray[Any]:

@@ -29,6 +29,7 @@ __all__ = [
     "DeviceFront",
     "DeviceStitcher",
     "Kept",
+    "add_weighted",
     "device_bytes",
 ]
 
@@ -112,7 +113,7 @@ class DeviceFront:
 
     Parameters
     ----------
-    grid, channels, blend
+    grid, channels, blend, summed
         As for `Stitcher`.
     device
         Where the tensors are.
@@ -124,7 +125,13 @@ class DeviceFront:
     """
 
     def __init__(
-        self, grid: Grid, channels: int, *, blend: Blend = "crop", device: torch.device
+        self,
+        grid: Grid,
+        channels: int,
+        *,
+        blend: Blend = "crop",
+        summed: bool = False,
+        device: torch.device,
     ) -> None:
         if blend == "crop" and grid.overlaps:
             raise GridError(
@@ -133,6 +140,7 @@ class DeviceFront:
             )
         window = grid.window
         self._stride = grid.stride[0]
+        self._summed = summed and blend != "crop"
         self._weights: torch.Tensor | None = None
         if blend != "crop":
             self._weights = torch.from_numpy(window_weights(window, blend)).to(device)
@@ -146,8 +154,11 @@ class DeviceFront:
         self.bottom = 0
         """Image row from which on no tile has written yet."""
 
-    def add(self, write: Box, values: torch.Tensor) -> None:
-        """Take the probabilities, float32 `(*write.shape, channel)`, of a tile's own pixels."""
+    def add(self, write: Box, values: torch.Tensor, *, cut: tuple[int, ...] | None = None) -> None:
+        """Take the values, float32 `(*write.shape, channel)`, of a tile's own pixels.
+
+        `cut` are the pixels of the window before the first of `write`, none if not given.
+        """
         place = write.shift((-self.top, *(0 for _ in write.shape[1:]))).slices()
         mean, weight_sum = self._mean[:, *place], self._weight_sum[place]
         values = values.movedim(-1, 0)
@@ -155,9 +166,14 @@ class DeviceFront:
             mean.copy_(values)
             weight_sum.fill_(True)
         else:
-            weights = self._weights[tuple(slice(n) for n in write.shape)]
+            first = cut or (0,) * len(write.shape)
+            pairs = zip(first, write.shape, strict=True)
+            weights = self._weights[tuple(slice(a, a + n) for a, n in pairs)]
             weight_sum += weights
-            mean += (values - mean) * (weights / weight_sum)
+            if self._summed:
+                add_weighted(mean, values, weights)
+            else:
+                mean += (values - mean) * (weights / weight_sum)
         self.bottom = write.stop[0]
 
     def cut(self, stop: int) -> tuple[int, torch.Tensor, torch.Tensor] | None:
@@ -176,12 +192,27 @@ class DeviceFront:
             self.top += rows
             return rows, self._mean[:, :0], self._weight_sum[:0].bool()
         values, covered = self._mean[:, :rows].clone(), self._weight_sum[:rows] != 0
+        if self._summed:
+            values /= self._weight_sum[:rows].where(covered, 1)
         for planes in (self._mean.unbind(0), (self._weight_sum,)):
             for plane in planes:
                 plane[: len(plane) - rows] = plane[rows:].clone()
                 plane[len(plane) - rows :] = 0
         self.top += rows
         return rows, values, covered
+
+
+def add_weighted(sums: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> None:
+    """Add values `(channel, ...)` times weights `(...)` to sums, in place.
+
+    On a CPU product and sum are rounded at once, in one pass over memory. What a GPU's kernel of
+    that name does depends on its compiler, so there they are rounded one after the other, as NumPy
+    does: sums on the host and on the GPU have the same bits.
+    """
+    if sums.device.type == "cpu":
+        sums.addcmul_(values, weights)
+    else:
+        sums += values * weights
 
 
 class DeviceStitcher:

@@ -1,7 +1,7 @@
 """What flows from the stitcher to the reducers: finished parts of the array."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,15 @@ class Slab:
         box = Box((*self.box.start[:-1], left), (*self.box.stop[:-1], right))
         part = box.relative_to(self.box).slices()
         return Slab(box, self.values[part], self.covered[part])
+
+    def plane(self, row: int) -> tuple[Values, NDArray[np.bool_]]:
+        """Return a plane across axis 0, `(channel, ...)`, and what of it is covered; no copies."""
+        return np.moveaxis(self.values[row], -1, 0), self.covered[row]
+
+    def scaled(self, weights: Sequence[float], biases: Sequence[float]) -> "Slab":
+        """Return the slab with the values of each channel, or of all, multiplied and shifted."""
+        factors, shifts = np.asarray(weights, np.float32), np.asarray(biases, np.float32)
+        return Slab(self.box, self.values * factors + shifts, self.covered)
 
     def without(self, undecided: NDArray[np.bool_]) -> "Slab":
         """Return the slab with some pixels, bool `box.shape`, left as nodata."""

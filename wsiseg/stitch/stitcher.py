@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,10 @@ from wsiseg.grid import Grid, Tile
 from wsiseg.stitch.blend import Blend, window_weights
 from wsiseg.stitch.slab import BLOCK_VALUES, Slab, Values, row_blocks
 
-__all__ = ["CellStitcher", "Stitcher", "projected_bytes", "stitch_tiles"]
+__all__ = ["AddWeighted", "CellStitcher", "Stitcher", "projected_bytes", "stitch_tiles"]
+
+AddWeighted = Callable[[Values, Values, Values], None]
+"""Adds values `(channel, ...)` times weights `(...)` to sums `(channel, ...)`, in place."""
 
 SLAB_VALUES = 1 << 18
 """float32 values of a slab: 1 MiB."""
@@ -42,11 +45,15 @@ class Stitcher:
         are the same.
     summed
         Keep weighted sums and divide at the end, which takes half the time; see the notes.
+    add_weighted
+        What adds to them; default: NumPy, which rounds products and sums.
 
     Raises
     ------
     GridError
         If `crop` is asked of a grid whose tiles overlap, or shares are given where none do.
+    HeatmapError
+        While stitching, if weighted sums are no finite numbers.
 
     Notes
     -----
@@ -73,6 +80,7 @@ class Stitcher:
         shares: Sequence[float] | None = None,
         spill: Path | None = None,
         summed: bool = False,
+        add_weighted: AddWeighted | None = None,
     ) -> None:
         if channels < 1:
             raise HeatmapError(f"a heatmap needs at least one channel, got {channels}")
@@ -96,6 +104,7 @@ class Stitcher:
         front = (min(window[0], grid.shape[0]), *grid.shape[1:])
         self._shares = None if shares is None else np.asarray(shares, dtype=np.float32)
         self._summed = summed and blend != "crop"
+        self._add_weighted = add_weighted or _add_weighted
         self._planes = channels if shares is None else channels + 1
         self._front = _zeros((self._planes, *front), spill)
         self._mean = self._front[:channels]
@@ -170,9 +179,14 @@ class Stitcher:
         if self._weights is not None:
             pairs = zip(halo, self.grid.halo, strict=True)
             weights = self._weights[tuple(slice(s.start - h, s.stop - h) for s, h in pairs)]
-        for rows in row_blocks(tile.write.shape, self.channels):
-            planes = np.moveaxis(values[halo][rows], -1, 0)
-            self._add_rows(rows, place, planes, None if weights is None else weights[rows])
+        planes = np.moveaxis(values[halo], -1, 0)
+        if self._summed and weights is not None:
+            self._weight_sum[place] += weights
+            self._add_weighted(self._mean[:, *place], planes, weights)
+        else:
+            for rows in row_blocks(tile.write.shape, self.channels):
+                block = None if weights is None else weights[rows]
+                self._add_rows(rows, place, planes[:, rows], block)
         self._bottom = tile.write.stop[0]
         self._state = "ready"
 
@@ -185,10 +199,6 @@ class Stitcher:
             weight_sum[...] = True
             return
         weight_sum += weights
-        if self._summed:
-            step = np.empty(values.shape, np.float32)  # channels first, which keeps the loops long
-            mean += np.multiply(values, weights, out=step)
-            return
         step = np.array(values, order="C")  # channels first too, which keeps the loops long
         step -= mean
         if self._shares is not None:
@@ -215,10 +225,13 @@ class Stitcher:
         if self._top >= self._bottom:  # no tile has written here
             blank = np.zeros((*box.shape, self._planes), dtype=np.float32)
             return Slab(box, blank, np.zeros(box.shape, dtype=np.bool_))
-        planes = self._front[:, start:stop].copy()
         covered = self._weight_sum[start:stop] != 0
         if self._summed:
-            planes /= np.where(covered, self._weight_sum[start:stop], np.float32(1))
+            weights = np.where(covered, self._weight_sum[start:stop], np.float32(1))
+            planes = self._front[:, start:stop] / weights
+            _refuse_infinite(planes, box)
+            return Slab(box, np.moveaxis(planes, 0, -1), covered)
+        planes = self._front[:, start:stop].copy()
         if self._shares is not None:
             np.divide(planes[-1], self._weight_sum[start:stop], out=planes[-1], where=covered)
         return Slab(box, np.moveaxis(planes, 0, -1), covered)
@@ -325,6 +338,18 @@ def projected_bytes(grid: Grid, channels: int, blend: Blend) -> int:
     return front * (4 * channels + 4) + 2 * slab + 4 * math.prod(window) + block
 
 
+def _add_weighted(sums: Values, values: Values, weights: Values) -> None:
+    """Add values times weights to sums, in parts that stay in the cache."""
+    rows_of = 1 if _channels_apart(values) else len(values)
+    for rows in row_blocks(weights.shape, rows_of):
+        some, part = values[:, rows], weights[rows]
+        step = np.empty((len(values) if rows_of > 1 else 1, *part.shape), np.float32)
+        for start in range(0, len(values), len(step)):
+            stop = start + len(step)
+            np.multiply(some[start:stop], part, out=step)
+            sums[start:stop, rows] += step
+
+
 def _add_squares(
     squares: Values, step: Values, weights: Values, weight_sum: Values, shares: Values
 ) -> None:
@@ -347,6 +372,20 @@ def _add_squares(
     added += np.nan_to_num(squares)
     added[before == 0] = np.nan
     squares[...] = added
+
+
+def _channels_apart(values: Values) -> bool:
+    """Whether the pixels of a channel lie together, and not the channels of a pixel."""
+    return values.strides[0] > values.strides[-1]
+
+
+def _refuse_infinite(planes: Values, box: Box) -> None:
+    # What is not finite stays so in every sum; but a sum of large finite values may overflow.
+    if not np.isfinite(planes.sum()) and not np.isfinite(planes).all():
+        raise HeatmapError(
+            f"needed finite values, found others in planes {box.start[0]} to {box.stop[0]}: the "
+            "weights are damaged or the precision is too low; try another device or precision"
+        )
 
 
 def _slab_depth(grid: Grid, channels: int) -> int:

@@ -5,127 +5,134 @@ within the plane, and each plane of the scan between them is a mean of the two.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import HeatmapError
 from wsiseg.geometry import Box
 from wsiseg.resample import AxisMap, bracket
-from wsiseg.stitch import Codes, Sink, Slab
+from wsiseg.stitch import Codes, Sink
+from wsiseg.volume.rules import LabelRule
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["ArgmaxRule", "FusedExport", "LabelRule", "RegionRule", "ThresholdRule", "export_bytes"]
+__all__ = [
+    "AnySlab",
+    "FusedExport",
+    "HostPlanes",
+    "PlaneMath",
+    "export_bytes",
+]
 
 Planes = NDArray[np.float32]
 
 
-class LabelRule(Protocol):
-    """Makes labels of one plane from its classes, given one after the other."""
+class PlaneMath(Protocol):
+    """What is done to planes of all channels, in an array library; the planes are its own."""
 
-    def begin(self, shape: tuple[int, ...]) -> None:
-        """Begin a plane."""
+    def within(self, values: Any, covered: Any) -> Any:  # noqa: ANN401
+        """Return planes `(channel, y, x)` resampled; where not covered they are blank."""
         ...
 
-    def add(self, channel: int, plane: Planes) -> None:
-        """Take the next channel; `plane` is the caller's."""
-        ...
+    def reduced(
+        self,
+        one: Any,  # noqa: ANN401
+        other: Any,  # noqa: ANN401
+        share: float,
+        rule: LabelRule,
+        *,
+        keep: bool,
+    ) -> tuple[Codes, Planes | None]:
+        """Return labels (y, x) between two planes, and where asked the values (y, x, channel).
 
-    def labels(self) -> Codes:
-        """Return the labels of the plane."""
-        ...
-
-
-class ArgmaxRule:
-    """The channel of the largest value; of equal ones the first."""
-
-    def begin(self, shape: tuple[int, ...]) -> None:
-        """Begin a plane."""
-        self._best = np.full(shape, -np.inf, np.float32)
-        self._labels = np.zeros(shape, np.uint8)
-        self._better = np.empty(shape, np.bool_)
-
-    def add(self, channel: int, plane: Planes) -> None:
-        """Compare with those before."""
-        np.greater(plane, self._best, out=self._better)
-        np.copyto(self._labels, np.uint8(channel), where=self._better)
-        np.maximum(self._best, plane, out=self._best)
-
-    def labels(self) -> Codes:
-        """Return the labels.
-
-        Raises
-        ------
-        HeatmapError
-            If a value is not a number.
+        Parameters
+        ----------
+        one, other
+            What `within` gave.
+        share
+            Of the other in the mean.
+        rule
+            Makes the labels.
+        keep
+            Whether the values are wanted, too.
         """
-        if np.isnan(self._best.max()):
-            raise HeatmapError(
-                "needed numbers, found NaN: the network overflowed; try another device or precision"
-            )
-        return self._labels
+        ...
 
 
-class ThresholdRule:
-    """1 where the second of two channels, or the difference to the first, reaches a limit.
+class HostPlanes:
+    """`PlaneMath` of NumPy, which goes class by class, so that a plane stays in the cache.
 
     Parameters
     ----------
-    limit
-        What is compared.
-    difference
-        Compare the second less the first; of raw values before a softmax.
+    maps, orders
+        Of the two axes within a plane.
+    blank
+        Values of pixels that nothing covers.
     """
 
-    def __init__(self, limit: float, *, difference: bool) -> None:
-        self._limit = np.float32(limit)
-        self._difference = difference
+    def __init__(self, maps: Sequence[AxisMap], orders: Sequence[int], blank: Planes) -> None:
+        self._down, self._across = (
+            _matrix(one, order) for one, order in zip(maps, orders, strict=True)
+        )
+        self._swapped = self._down is not None or self._across is not None
+        self._shape = (len(blank), maps[1].target, maps[0].target)
+        self._blank = blank
 
-    def begin(self, shape: tuple[int, ...]) -> None:
-        """Begin a plane."""
-        self._values = np.zeros(shape, np.float32)
+    def within(self, values: Planes, covered: NDArray[np.bool_]) -> Planes:
+        """Return planes resampled, with their axes swapped: (channel, x, y).
 
-    def add(self, channel: int, plane: Planes) -> None:
-        """Take a channel."""
-        if channel == 1:
-            self._values += plane
-        elif self._difference:
-            self._values -= plane
+        Where nothing is to be resampled, they stay as they are.
+        """
+        if not covered.all():
+            values = np.where(covered, values, self._blank[:, None, None])
+        if not self._swapped:
+            return values
+        found = np.empty(self._shape, np.float32)
+        for channel, plane in enumerate(values):
+            rows = plane if self._down is None else self._down @ np.ascontiguousarray(plane)
+            turned = np.ascontiguousarray(rows.T)
+            found[channel] = turned if self._across is None else self._across @ turned
+        return found
 
-    def labels(self) -> Codes:
-        """Return the labels."""
-        return (self._values >= self._limit).astype(np.uint8)
+    def reduced(
+        self, one: Planes, other: Planes, share: float, rule: LabelRule, *, keep: bool
+    ) -> tuple[Codes, Planes | None]:
+        """Return labels between two planes, and where asked the values."""
+        between = np.empty(one.shape[1:], np.float32)
+        kept = np.empty_like(one) if keep else None
+        rule.begin(between.shape)
+        for channel, below in enumerate(one):
+            plane = below
+            if share:
+                plane = np.subtract(other[channel], below, out=between)
+                plane *= np.float32(share)
+                plane += below
+            rule.add(channel, plane)
+            if kept is not None:
+                kept[channel] = plane
+        labels = rule.labels()
+        order = (2, 1, 0) if self._swapped else (1, 2, 0)
+        values = None if kept is None else kept.transpose(order)
+        return labels.T if self._swapped else labels, values
 
 
-class RegionRule:
-    """The class of the last channel that is above a limit; 0 where none is.
+class AnySlab(Protocol):
+    """A finished part of a volume, in any array library; see `wsiseg.stitch.Slab`."""
 
-    Parameters
-    ----------
-    classes
-        Of each channel, in the order in which they are written.
-    limit
-        What is compared.
-    """
+    @property
+    def box(self) -> Box:
+        """Where it lies."""
+        ...
 
-    def __init__(self, classes: Sequence[int], limit: float) -> None:
-        self._classes = tuple(classes)
-        self._limit = np.float32(limit)
+    def within(self, left: int, right: int) -> Self:
+        """Return the part between two pixels of the last axis."""
+        ...
 
-    def begin(self, shape: tuple[int, ...]) -> None:
-        """Begin a plane."""
-        self._labels = np.zeros(shape, np.uint8)
-
-    def add(self, channel: int, plane: Planes) -> None:
-        """Write a channel over those before."""
-        np.copyto(self._labels, np.uint8(self._classes[channel]), where=plane > self._limit)
-
-    def labels(self) -> Codes:
-        """Return the labels."""
-        return self._labels
+    def plane(self, row: int) -> tuple[Any, Any]:
+        """Return a plane across axis 0, `(channel, y, x)`, and what of it is covered."""
+        ...
 
 
 class FusedExport:
@@ -151,6 +158,10 @@ class FusedExport:
         Also given every plane, float32 `(y, x, channel)`, with its number; `None`: nobody.
     wanted
         Tells whether a plane of the whole scan is to be made; the others are left out.
+    planes
+        Computes them, of the library of the slabs; default: NumPy.
+    columns
+        Voxels of the whole scan, along the last axis, that are written; the box lies within.
     """
 
     def __init__(  # noqa: PLR0913 - where from, where to, and by what rule
@@ -166,35 +177,28 @@ class FusedExport:
         blank: Sequence[float],
         probabilities: Callable[[int, Planes], None] | None = None,
         wanted: Callable[[int], bool] = lambda _: True,
+        planes: PlaneMath | None = None,
+        columns: tuple[int, int] | None = None,
     ) -> None:
         self._low, self._high, self._share = bracket(maps[0], 0, maps[0].target, order=orders[0])
-        self._down, self._across = (_matrix(maps[a], orders[a]) for a in (1, 2))
-        self._swapped = self._down is not None or self._across is not None
+        self._math = planes or HostPlanes(maps[1:], orders[1:], np.asarray(blank, np.float32))
         self._channels = channels
         self._box, self._whole = box, tuple(whole)
+        self._columns = columns or (0, self._whole[2])
         self._rule, self._labels, self._probabilities = rule, labels, probabilities
-        self._blank = np.asarray(blank, np.float32)
         self._wanted = wanted
         self._needed = set(self._low.tolist()) | set(self._high.tolist())
-        self._planes: dict[int, Planes] = {}
+        self._planes: dict[int, Any] = {}
         self._next = 0  # plane of the box that is to be made next
         self._written = 0  # planes of the whole scan
         self._source = maps[0].source
 
-    def push(self, slab: Slab) -> None:
+    def push(self, slab: AnySlab) -> None:
         """Take the next planes of the stitched grid."""
-        values = np.moveaxis(slab.values, -1, 0)
         for row in range(slab.box.shape[0]):
             plane = slab.box.start[0] + row
-            if plane not in self._needed or not self._is_read(plane):
-                self._emit(plane)
-                continue
-            covered = slab.covered[row]
-            if covered.all():
-                self._planes[plane] = self._within(values[:, row])
-            else:
-                filled = np.where(covered, values[:, row], self._blank[:, None, None])
-                self._planes[plane] = self._within(filled)
+            if plane in self._needed and self._is_read(plane):
+                self._planes[plane] = self._math.within(*slab.plane(row))
             self._emit(plane)
 
     def finish(self) -> None:
@@ -207,21 +211,6 @@ class FusedExport:
         first = int(np.searchsorted(self._high, plane, side="left"))
         last = int(np.searchsorted(self._low, plane, side="right"))
         return any(self._wanted(self._box.start[0] + o) for o in range(first, last))
-
-    def _within(self, planes: Planes) -> Planes:
-        """Return planes `(channel, y, x)` resampled, with their axes swapped: (channel, x, y).
-
-        Where nothing is to be resampled, they are copied as they are.
-        """
-        if not self._swapped:
-            return np.array(planes)
-        shape = (self._channels, self._box.shape[2], self._box.shape[1])
-        found = np.empty(shape, np.float32)
-        for channel, plane in enumerate(planes):
-            rows = plane if self._down is None else self._down @ np.ascontiguousarray(plane)
-            turned = np.ascontiguousarray(rows.T)
-            found[channel] = turned if self._across is None else self._across @ turned
-        return found
 
     def _emit(self, plane: int) -> None:
         """Write the planes of the scan that need no later plane of the grid than this."""
@@ -239,39 +228,32 @@ class FusedExport:
 
     def _write(self, number: int, place: int) -> None:
         one, other = self._planes[int(self._low[place])], self._planes[int(self._high[place])]
-        share = np.float32(self._share[place])
-        between = np.empty(one.shape[1:], np.float32)
-        kept = None if self._probabilities is None else np.empty_like(one)
-        self._rule.begin(between.shape)
-        for channel in range(self._channels):
-            plane = one[channel]
-            if share:
-                np.subtract(other[channel], plane, out=between)
-                between *= share
-                between += plane
-                plane = between
-            self._rule.add(channel, plane)
-            if kept is not None:
-                kept[channel] = plane
-        labels = self._rule.labels()
-        self._put(number, labels.T if self._swapped else labels)
+        share = float(np.float32(self._share[place]))
+        keep = self._probabilities is not None
+        labels, kept = self._math.reduced(one, other, share, self._rule, keep=keep)
+        self._put(number, labels)
         if kept is not None and self._probabilities is not None:
-            order = (2, 1, 0) if self._swapped else (1, 2, 0)
-            self._probabilities(number, kept.transpose(order))
+            self._probabilities(number, kept)
 
     def _put(self, number: int, labels: Codes) -> None:
-        plane = np.zeros((1, *self._whole[1:]), np.uint8)
+        place = self._place(number)
+        plane = np.zeros(place.shape, np.uint8)
         (_, y, x), (_, y1, x1) = self._box.start, self._box.stop
-        plane[0, y:y1, x:x1] = labels
-        self._labels.write(Box((number, 0, 0), (number + 1, *self._whole[1:])), plane)
+        left = self._columns[0]
+        plane[0, y:y1, x - left : x1 - left] = labels
+        self._labels.write(place, plane)
         self._written = number + 1
 
     def _blank_planes(self, stop: int) -> None:
         """Write empty planes up to one of the whole scan."""
         for number in range(self._written, stop):
-            box = Box((number, 0, 0), (number + 1, *self._whole[1:]))
-            self._labels.write(box, np.zeros(box.shape, np.uint8))
+            place = self._place(number)
+            self._labels.write(place, np.zeros(place.shape, np.uint8))
         self._written = max(self._written, stop)
+
+    def _place(self, number: int) -> Box:
+        left, right = self._columns
+        return Box((number, 0, left), (number + 1, self._whole[1], right))
 
 
 def export_bytes(channels: int, grid: Sequence[int], box: Sequence[int]) -> int:
