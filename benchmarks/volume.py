@@ -1,19 +1,27 @@
-"""Volumes: what the engine adds to a network, beside MONAI; the export beside a plain resize.
+"""Volumes: wsiseg beside MONAI's sliding-window inferer and nnU-Net's own functions.
 
-    python benchmarks/volume.py [--classes 3 32 96] [--peak-sizes 160 640]
+    python benchmarks/volume.py [--nnunet FOLDER] [--only overhead unet skip peak many export]
 
-The network is a convolution of 1 x 1 x 1 in torch, so that nearly all of the time is the engine's:
-160 x 160 x 160 voxels, windows of 64 with overlap 0.5, Gaussian weights, labels by argmax. Each
-measurement is a process of its own on one thread; times are of the processor, so that other work on
-the machine does not count, and memory is the peak above what was there before the run.
+`overhead`: the network is a convolution of 1 x 1 x 1, so that nearly all of the time is the
+engine's: 160 x 160 x 160 voxels, windows of 64 with overlap 0.5, Gaussian weights, labels by
+argmax. `unet`: the same with a small U-Net on 96 x 96 x 96. `skip`: windows without body left out.
+`peak`: memory against planes. `many`: memory with 105 classes. `export`: raw values to the voxels
+of the scan, as labels.
+
+Each measurement is a process of its own on one thread; times are of the processor, so that other
+work on the machine does not count, the median of `--rounds`, in turn. Memory is the peak above what
+was there before the run; labels of `wsiseg` are in a file, those of the others in memory. nnU-Net
+is imported from a folder in which it is installed with what it needs (`peers/nnunet.txt`).
 """
 
 import argparse
 import gc
 import json
+import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,137 +29,191 @@ import measure
 import numpy as np
 
 SIDE, PATCH, OVERLAP = 160, 64, 0.5
-EXPORT = (32, (64, 96, 96), (128, 192, 192))
-"""Classes, network's grid, scan."""
+UNET_SIDE, UNET_CLASSES = 96, 3
+MANY = (105, (144, 144, 200), 96)
+"""Classes, voxels, window."""
+
+EXPORT = ((64, 96, 96), (128, 192, 192))
+"""Network's grid, scan."""
+
+BODY = (96, 128, 160)
+"""Voxels of a scan of which an ellipsoid is body."""
+
+PACKAGES = (*measure.PACKAGES, "monai", "scipy", "scikit-image")
 
 
-def timed(work: Callable[[], Any]) -> dict[str, Any]:
-    """Return processor seconds and added peak memory of a call, and what it gave."""
+def timed(work: Callable[[], Any], check: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return processor seconds and added peak memory of a call, and what its result says."""
     gc.collect()
     measure.reset_peak()
     before = measure.rss_mb()
     wall, cpu = time.perf_counter(), time.process_time()
     found = work()
     cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
-    return {
-        "cpu_s": round(cpu_s, 2),
-        "wall_s": round(wall_s, 2),
-        "added_mb": round(measure.peak_mb() - before),
-        "check": found,
-    }
+    added = measure.peak_mb() - before
+    return {"cpu_s": cpu_s, "wall_s": wall_s, "added_mb": round(added), "check": check(found)}
 
 
-def network(classes: int) -> Any:
+def checksum(labels: np.ndarray) -> list[int]:
+    """Return the voxels of the first classes."""
+    return np.bincount(np.asarray(labels).reshape(-1), minlength=4)[:4].tolist()
+
+
+def image(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def network(kind: str, classes: int) -> Any:
+    """Return a network of torch with weights drawn by chance."""
     import torch
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if kind == "unet":
+        from wsiseg.model import networks
+
+        arguments = {"widths": [16, 32, 64], "bottleneck": 64}
+        return networks.build("wsiseg.unet3d", channels=(1,), classes=classes, arguments=arguments)
     return torch.nn.Conv3d(1, classes, 1).eval()
 
 
-def image(depth: int) -> np.ndarray:
-    return np.random.default_rng(0).random((depth, SIDE, SIDE), dtype=np.float32)
-
-
-def checksum(labels: np.ndarray) -> list[int]:
-    return np.bincount(np.asarray(labels).reshape(-1), minlength=4)[:4].tolist()
-
-
-def ours(classes: int, depth: int) -> dict[str, Any]:
-    import tempfile
-
-    import torch
-
-    from wsiseg.engine.events import ignore
-    from wsiseg.engine.scan_graph import lay_out_scan
-    from wsiseg.engine.scan_plan import plan_scan
-    from wsiseg.engine.scan_run import run_scan
-    from wsiseg.geometry import Affine
-    from wsiseg.machine import set_allocator
+def package(kind: str, classes: int, patch: int, frame: Mapping[str, Any]) -> Any:
+    """Return a model of wsiseg that runs the network by torch."""
     from wsiseg.model import Model
     from wsiseg.model.card import ModelCard
-    from wsiseg.model.predictor import FunctionPredictor
-    from wsiseg.options import RunOptions
-    from wsiseg.source import open_volume
-    from wsiseg.volume.scan import Scan
-
-    convolution, values = network(classes), image(depth)
-    set_allocator("torch")  # as `segment_scan` does for the backend that runs
-
-    def predict(patches: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            found = convolution(torch.from_numpy(patches).movedim(-1, 1))
-        return found.movedim(1, -1).numpy()
+    from wsiseg.model.predictor import StagePredictor
+    from wsiseg.model.preprocessed import PreprocessedNetwork
+    from wsiseg.model.torch_backend import TorchNetwork
 
     stage = {
         "name": "s",
         "kind": "segmenter",
         "windows": {"plan": "monai", "overlap": OVERLAP},
-        "inputs": [{"from": "scan", "channels": ["v"], "patch": [PATCH] * 3}],
+        "inputs": [{"from": "scan", "channels": ["v"], "patch": [patch] * 3}],
         "output": {"name": "m", "blend": "gaussian-monai", "stitched": "raw"},
         "weights": {"file": "w.onnx", "sha256": "0" * 64, "architecture": "onnx"},
     }
-    card = ModelCard.parse(
-        json.dumps(
-            {
-                "schema_version": 1,
-                "name": "bench",
-                "version": "1",
-                "task": "semantic",
-                "axes": "zyx",
-                "classes": [{"name": str(k)} for k in range(classes)],
-                "scan": {},
-                "stages": [stage],
-                "provenance": dict.fromkeys(
-                    ("license", "trained_on", "intended_use", "limits"), "benchmark"
-                ),
-            }
-        )
-    )
-    model = Model(
-        card, "0", Path(), (FunctionPredictor(predict),), (classes,), "onnxruntime", "cpu"
-    )
-    scan = Scan.of([open_volume(values, affine=Affine.from_spacing((1, 1, 1)))], card.scan)
-    setups = lay_out_scan(card, scan)
-    selected = [np.ones(setups[0].grid.counts, np.bool_)]
-    plan = plan_scan(model, scan, setups, selected, RunOptions(threads=1, batch_size=1))
+    known = dict.fromkeys(("license", "trained_on", "intended_use", "limits"), "benchmark")
+    content = {
+        "schema_version": 1,
+        "name": "bench",
+        "version": "1",
+        "task": "semantic",
+        "axes": "zyx",
+        "classes": [{"name": str(k)} for k in range(classes)],
+        "scan": frame,
+        "stages": [stage],
+        "provenance": known,
+    }
+    card = ModelCard.parse(json.dumps(content))
+    module = PreprocessedNetwork(network(kind, classes).eval(), card.stages[0]).eval()
+    one = StagePredictor(card.stages[0], classes, TorchNetwork(module, threads=1))
+    return Model(card, "0", Path(), (one,), (classes,), "torch", "cpu")
+
+
+def segmented(model: Any, values: np.ndarray) -> Any:
+    """Return wsiseg's result on a scan, its working files in a folder that is gone."""
+    from wsiseg.geometry import Affine
+    from wsiseg.options import RunOptions
+    from wsiseg.scans import segment_scan
+    from wsiseg.source import open_volume
+
+    scan = open_volume(values, affine=Affine.from_spacing((1, 1, 1)))
     with tempfile.TemporaryDirectory() as folder:
+        options = RunOptions(threads=1, batch_size=1)
+        return segment_scan(scan, model, options=options, work_dir=Path(folder))
 
-        def work() -> list[int]:
-            output = run_scan(model, scan, setups, selected, plan, Path(folder), listen=ignore)
-            return checksum(output.labels.map())
 
-        found = timed(work)
-    patch = 4 * PATCH**3 * (1 + 2 * classes)
-    found["formula_mb"] = round(
-        (4 * classes * PATCH * SIDE * SIDE + patch + depth * SIDE * SIDE) / 1e6
-    )
+def wsiseg(kind: str, classes: int, shape: tuple[int, ...], patch: int) -> dict[str, Any]:
+    model, values = package(kind, classes, patch, {}), image(shape)
+    segmented(model, values[:patch, :patch, :patch].copy())  # imports are not the engine's
+
+    def about(result: Any) -> dict[str, Any]:
+        return {"voxels": checksum(result.labels), "plan": result.plan.stages[0].memory}
+
+    found = timed(lambda: segmented(model, values), about)
+    area, deep = shape[1] * shape[2], min(patch, shape[0])
+    outputs = 4 * patch**3 * (1 + 2 * classes)
+    found["formula_mb"] = round((4 * classes * deep * area + outputs + shape[0] * area) / 1e6)
     return found
 
 
-def monai(classes: int, depth: int) -> dict[str, Any]:
+def monai(kind: str, classes: int, shape: tuple[int, ...], patch: int) -> dict[str, Any]:
     import torch
     from monai.inferers import sliding_window_inference
 
-    convolution, values = network(classes), torch.from_numpy(image(depth))[None, None]
+    net, values = network(kind, classes), torch.from_numpy(image(shape))[None, None]
 
-    def work() -> list[int]:
+    def work(given: Any) -> np.ndarray:
         with torch.inference_mode():
             found = sliding_window_inference(
-                values, (PATCH,) * 3, 4, convolution, overlap=OVERLAP, mode="gaussian"
+                given, (patch,) * 3, 4, net, overlap=OVERLAP, mode="gaussian"
             )
-            return checksum(found[0].argmax(0).numpy())
+            return found[0].argmax(0).numpy()
 
-    return timed(work)
+    work(values[..., :patch, :patch, :patch])
+    return timed(lambda: work(values), lambda labels: {"voxels": checksum(labels)})
 
 
-def exported(how: str) -> dict[str, Any]:
-    classes, source, target = EXPORT
+def nnunet(kind: str, classes: int, shape: tuple[int, ...], patch: int) -> dict[str, Any]:
+    import contextlib
+    from types import SimpleNamespace
+
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    with contextlib.redirect_stdout(sys.stderr):
+        predictor = nnUNetPredictor(
+            tile_step_size=1 - OVERLAP,
+            use_mirroring=False,
+            perform_everything_on_device=False,
+            device=torch.device("cpu"),
+            allow_tqdm=False,
+        )
+    predictor.network = network(kind, classes)
+    predictor.configuration_manager = SimpleNamespace(patch_size=(patch,) * 3)
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=classes)
+    values = torch.from_numpy(image(shape))[None]
+
+    def work(given: Any) -> np.ndarray:
+        return predictor.predict_sliding_window_return_logits(given).argmax(0).numpy()
+
+    work(values[..., :patch, :patch, :patch])
+    return timed(lambda: work(values), lambda labels: {"voxels": checksum(labels)})
+
+
+def skip() -> dict[str, Any]:
+    """Return what leaving out windows without body saves, and changes."""
+    places = [np.linspace(-1, 1, n, dtype=np.float32) for n in BODY]
+    z, y, x = np.meshgrid(*places, indexing="ij", sparse=True)
+    body = ((x + y) ** 2 / 0.1 + (x - y) ** 2 / 2 + z * z / 2 <= 1).astype(np.float32)
+    values = np.where(body > 0, image(BODY) + 5, -1000).astype(np.float32)
+    found: dict[str, Any] = {}
+    labels = {}
+    for name, skipped in (("all", False), ("skip", True), ("all", False), ("skip", True)):
+        crop = {"to": "body", "threshold": -300.0, "margin_mm": 0.0, "skip_windows": skipped}
+        model = package("unet", UNET_CLASSES, 32, {"crop": crop})
+        result: list[Any] = []
+        used = timed(lambda m=model, r=result: r.append(segmented(m, values)), lambda _: None)
+        stage, labels[name] = result[0].plan.stages[0], np.array(result[0].labels)
+        found[f"{name}_s"] = used["cpu_s"]  # the second: imports are done by then
+        found[f"{name}_windows"] = stage.windows
+    differs = labels["all"] != labels["skip"]
+    found["kept"] = found["skip_windows"] / found["all_windows"]
+    found["time"] = found["skip_s"] / found["all_s"]
+    found["changed in the body"] = float(differs[body > 0].mean())
+    found["labels outside of it"] = int((labels["skip"][body == 0] > 0).sum())
+    return found
+
+
+def exported(who: str, classes: int) -> dict[str, Any]:
+    source, target = EXPORT
     values = np.random.default_rng(0).normal(size=(classes, *source)).astype(np.float32)
-    return timed(lambda: (fused if how == "fused" else plain)(values, target))
+    ways = {"wsiseg": fused, "nnunet": resampled, "nnunet-torch": resampled_by_torch}
+    return timed(lambda: ways[who](values, target), lambda found: {"voxels": checksum(found)})
 
 
-def fused(values: np.ndarray, target: tuple[int, ...]) -> list[int]:
+def fused(values: np.ndarray, target: tuple[int, ...]) -> np.ndarray:
     from wsiseg.geometry import Box
     from wsiseg.resample import AxisMap
     from wsiseg.stitch import ArraySink, Slab
@@ -175,56 +237,144 @@ def fused(values: np.ndarray, target: tuple[int, ...]) -> list[int]:
         slab = np.moveaxis(values[:, z : z + 1], 0, -1)
         export.push(Slab(box, slab, np.ones(box.shape, np.bool_)))
     export.finish()
-    return checksum(sink.array)
+    return sink.array
 
 
-def plain(values: np.ndarray, target: tuple[int, ...]) -> list[int]:
-    from scipy.ndimage import zoom
+def resampled(values: np.ndarray, target: tuple[int, ...]) -> np.ndarray:
+    from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
-    factors = [m / n for n, m in zip(values.shape[1:], target, strict=True)]
-    found = np.stack(
-        [
-            zoom(one.astype(np.float64), factors, order=1, mode="nearest", grid_mode=True)
-            for one in values
-        ]
-    )
-    return checksum(found.argmax(0))
+    spacing = (2.0, 2.0, 2.0), (1.0, 1.0, 1.0)
+    return resample_data_or_seg_to_shape(values, target, *spacing, order=1, order_z=0).argmax(0)
 
 
-CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {
-    "wsiseg": ours,
+def resampled_by_torch(values: np.ndarray, target: tuple[int, ...]) -> np.ndarray:
+    import torch
+    from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+
+    torch.set_num_threads(1)
+    spacing = (2.0, 2.0, 2.0), (1.0, 1.0, 1.0)
+    given = torch.from_numpy(values)
+    found = resample_torch_fornnunet(given, target, *spacing, num_threads=1)
+    return np.asarray(torch.as_tensor(found).argmax(0))
+
+
+ENGINES: dict[str, Callable[..., dict[str, Any]]] = {
+    "wsiseg": wsiseg,
     "monai": monai,
-    "export": exported,
+    "nnunet": nnunet,
 }
 
 
-def run(*arguments: object) -> dict[str, Any]:
-    used = measure.run([sys.executable, __file__, "--child", *map(str, arguments)])
-    if used.failure:
-        raise SystemExit(used.failure)
-    found = used.last_json()
-    print(*arguments, found, flush=True)
-    return found
+def child(arguments: list[str]) -> dict[str, Any]:
+    what, *rest = arguments
+    if what == "skip":
+        return skip()
+    if what == "export":
+        return exported(rest[0], int(rest[1]))
+    kind, classes, patch, *shape = rest
+    return ENGINES[what](kind, int(classes), tuple(map(int, shape)), int(patch))
+
+
+class Runner:
+    """Runs measurements, each as often as asked; the median by processor seconds is kept."""
+
+    def __init__(self, nnunet: Path | None, rounds: int, classes: list[int]) -> None:
+        self.classes = classes
+        self.engines = ["wsiseg", "monai", *(["nnunet"] if nnunet else [])]
+        self.exports = ["wsiseg", *(["nnunet", "nnunet-torch"] if nnunet else [])]
+        self._path = str(nnunet or "")
+        self._rounds = rounds
+
+    def all(self, names: list[str], *arguments: object, before: bool = True) -> list[Any]:
+        """Return a row for each name; they are run in turn."""
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        for _ in range(self._rounds):
+            for name in names:
+                given = (name, *arguments) if before else (*arguments, name)
+                runs[name].append(self.one(*given))
+        return [{"who": name, **_median(found)} for name, found in runs.items()]
+
+    def one(self, *arguments: object) -> dict[str, Any]:
+        command = [sys.executable, __file__, "--child", *map(str, arguments)]
+        env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": self._path}
+        used = measure.run(command, env=env)
+        if used.failure:
+            raise SystemExit(used.failure)
+        found = used.last_json()
+        print(*arguments, found, flush=True)
+        return found
+
+
+def _median(found: list[dict[str, Any]]) -> dict[str, Any]:
+    middle = statistics.median_low(one["cpu_s"] for one in found)
+    return next(one for one in found if one["cpu_s"] == middle)
+
+
+def overhead(runner: Runner) -> list[Any]:
+    shape = (SIDE,) * 3
+    return [
+        {"classes": k, "rows": runner.all(runner.engines, "conv", k, PATCH, *shape)}
+        for k in runner.classes
+    ]
+
+
+def unet(runner: Runner) -> list[Any]:
+    return runner.all(runner.engines, "unet", UNET_CLASSES, PATCH // 2, *(UNET_SIDE,) * 3)
+
+
+def peak(runner: Runner) -> list[Any]:
+    shapes = [(32, 160), (3, 400), (3, 1600), (32, 640)]
+    return [
+        {"classes": k, "planes": n, **runner.one("wsiseg", "conv", k, PATCH, n, SIDE, SIDE)}
+        for k, n in shapes
+    ]
+
+
+def many(runner: Runner) -> list[Any]:
+    classes, shape, patch = MANY
+    engines = runner.engines[:2]
+    return [{"who": who, **runner.one(who, "conv", classes, patch, *shape)} for who in engines]
+
+
+def export(runner: Runner) -> list[Any]:
+    return [
+        {"classes": k, "rows": [{"who": w, **runner.one("export", w, k)} for w in runner.exports]}
+        for k in runner.classes
+    ]
+
+
+PARTS: dict[str, Callable[[Runner], Any]] = {
+    "overhead": overhead,
+    "unet": unet,
+    "skip": lambda runner: runner.one("skip"),
+    "peak": peak,
+    "many": many,
+    "export": export,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nnunet", type=Path, help="folder in which nnU-Net is installed")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--classes", type=int, nargs="+", default=[3, 32, 96])
-    parser.add_argument("--peak-sizes", type=int, nargs="*", default=[160, 640])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--child", nargs="+")
     args = parser.parse_args()
     if args.child:
-        name, *rest = args.child
-        print(json.dumps(CHILDREN[name](*(int(v) if v.isdigit() else v for v in rest))))
+        print(json.dumps(child(args.child)))
         return
-    overhead = [
-        {"classes": k, "wsiseg": run("wsiseg", k, SIDE), "monai": run("monai", k, SIDE)}
-        for k in args.classes
-    ]
-    peaks = [{"depth": n, **run("wsiseg", args.classes[0], n)} for n in args.peak_sizes]
-    exports = {how: run("export", how) for how in ("fused", "plain")}
-    result = {"overhead": overhead, "peaks": peaks, "export": exports}
-    measure.save("volume", result, packages=(*measure.PACKAGES, "monai", "scipy"))
+    runner = Runner(args.nnunet, args.rounds, args.classes)
+    for name in args.only:
+        content = {"found": PARTS[name](runner), "rounds": args.rounds}
+        used = {**content, "peer_versions": peer_versions(args.nnunet)}
+        measure.save(f"volume-{name}", used, packages=PACKAGES)
+
+
+def peer_versions(folder: Path | None) -> dict[str, str]:
+    """Return the version of nnU-Net in its folder."""
+    found = sorted(folder.glob("nnunetv2-*.dist-info")) if folder else []
+    return {"nnunet": found[-1].name.split("-")[1].removesuffix(".dist")} if found else {}
 
 
 if __name__ == "__main__":

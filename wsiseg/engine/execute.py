@@ -1,5 +1,6 @@
 """Run one stage: read | predict | stitch and write, at once, with bounded queues between."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -214,7 +215,7 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
     listen(StageStarted(slide, setup.spec.name, count))
     if pace.threads is not None and isinstance(predictor, Threaded):
         predictor = predictor.for_workers(pace.workers, pace.threads)
-    clock, trim_heap = Clock(), HeapTrimmer()
+    clock, trim_heap = Clock(), HeapTrimmer(buffers=_passing_bytes(setup, pace))
     started = time.perf_counter()
     columns = setup.columns(pace.column, turned=pace.turned, beyond=beyond)
     with ExitStack() as stack:
@@ -268,6 +269,14 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
         starve_s=clock.seconds["starve"],
         kept=finished,
     )
+
+
+def _passing_bytes(setup: StageSetup, pace: Pace) -> int:
+    """Return the bytes of a volume's outputs that come and go; those of slides are small."""
+    if not setup.spec.reads_scan:
+        return 0
+    output = 4 * len(setup.channels) * math.prod(setup.grid.patch) * pace.batch_size
+    return pace.batches_ahead * output
 
 
 def _missing(

@@ -42,11 +42,14 @@ class ArgmaxRule:
         self._best = np.full(shape, -np.inf, np.float32)
         self._labels = np.zeros(shape, np.uint8)
         self._better = np.empty(shape, np.bool_)
+        self._mine = np.empty(shape, np.uint8)
 
     def add(self, channel: int, plane: Planes) -> None:
         """Compare with those before."""
         np.greater(plane, self._best, out=self._better)
-        np.copyto(self._labels, np.uint8(channel), where=self._better)
+        # Later channels have larger numbers; a masked copy takes four times as long.
+        np.multiply(self._better.view(np.uint8), np.uint8(channel), out=self._mine)
+        np.maximum(self._labels, self._mine, out=self._labels)
         np.maximum(self._best, plane, out=self._best)
 
     def labels(self) -> Codes:
