@@ -124,29 +124,50 @@ def export(record: Record) -> list[str]:
     ]
 
 
-def volume(record: Record) -> list[str]:
-    rows = [
-        [
-            row["classes"],
-            *(row[who][key] for who in ("wsiseg", "monai") for key in MEASURED),
-            round(row["wsiseg"]["cpu_s"] / row["monai"]["cpu_s"], 2),
-        ]
-        for row in record["overhead"]
-    ]
-    header = ["classes", "CPU s", "added MB", "MONAI, CPU s", "MONAI, added MB", "ratio of CPU s"]
-    peaks = [[row["depth"], row["added_mb"], row["formula_mb"]] for row in record["peaks"]]
-    exports = [[how, *(row[key] for key in MEASURED)] for how, row in record["export"].items()]
+def _engines(rows: Sequence[Record], first: Sequence[object], versions: Record) -> list[list[Any]]:
+    """Return a row per engine: seconds, memory, and wsiseg's share of each."""
+    ours = next(row for row in rows if row["who"] == "wsiseg")
     return [
-        "",
-        *table(header, rows),
-        "",
-        *table(["planes of the scan", "added MB", "formula, MB"], peaks),
-        "",
-        *table(["export", "CPU s", "added MB"], exports),
+        [
+            *first,
+            f"{row['who']} {versions.get(row['who'].split('-')[0], '')}".strip(),
+            round(row["cpu_s"], 2),
+            row["added_mb"],
+            round(ours["cpu_s"] / row["cpu_s"], 2),
+            round(ours["added_mb"] / row["added_mb"], 3),
+        ]
+        for row in rows
     ]
 
 
-MEASURED = ("cpu_s", "added_mb")
+ENGINES = ("who", "CPU s", "added MB", "CPU s of wsiseg / its", "MB of wsiseg / its")
+
+
+def _by_classes(record: Record) -> list[str]:
+    versions = record["versions"] | record["peer_versions"]
+    rows = [
+        row for one in record["found"] for row in _engines(one["rows"], [one["classes"]], versions)
+    ]
+    return ["", *table(["classes", *ENGINES], rows)]
+
+
+def _one_network(record: Record) -> list[str]:
+    versions = record["versions"] | record["peer_versions"]
+    return ["", *table(ENGINES, _engines(record["found"], [], versions))]
+
+
+def _peaks(record: Record) -> list[str]:
+    keys = ("classes", "planes", "added_mb", "formula_mb")
+    rows = [
+        [*(row[key] for key in keys), round(row["added_mb"] / row["formula_mb"], 2)]
+        for row in record["found"]
+    ]
+    header = ["classes", "planes of the scan", "added MB", "formula, MB", "ratio"]
+    return ["", *table(header, rows)]
+
+
+def _skip(record: Record) -> list[str]:
+    return ["", *table(["", ""], [[key, value] for key, value in record["found"].items()])]
 
 
 def sampler(record: Record) -> list[str]:
@@ -209,7 +230,12 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "windows": windows,
     "viewer": viewer,
     "ablation": ablation,
-    "volume": volume,
+    "volume-overhead": _by_classes,
+    "volume-export": _by_classes,
+    "volume-unet": _one_network,
+    "volume-many": _one_network,
+    "volume-peak": _peaks,
+    "volume-skip": _skip,
 }
 
 

@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 import torch
 from made_models import BUNDLE, bundle_network, make_bundle
+from scipy import ndimage
 
+from wsiseg.engine.execute import run_stage
+from wsiseg.engine.inputs import connect
+from wsiseg.engine.scan_graph import lay_out_scan
+from wsiseg.engine.scan_plan import plan_scan
 from wsiseg.errors import ModelCardError, WeightsError, WsisegWarning
+from wsiseg.geometry import Box
 from wsiseg.model import ModelCard, add_model, load_model
+from wsiseg.model.activation import activate
 from wsiseg.model.importers.monai_config import BundleConfig
 from wsiseg.model.importers.monai_transforms import read_postprocessing, read_preprocessing
+from wsiseg.options import RunOptions
+from wsiseg.source import open_volume
+from wsiseg.volume.prepare import prepare_scan
+from wsiseg.volume.scan import Scan
 
 
 def add(folder: Path, **options: Any) -> ModelCard:
@@ -234,3 +245,69 @@ def test_the_expressions_that_are_read(tmp_path: Path, text: str, value: object)
 def test_any_other_expression_is_code(tmp_path: Path, text: str) -> None:
     with pytest.raises(ModelCardError, match="is code and is not run"):
         BundleConfig(tmp_path, {"c": 3, "it": text}).get("it")
+
+
+class Collected:
+    """Keeps what is stitched, raw."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.raw = np.zeros((*shape, 2), np.float32)
+
+    def push(self, slab: Any) -> None:
+        self.raw[slab.box.slices()] = slab.values
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+def test_probabilities_are_those_of_monai(tmp_path: Path) -> None:
+    """MONAI's own transforms and inferer, from the file on, beside the imported package."""
+    import monai.transforms as mt
+    import nibabel as nib
+    from monai.inferers import SlidingWindowInferer
+
+    random = np.random.default_rng(0)
+    values = ndimage.gaussian_filter(random.normal(size=(26, 30, 14)), 1.5) * 600 + 40
+    affine = np.diag([-1.2, -0.9, 2.5, 1.0])  # LPS: turned to RAS by both
+    affine[:3, 3] = 20.0, 30.0, -10.0
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(values.astype(np.float32), affine), path)
+    spacing, limits = (1.5, 1.5, 2.0), (-57, 164, 0, 1)
+    steps = [
+        mt.LoadImaged("image", reader="NibabelReader"),
+        mt.EnsureChannelFirstd("image"),
+        mt.Orientationd("image", axcodes="RAS", labels=None),
+        mt.Spacingd("image", pixdim=spacing, mode="bilinear"),
+        mt.ScaleIntensityRanged("image", *limits, clip=True),
+        mt.EnsureTyped("image"),
+    ]
+    given = mt.Compose(steps)({"image": str(path)})["image"]
+    inferer = SlidingWindowInferer((16, 16, 8), sw_batch_size=4, overlap=0.5, mode="gaussian")
+    with torch.inference_mode():
+        wanted = inferer(given[None].as_tensor(), bundle_network())[0].softmax(0).numpy()
+
+    add(make_bundle(tmp_path / "b"))
+    model = load_model("made", backend="torch")
+    assert model.card.scan is not None
+    scan = Scan.of([open_volume(path)], model.card.scan)
+    setups = lay_out_scan(model.card, scan)
+    (item,) = setups[0].inputs
+    assert item.layout is not None
+    prepared = prepare_scan(scan, item.layout, item.spec.steps, tmp_path, normalize_first=False)
+    mine = np.moveaxis(prepared.read(Box.of_shape(prepared.shape)), -1, 0)
+    np.testing.assert_allclose(mine, given.numpy(), atol=1e-5)
+    selected = [np.ones(setups[0].grid.counts, np.bool_)]
+    plan = plan_scan(model, scan, setups, selected, RunOptions(threads=1))
+    collected = Collected(prepared.shape)
+    run_stage(
+        setups[0],
+        connect(setups[0], {}, scans={0: prepared}),
+        selected[0],
+        model.predictors[0],
+        collected,
+        pace=plan.stages[0].pace,
+    )
+    found = np.moveaxis(activate(collected.raw, "softmax"), -1, 0)
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= 1e-5
+    assert np.ptp(wanted) > 0.01

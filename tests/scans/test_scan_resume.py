@@ -72,6 +72,27 @@ def test_goes_on_where_it_was_ended(model, whole, tmp_path, tiles):
         assert np.array_equal(result.labels, whole)
 
 
+MADE = ("labels.nii.gz", "statistics.json", "statistics.csv", "preview.png")
+"""What a result has, but for its record, in which times stand."""
+
+
+def files(result, out):
+    folder = result.write(out, name="scan")
+    return {name: (folder / name).read_bytes() for name in MADE}
+
+
+def test_the_files_have_the_same_bytes(model, tmp_path):
+    undisturbed = files(segment_scan(scan(), model, options=OPTIONS), tmp_path / "whole")
+    for tiles in (20, 70, 110):
+        work = tmp_path / f"work{tiles}"
+        with Journal(work) as journal, pytest.raises(EndedError):
+            ended = ended_after(tiles)
+            segment_scan(scan(), model, options=OPTIONS, journal=journal, listen=ended)
+        with Journal(work) as journal:
+            result = segment_scan(scan(), model, options=OPTIONS, journal=journal)
+            assert files(result, tmp_path / f"out{tiles}") == undisturbed
+
+
 def test_another_scan_starts_over(model, whole, tmp_path):
     with Journal(tmp_path / "work") as journal:
         segment_scan(scan(), model, options=OPTIONS, journal=journal)
@@ -130,6 +151,8 @@ def test_killed_by_the_system(model, whole, tmp_path, tiles):
     )
     ended = subprocess.run([sys.executable, "-c", code], env=os.environ, check=False)
     assert ended.returncode == -signal.SIGKILL
+    undisturbed = files(segment_scan(scan(), model, options=OPTIONS), tmp_path / "whole")
     with Journal(tmp_path / "work") as journal:
         result = segment_scan(scan(), model, options=OPTIONS, journal=journal)
         assert np.array_equal(result.labels, whole)
+        assert files(result, tmp_path / "out") == undisturbed
