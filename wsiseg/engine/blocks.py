@@ -61,8 +61,8 @@ class BlockUses:
     @classmethod
     def of_boxes(cls, boxes: Iterable[Box], block: tuple[int, ...]) -> "BlockUses":
         """Count the blocks of the boxes of a walk, in pixels of the image."""
-        spans = np.array([(box.start, box.stop) for box in boxes], np.int64)
-        spans = spans.reshape(-1, 2, len(block))
+        edges = (edge for box in boxes for edge in (*box.start, *box.stop))  # no list: there may
+        spans = np.fromiter(edges, np.int64).reshape(-1, 2, len(block))  # be a million
         if not len(spans):
             return cls(tuple(block), (0,) * len(block), np.zeros((0,) * len(block), np.int32))
         low, high = spans[:, 0] // block, (spans[:, 1] - 1) // block + 1

@@ -21,7 +21,13 @@ from wsiseg.engine.share import SOURCE_CACHE_BYTES, shared_blocks
 from wsiseg.errors import MemoryBudgetError
 from wsiseg.geometry import ceil_div
 from wsiseg.grid import Column
-from wsiseg.machine import machine_memory, release_memory, resident_memory, usable_cores
+from wsiseg.machine import (
+    machine_memory,
+    release_memory,
+    resident_memory,
+    trim_heap,
+    usable_cores,
+)
 from wsiseg.model import Model, Predictor
 from wsiseg.model.tuning import StageTuning, default_batch, device_batch
 from wsiseg.options import RunOptions, TissueOptions
@@ -180,6 +186,7 @@ def make_plan(
         counted = _Stage(setup, setups[:k], running, predictor, device, mine, tuned, pinned)
         # Allocators keep what they once had, so the stages' buffers add up.
         spent = sum(stage.buffer_bytes for stage in stages)
+        trim_heap()  # of counting a million tiles, before another network takes its memory
         stages.append(counted.plan(options, budget - spent - OUTPUT_BYTES))
     projected = resident_memory() + OUTPUT_BYTES + sum(stage.buffer_bytes for stage in stages)
     if projected > budget:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsiseg.engine.block_store import BlockStore
 from wsiseg.engine.blocks import BlockUses, block_box
 from wsiseg.engine.graph import StageSetup
-from wsiseg.engine.walk import runs_of
+from wsiseg.engine.walk import all_runs
 from wsiseg.geometry import Box
 from wsiseg.resample import area, area_span
 from wsiseg.source import Level, View
@@ -181,7 +181,7 @@ def _is_shared(view: View) -> bool:
 
 def _wanted(setup: StageSetup, k: int, selected: NDArray[np.bool_]) -> Iterator[Box]:
     """Yield boxes of input `k` that together are what the selected tiles read."""
-    for run in runs_of(np.argwhere(selected)):
+    for run in all_runs(selected):
         first, last = (
             setup.inputs[k].box_of(tile.read, setup.reference) for tile in run.tiles(setup.grid)
         )
