@@ -33,7 +33,6 @@ from .arguments import (
     Match,
     Memory,
     MinTissue,
-    ModelName,
     Mpp,
     Nested,
     NoWait,
@@ -64,12 +63,18 @@ if TYPE_CHECKING:
 __all__ = ["segment"]
 
 CERTAIN = UncertaintyOptions()
-SLIDE_DEMO, SCAN_DEMO = "breast-tumour-demo", "spinal-cord-demo"
-"""What runs where no model is named: on slides, and where all that is named are scans."""
-
 DEFAULT_DAMAGE = DamageOptions()
 
 Option = typer.Option
+ModelOrDemo = Annotated[
+    str | None,
+    Option(
+        "--model",
+        "-m",
+        help="Name or folder; default: the bundled model for slides, or for scans.",
+        show_default=False,
+    ),
+]
 InFrame = Annotated[Frame, Option(help="Pixels of the image QuPath shows, or of level 0.")]
 Simplify = Annotated[
     float, Option(min=0.0, help="Simplify outlines by this many µm; 0 keeps them exact.")
@@ -111,7 +116,7 @@ PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds
 def segment(
     slides: Slides,
     out: Out = Path("out"),
-    model: ModelName = SLIDE_DEMO,
+    model: ModelOrDemo = None,
     mpp: Mpp = None,
     reader: Reader = None,
     series: Series = None,
@@ -159,6 +164,7 @@ def segment(
     threading.Thread(target=_prepare).start()
     from wsiseg.model import card_of
     from wsiseg.run import SeriesChoice, list_slides, plan_folder, segment_folder
+    from wsiseg.segmenting import SCAN_DEMO, SLIDE_DEMO
     from wsiseg.source import is_volume
 
     from .progress import show_progress
@@ -194,8 +200,8 @@ def segment(
         isolate=isolate,
         split_over=split_over,
     )
-    if model == SLIDE_DEMO and all(is_volume(one) for one in slides):
-        model = SCAN_DEMO
+    if model is None:
+        model = SCAN_DEMO if all(is_volume(one) for one in slides) else SLIDE_DEMO
     jobs = list_slides(
         slides,
         mpp=parse_mpp(mpp),

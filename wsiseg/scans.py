@@ -11,14 +11,14 @@ from wsiseg.engine.scan_resume import ScanResume
 from wsiseg.engine.scan_run import run_scan, windows_with_body
 from wsiseg.errors import ModelError
 from wsiseg.machine import release_memory, set_allocator
-from wsiseg.model import Model, load_for_run, require_task
+from wsiseg.model import Model, ModelCard, load_for_run, require_task
 from wsiseg.options import RunOptions
 from wsiseg.scan_result import ScanResult
 from wsiseg.source import Volume, open_volume
 from wsiseg.volume.body import Body, find_body
 from wsiseg.volume.scan import Scan
 
-__all__ = ["plan_of_scan", "segment_scan"]
+__all__ = ["place_scan", "plan_of_scan", "segment_scan"]
 
 DEFAULTS = RunOptions()
 
@@ -40,7 +40,7 @@ def plan_of_scan(
     """
     require_task(model, "semantic")
     model = load_for_run(model, options)
-    placed, body = _placed(scan, model)
+    placed, body = place_scan(scan, model.card)
     setups = lay_out_scan(model.card, placed)
     selected = windows_with_body(body, setups)
     return plan_scan(model, placed, setups, selected, options)
@@ -95,7 +95,7 @@ def segment_scan(
     require_task(model, "semantic")
     model = load_for_run(model, options)
     set_allocator(model.backend)
-    placed, body = _placed(scan, model)
+    placed, body = place_scan(scan, model.card)
     setups = lay_out_scan(model.card, placed)
     selected = windows_with_body(body, setups)
     resume = ScanResume(journal, placed, model) if journal is not None else None
@@ -116,15 +116,21 @@ def segment_scan(
     )
 
 
-def _placed(scan: Scans, model: Model) -> tuple[Scan, Body]:
-    """Return the scan in the frame of the model, the part that is looked at; and the body there."""
-    if model.card.scan is None:
+def place_scan(scan: Scans, card: ModelCard) -> tuple[Scan, Body]:
+    """Return the scan in the frame of a model, the part that is looked at; and the body there.
+
+    Raises
+    ------
+    SourceError, ModelError, UsageError
+        As `segment_scan`.
+    """
+    if card.scan is None:
         raise ModelError(
-            f"{model.card.name}: is a model for slides (axes {model.card.axes!r}): needed one for "
-            "volumes (axes 'zyx'); see `wsiseg models list`"
+            f"{card.name}: is a model for slides (axes {card.axes!r}): needed one for volumes "
+            "(axes 'zyx'); see `wsiseg models list`"
         )
     given = [scan] if isinstance(scan, Volume | str | Path) else list(scan)
     volumes = [one if isinstance(one, Volume) else open_volume(one) for one in given]
-    whole = Scan.of(volumes, model.card.scan)
-    body = find_body(whole, model.card.scan.crop)
+    whole = Scan.of(volumes, card.scan)
+    body = find_body(whole, card.scan.crop)
     return whole.within(body.box), body
