@@ -1,6 +1,6 @@
 """`wsiseg.segment` and `wsiseg.plan`: of slides and of scans; the model's axes decide."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -12,7 +12,7 @@ from wsiseg.model import Model, card_of
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
 from wsiseg.scan_result import ScanResult
-from wsiseg.scans import Scans, plan_of_scan, segment_scan
+from wsiseg.scans import NO_PRIORS, OneScan, Scans, plan_of_scan, segment_scan
 from wsiseg.source import Pyramid, Volume, is_volume
 
 __all__ = ["SCAN_DEMO", "SLIDE_DEMO", "demo_for", "plan", "segment"]
@@ -37,6 +37,7 @@ def segment(
     image: Pyramid,
     model: AnyModel = None,
     *,
+    priors: Mapping[str, OneScan] = NO_PRIORS,
     options: SegmentOptions = DEFAULTS,
     work_dir: Path | None = None,
     journal: Journal | None = None,
@@ -44,9 +45,10 @@ def segment(
 ) -> Result: ...
 @overload
 def segment(
-    image: Volume | Sequence[Volume],
+    image: Volume | Sequence[Volume] | Mapping[str, OneScan],
     model: AnyModel = None,
     *,
+    priors: Mapping[str, OneScan] = NO_PRIORS,
     options: SegmentOptions = DEFAULTS,
     work_dir: Path | None = None,
     journal: Journal | None = None,
@@ -57,6 +59,7 @@ def segment(
     image: str | Path,
     model: AnyModel = None,
     *,
+    priors: Mapping[str, OneScan] = NO_PRIORS,
     options: SegmentOptions = DEFAULTS,
     work_dir: Path | None = None,
     journal: Journal | None = None,
@@ -66,6 +69,7 @@ def segment(
     image: Pyramid | Scans,
     model: AnyModel = None,
     *,
+    priors: Mapping[str, OneScan] = NO_PRIORS,
     options: SegmentOptions = DEFAULTS,
     work_dir: Path | None = None,
     journal: Journal | None = None,
@@ -77,10 +81,12 @@ def segment(
     ----------
     image
         An open slide or scan, or what `wsiseg.open` or `wsiseg.open_volume` takes; several scans
-        for a model of several channels, in the order of its card.
+        for a model of several channels, in the order of its card or by the names there.
     model
         A loaded model, or the name or folder of one; default: the bundled demonstration for slides,
         or that for scans.
+    priors
+        Of scans: channels known from elsewhere, by name; see `wsiseg.scans.segment_scan`.
     options
         What counts as tissue, what annotations look like, how the machine is used; of scans the
         last counts.
@@ -109,13 +115,14 @@ def segment(
         return segment_scan(
             _scans(image, model),
             model,
+            priors=priors,
             options=options.run,
             work_dir=work_dir,
             journal=journal,
             listen=listen,
         )
     return pipeline.segment(
-        _slide(image, model),
+        _slide(image, model, priors),
         model,
         options=options,
         work_dir=work_dir,
@@ -125,13 +132,17 @@ def segment(
 
 
 def plan(
-    image: Pyramid | Scans, model: AnyModel = None, *, options: SegmentOptions = DEFAULTS
+    image: Pyramid | Scans,
+    model: AnyModel = None,
+    *,
+    priors: Mapping[str, OneScan] = NO_PRIORS,
+    options: SegmentOptions = DEFAULTS,
 ) -> Plan | ScanPlan:
     """Return the tiles, bytes, memory and seconds a segmentation will take, without doing it.
 
     Parameters
     ----------
-    image, model, options
+    image, model, priors, options
         As for `segment`.
 
     Raises
@@ -142,8 +153,8 @@ def plan(
     model = demo_for(image) if model is None else model
     if card_of(model).axes == "zyx":
         _require_plain(options)
-        return plan_of_scan(_scans(image, model), model, options=options.run)
-    return pipeline.plan(_slide(image, model), model, options=options)
+        return plan_of_scan(_scans(image, model), model, priors=priors, options=options.run)
+    return pipeline.plan(_slide(image, model, priors), model, options=options)
 
 
 def _scans(image: Pyramid | Scans, model: Model | str | Path) -> Scans:
@@ -155,11 +166,13 @@ def _scans(image: Pyramid | Scans, model: Model | str | Path) -> Scans:
     return image
 
 
-def _slide(image: Pyramid | Scans, model: Model | str | Path) -> Pyramid | str | Path:
-    if not isinstance(image, Pyramid | str | Path):
+def _slide(
+    image: Pyramid | Scans, model: Model | str | Path, priors: Mapping[str, OneScan]
+) -> Pyramid | str | Path:
+    if priors or not isinstance(image, Pyramid | str | Path):
         raise UsageError(
-            f"{card_of(model).name}: is a model for slides, found a scan; choose a model for "
-            "volumes (axes 'zyx'), see `wsiseg models list`"
+            f"{card_of(model).name}: is a model for slides, found a scan or priors; choose a "
+            "model for volumes (axes 'zyx'), see `wsiseg models list`"
         )
     return image
 

@@ -40,6 +40,7 @@ from wsiseg.run.turns import (
     clear_dead,
     failed_elsewhere,
     lost,
+    open_scans,
     standing,
     take_turn,
 )
@@ -125,7 +126,9 @@ def run_folder(
         If `jobs` names no slide, or only slides that are not there.
     """
     volumes = getattr(work, "volumes", False)  # work on scans says so
-    jobs, options = as_jobs(jobs, volumes=volumes), options or FolderOptions()
+    channels = getattr(work, "channels", 1)
+    jobs = as_jobs(jobs, volumes=volumes, channels=channels)
+    options = options or FolderOptions()
     require_any(jobs)
     settings = work.settings()
     raise_open_files()
@@ -429,7 +432,7 @@ def segment_folder(
     """
     options, folder = options or SegmentOptions(), folder or FolderOptions()
     work = SegmentWork(model, options)
-    out, jobs = Path(out), as_jobs(jobs, volumes=work.volumes)
+    out, jobs = Path(out), as_jobs(jobs, volumes=work.volumes, channels=work.channels)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
     require_any(jobs)
@@ -513,6 +516,11 @@ class SegmentWork:
         """Whether the model is one for scans."""
         return card_of(self.model).axes == "zyx"
 
+    @property
+    def channels(self) -> int:
+        """Files of a scan."""
+        return max(1, len(card_of(self.model).scan_channels))
+
     def settings(self) -> dict[str, Any]:
         """Return what results are made from."""
         layers = self.options.uncertainty
@@ -553,8 +561,15 @@ def _segment_slide(slide: Pyramid, turn: Turn, *, model: Model, options: Segment
 
 def _segment_scan(scan: Volume, turn: Turn, *, model: Model, options: SegmentOptions) -> Row:
     require_room(turn.ground.out, math.prod(scan.shape))
-    with turn.journal() as journal:
-        result = segment_scan(scan, model, options=options.run, journal=journal, listen=turn.listen)
+    with turn.journal() as journal, open_scans(turn.job, scan) as scans:
+        result = segment_scan(
+            scans,
+            model,
+            priors=dict(turn.job.priors),
+            options=options.run,
+            journal=journal,
+            listen=turn.listen,
+        )
         row = result.summary()
         result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
         return row
