@@ -169,6 +169,7 @@ class SlowFiles(BaseHTTPRequestHandler):
             start, stop = int(first), min(int(last) + 1 if last else stop, stop)
         self.send_response(206 if wanted else 200)
         self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", f'"{hash(data):x}"')
         self.send_header("Content-Length", str(stop - start))
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
@@ -201,7 +202,8 @@ def scaling(args: argparse.Namespace, folder: Path) -> None:
             first = None
             for processes in (1, 2, 4):
                 at = folder / f"{storage}-{processes}"
-                seconds, _ = run(Fleet(names, at / "out", at / "log"), processes, None)
+                fleet = Fleet(names, at / "out", at / "log")
+                seconds, _ = run(fleet, processes, None)
                 first = first or seconds
                 rows.append(
                     {
@@ -210,6 +212,7 @@ def scaling(args: argparse.Namespace, folder: Path) -> None:
                         "seconds": round(seconds, 1),
                         "slides per min": round(60 * len(names) / seconds, 1),
                         "times one process": round(first / seconds, 2),
+                        "done twice": sum(count > 1 for count in fleet.done().values()),
                     }
                 )
                 print(json.dumps(rows[-1]), flush=True)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from wsiseg.draw.canvas import Pixels
 from wsiseg.engine import Publishing, StageReport, finished_folder
 from wsiseg.engine.scan_plan import ScanPlan
 from wsiseg.engine.scan_record import scan_record
@@ -19,10 +20,13 @@ from wsiseg.stitch import HeatmapStore
 from wsiseg.volume.arrays import VolumeArray
 from wsiseg.volume.nifti import write_nifti
 from wsiseg.volume.prepare import WorkFile
-from wsiseg.volume.preview import class_colors
+from wsiseg.volume.preview import class_colors, ml_text, preview
 from wsiseg.volume.report import STATISTICS_FILES, ScanReport, scan_report
 from wsiseg.volume.scan import Scan
 from wsiseg.volume.statistics import ScanClass, StatisticsOptions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["ScanResult"]
 
@@ -63,6 +67,13 @@ class ScanResult:
     def __repr__(self) -> str:
         return f"<ScanResult {self.scan.name}: {self.model.card.name}>"
 
+    def _repr_html_(self) -> str:
+        from wsiseg.draw.notebook import data_image, panel, text_table
+
+        rows = [(name, value) for name, value in self.summary().items() if name != "slide"]
+        picture = data_image(self.preview(), f"Preview of {self.scan.name}")
+        return panel(self.scan.name, "", text_table(rows, words=True), picture=picture)
+
     def volumes_ml(self) -> dict[str, float]:
         """Return the volume of each class in millilitres."""
         counts = np.zeros(256, np.int64)
@@ -83,7 +94,7 @@ class ScanResult:
         }
         for name, ml in self.volumes_ml().items():
             key = f"{name}_ml"
-            row[key if key not in row else f"class {name}"] = round(ml, 6)
+            row[key if key not in row else f"class {key}"] = round(ml, 6)
         row["tiles"] = sum(report.tiles for report in self.reports)
         row["seconds"] = round(self.seconds, 2)
         return row
@@ -127,6 +138,26 @@ class ScanResult:
             for value, spec in specs
             if value
         )
+
+    def preview(self) -> Pixels:
+        """Return a picture: three planes with the classes, legend and scale bar; (y, x, 3)."""
+        stored = self.volume
+        values = {one.name: one.value for one in self.classes}
+        return preview(
+            VolumeArray(stored),
+            self.labels,
+            stored.affine,
+            self.classes,
+            modality=stored.metadata.modality,
+            notes={values[name]: ml_text(ml) for name, ml in self.volumes_ml().items()},
+            caption=f"{stored.name}, {self.model.card.title}",
+        )
+
+    def plot(self) -> "Figure":
+        """Return the preview as a matplotlib figure."""
+        from wsiseg.draw import plot_image
+
+        return plot_image(self.preview(), title=self.volume.name, width_inches=10)
 
     def report(self, *, options: StatisticsOptions | None = None) -> ScanReport:
         """Return figures and pictures of what was found; the scan must still be open."""

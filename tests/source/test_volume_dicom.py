@@ -422,6 +422,16 @@ def test_cut_and_damaged_files_are_named(tmp_path: Path):
         wsiseg.open_volume(tmp_path / "ct")
 
 
+def test_a_length_beyond_memory_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def read(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    write_series(tmp_path / "ct", VOXELS, AXIAL)
+    monkeypatch.setattr("wsiseg.source.volumes._dicom_headers.dcmread", read)
+    with pytest.raises(errors.DamagedFileError, match="MemoryError"):
+        wsiseg.open_volume(tmp_path / "ct")
+
+
 def test_a_table_of_values_is_refused(tmp_path: Path):
     from pydicom.dataset import Dataset
 

@@ -9,10 +9,13 @@ import pytest
 import wsiseg
 from wsiseg.draw.colormap import color_labels, color_values
 from wsiseg.draw.notebook import panel, swatch, text_table
-from wsiseg.errors import HeatmapError
+from wsiseg.errors import HeatmapError, UsageError
 from wsiseg.geometry import Box, Spacing
+from wsiseg.scans import segment_scan
+from wsiseg.source.volumes.picture import middle_planes
 from wsiseg.stitch import HeatmapStore, LabelClass, LabelStore, Placement
 from wsiseg.testing.models import make_colour_model
+from wsiseg.testing.scan_models import make_scan_model
 from wsiseg.testing.slides import make_svs, tissue_disc
 
 EVIL = "<script>alert(1)</script>"
@@ -164,3 +167,43 @@ def test_all_that_is_shown_is_escaped():
     page = panel(EVIL, EVIL, text_table([(EVIL, swatch((1, 2, 3), EVIL))], heads=(EVIL,)))
     assert "<script" not in page
     Nested(page)
+
+
+def test_a_scan_shows_itself_and_any_place_of_it(tmp_path):
+    values = np.zeros((10, 20, 30), np.int16)
+    values[6:9, 2:6, 23:28] = 1000
+    scan = wsiseg.open_volume(values, affine=wsiseg.Affine.from_spacing((3.0, 1.0, 1.0)))
+    page = scan._repr_html_()
+    assert Nested(page).counts["img"] == 1
+    assert "30 x 20 x 10" in page
+    bright = scan.affine.world([[7, 4, 25]])[0]
+    there, elsewhere = (middle_planes(scan, 60, at)[0] for at in (bright, None))
+    assert (there > 200).all(axis=-1).sum() > (elsewhere > 200).all(axis=-1).sum()
+    figure = scan.plot(bright)
+    assert figure.axes[0].texts[0].get_text().endswith("mm")
+    with pytest.raises(UsageError, match="outside of the scan"):
+        scan.plot((1e3, 0, 0))
+
+
+def test_planes_have_true_proportions_and_show_the_patients_right_on_the_left():
+    values = np.zeros((4, 20, 20), np.float32)
+    values[:, :, :5] = 100  # x grows to the right: the patient's left
+    values[:, :, -1] = 1
+    scan = wsiseg.open_volume(values, affine=wsiseg.Affine.from_spacing((5.0, 1.0, 1.0)))
+    pixels, mm = middle_planes(scan, 40)
+    assert mm == pytest.approx(0.5)
+    axial = pixels[:, :40, 0]
+    assert axial.shape[0] == 40
+    assert axial[5, 35] > 200
+    assert axial[5, 5] < 50
+
+
+def test_the_result_of_a_scan_shows_itself(tmp_path):
+    values = np.zeros((8, 24, 24), np.float32)
+    values[2:6, 8:16, 8:16] = 1
+    scan = wsiseg.open_volume(values, affine=wsiseg.Affine.from_spacing((2.0, 1.0, 1.0)))
+    result = segment_scan(scan, make_scan_model(tmp_path / "m"))
+    page = result._repr_html_()
+    assert Nested(page).counts["img"] == 1
+    assert "_ml" in page
+    assert result.plot().axes[0].images

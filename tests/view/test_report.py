@@ -20,6 +20,7 @@ from wsiseg.testing.slides import make_svs, tissue_disc
 from wsiseg.view.report import write_reports
 from wsiseg.view.report.finished import FinishedSlide
 from wsiseg.view.report.markup import bar, duration, number
+from wsiseg.view.report.run import run_page
 
 EVIL = "<script>alert('1')&\"#%"
 
@@ -152,6 +153,36 @@ def test_failures_are_told_with_what_to_do_and_stand_for_themselves(pages):
     assert row[0] == f"{EVIL}.svs"
     assert row[1] == f"{EVIL} broke (SourceError)"
     assert "1 failed" in pages["out"].read_text()
+
+
+def test_scans_are_on_the_page_of_their_run(tmp_path):
+    folder = tmp_path / "out" / "neck"
+    folder.mkdir(parents=True)
+    summary = {"slide": "neck.nii.gz", "model": "cord 1", "cord_ml": 3.9, "tiles": 27, "seconds": 3}
+    record = {"scan": {}, "summary": summary, "stages": [{"stage": "cord", "seconds": 2}]}
+    (folder / "run.json").write_text(json.dumps(record))
+    save_png(folder / "preview.png", np.zeros((60, 180, 3), np.uint8))
+    text = run_page(tmp_path / "out", [summary | {"folder": "neck"}], [])
+    page = Page(text)
+    assert page.row("")[1:] == ["Slide", "cord, ml", "Tiles", "Time"]
+    assert ["", "neck.nii.gz", "3.9", "27", "3.0 s"] in page.rows
+    assert page.links == ["./neck/"]
+    assert len(page.fetched) == 1
+    assert "plan, figures, files 1.0 s" in text
+    assert "Areas of all slides" not in text
+
+
+def test_pictures_of_very_many_slides_are_linked(out, tmp_path):
+    row = {
+        "slide": "whole.svs",
+        "folder": "whole",
+        "tissue_mm2": "1.5",
+        "Tumor_mm2": "",
+        "seconds": "",
+    }
+    page = Page(run_page(out, [row], [], embed=False))
+    assert page.fetched == ["./whole/overview.png"]
+    assert ["", "whole.svs", "1.5", "0.0 s"] in page.rows
 
 
 def test_a_slide_alone(out):

@@ -11,9 +11,10 @@ import pytest
 from phantoms import ellipsoid, tilted
 from PIL import Image
 
+from wsiseg.draw.planes import HU_WINDOW, NAMES, grey_window
 from wsiseg.errors import UsageError
 from wsiseg.geometry import Affine
-from wsiseg.volume.planes import HU_WINDOW, NAMES, ScanView, grey_window, widest_slices
+from wsiseg.volume.planes import ScanView, widest_slices
 from wsiseg.volume.preview import LONGEST_SIDE, class_colors, lesion_picture, preview
 from wsiseg.volume.report import REPORT_FILES, STATISTICS_FILES, scan_report
 from wsiseg.volume.statistics import ScanClass, StatisticsOptions, scan_statistics

@@ -1,1 +1,1 @@
-"""Slides and models that come with wsiseg: data only."""
+"""Slides, a scan and models that come with wsiseg: data only."""

@@ -104,11 +104,13 @@ def _all_series(folder: Path) -> Iterator[SourceSeries]:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
+    from wsiseg.source._dicom_files import BROKEN
+
     by_series: dict[str, list[Any]] = defaultdict(list)
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             header = dcmread(file, stop_before_pixels=True)
-        except (InvalidDicomError, OSError, EOFError, AttributeError, ValueError):
+        except (InvalidDicomError, OSError, *BROKEN):
             continue  # something else that lies there
         if header.get("Modality") not in NOT_IMAGES and "Rows" in header:
             by_series[str(header.get("SeriesInstanceUID"))].append(header)

@@ -28,6 +28,7 @@ from wsiseg.source.remote import is_url, open_filesystem, redacted, remote_error
 
 __all__ = [
     "RECORD",
+    "UNKNOWN",
     "State",
     "changes",
     "file_state",
@@ -65,6 +66,9 @@ WITH_FOLDER = frozenset({".mrxs", ".vms", ".vmu", ".dcm"})
 
 ENTRIES = 4096
 """Files of a slide's folder whose state is looked at."""
+
+UNKNOWN = ("whether the slide is the same cannot be told",)
+"""Why a result is made anew where a server says nothing of its files but their sizes."""
 
 State = tuple[tuple[str, int, int, int], ...]
 """Name, size in bytes, modification time in ns and inode of a slide's files."""
@@ -218,7 +222,7 @@ def changes(
         return ()
     now = slide_identity(job.path)
     if now is None:
-        return ("whether the slide is the same cannot be told",)
+        return UNKNOWN
     return (
         () if now == recorded else (f"the slide's content ({_short(recorded)} -> {_short(now)})",)
     )

@@ -17,8 +17,8 @@ from typing import Any
 from wsiseg.engine.marker import is_result
 from wsiseg.errors import LeaseError, RunError, WsisegError, unwritable
 from wsiseg.run.leases import Leases
-from wsiseg.run.page import MOST_EMBEDDED, page
 from wsiseg.run.reports import SlideReport
+from wsiseg.view.report.run import MOST_EMBEDDED, run_page
 
 __all__ = ["FAILURES", "PAGE", "SUMMARY", "SlideReport", "Tables"]
 
@@ -224,7 +224,7 @@ class Tables:
     def _put_page(self, workspace: Path, *, last: bool) -> None:
         if self._summary or self._failures:
             rows = list(self._summary.values()), list(self._failures.values())
-            text = page(self._out, *rows, embed=last and len(rows[0]) <= MOST_EMBEDDED)
+            text = run_page(self._out, *rows, embed=last and len(rows[0]) <= MOST_EMBEDDED)
             _place(workspace, self._out / PAGE, text)
 
 

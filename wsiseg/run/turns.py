@@ -39,6 +39,7 @@ from wsiseg.run.leases import KEPT, LEASES_FOLDER, Lease, Leases, key_of
 from wsiseg.run.limits import Watch, require_room
 from wsiseg.run.records import (
     RECORD,
+    UNKNOWN,
     State,
     changes,
     file_state,
@@ -217,10 +218,13 @@ def standing(job: SlideJob, ground: Ground) -> SlideReport | tuple[str, ...]:
         unknown = marker is not None and marker.kind == ground.command
         return ("what made it is not recorded",) if unknown else ()
     try:
-        if ground.options.again and (folder / RECORD).stat().st_mtime_ns < ground.since_ns:
+        earlier = (folder / RECORD).stat().st_mtime_ns < ground.since_ns
+        if ground.options.again and earlier:
             return AGAIN
         gone = missing_files(folder)
         told = changes(record, job, ground.settings)
+        if told == UNKNOWN and not earlier:  # made by another process meanwhile
+            told = ()
     except OSError as error:  # opening the slide will tell
         return (str(error),)
     if gone:

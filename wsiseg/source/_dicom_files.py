@@ -36,9 +36,9 @@ JPEG_PREFIX = "1.2.840.10008.1.2.4."
 
 BROKEN = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, EOFError,
-    struct.error, BytesLengthException,
+    struct.error, BytesLengthException, MemoryError,
 )  # fmt: skip
-"""What pydicom raises on a malformed header."""
+"""What pydicom raises on a malformed header; memory runs out where a length is nonsense."""
 
 
 PYDICOM_SETTINGS = threading.Lock()

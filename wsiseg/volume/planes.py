@@ -1,83 +1,14 @@
-"""Slices of a scan as people look at them: radiological convention, true proportions."""
+"""Which slices of a scan are looked at, cut from it whatever its axes are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from wsiseg.draw.planes import NAMES, Plane, PlaneName
 from wsiseg.geometry import Affine
 from wsiseg.volume.arrays import Turned, VoxelArray, slabs
 
-__all__ = ["HU_WINDOW", "Plane", "PlaneName", "ScanView", "grey_window", "widest_slices"]
-
-PlaneName = Literal["axial", "coronal", "sagittal"]
-NAMES: tuple[PlaneName, ...] = ("axial", "coronal", "sagittal")
-SIDES: dict[PlaneName, tuple[str, str, str, str]] = {
-    "axial": ("R", "L", "A", "P"),
-    "coronal": ("R", "L", "S", "I"),
-    "sagittal": ("A", "P", "S", "I"),
-}
-"""What lies left, right, above and below in a picture: seen from the feet, the front, the left."""
-
-HU_WINDOW = (-160.0, 240.0)
-"""Soft tissue in CT: width 400, centre 40 HU."""
-
-LEAST_AIR = -500.0
-"""A scan with values below it is shown as CT where its file does not say what it is."""
-
-PERCENTILES = (1.0, 99.5)
-"""Of MR: between them the grey values run from black to white."""
-
-Grey = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plane:
-    """One slice, ready to be drawn.
-
-    Parameters
-    ----------
-    name
-        Which way it is cut.
-    values
-        float32 (h, w), upright.
-    labels
-        Integers (h, w).
-    spacing_mm
-        mm per pixel (down, across).
-    """
-
-    name: PlaneName
-    values: Grey
-    labels: NDArray[np.integer]
-    spacing_mm: tuple[float, float]
-
-    @property
-    def sides(self) -> tuple[str, str, str, str]:
-        """Letters of the directions left, right, above and below."""
-        return SIDES[self.name]
-
-    def scaled(self, mm_per_pixel: float) -> "Plane":
-        """Return the slice with square pixels of a size; labels take the nearest voxel."""
-        height, width = self.values.shape
-        down, across = self.spacing_mm
-        size = (
-            max(1, round(width * across / mm_per_pixel)),
-            max(1, round(height * down / mm_per_pixel)),
-        )
-        smaller = size[0] < width and size[1] < height
-        values = cv2.resize(
-            self.values, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-        )
-        rows, columns = (
-            np.minimum(((np.arange(n) + 0.5) * old / n).astype(np.intp), old - 1)
-            for n, old in ((size[1], height), (size[0], width))
-        )
-        labels = self.labels[np.ix_(rows, columns)]
-        return Plane(self.name, np.asarray(values, np.float32), labels, (mm_per_pixel,) * 2)
+__all__ = ["ScanView", "widest_slices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +40,10 @@ class ScanView:
         axis = NAMES.index(name)
         cut: list[slice] = [slice(None)] * 3
         cut[axis] = slice(index, index + 1)
-        values = np.asarray(self.image[tuple(cut)], np.float32).squeeze(axis)
+        values = np.asarray(self.image[tuple(cut)]).squeeze(axis)
         labels = np.asarray(self.labels[tuple(cut)]).squeeze(axis)
         down, across = (n for i, n in enumerate(self.affine.spacing_mm) if i != axis)
-        # rows run down from superior (anterior), columns from the patient's right (anterior)
-        return Plane(
-            name,
-            np.ascontiguousarray(np.nan_to_num(values[::-1, ::-1])),
-            labels[::-1, ::-1],
-            (down, across),
-        )
+        return Plane.upright(name, values, labels, (down, across))
 
 
 def widest_slices(labels: VoxelArray, value: int | None = None) -> tuple[int, int, int]:
@@ -140,24 +65,3 @@ def widest_slices(labels: VoxelArray, value: int | None = None) -> tuple[int, in
     found = (int(c.argmax()) if c.any() else len(c) // 2 for c in counts)
     z, y, x = found
     return z, y, x
-
-
-def grey_window(planes: Sequence[Plane], modality: str | None) -> tuple[float, float]:
-    """Return the values that are shown black and white.
-
-    Parameters
-    ----------
-    planes
-        What will be shown.
-    modality
-        `CT`: the window of soft tissue. `None`: so, too, where values lie below -500; else, and
-        for other modalities, percentiles of what is not 0.
-    """
-    values = np.concatenate([plane.values.ravel() for plane in planes])
-    if modality == "CT" or (modality is None and values.min() < LEAST_AIR):
-        return HU_WINDOW
-    some = values[values != 0]
-    if not len(some):
-        return 0.0, 1.0
-    low, high = np.percentile(some, PERCENTILES).tolist()
-    return (low, high) if high > low else (low, low + 1)

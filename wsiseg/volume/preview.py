@@ -1,28 +1,27 @@
 """The one picture of a segmented scan: three planes, classes, legend, scale bar."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.draw import Entry, ScaleBar, legend, overlay, scale_bar, with_panel
-from wsiseg.draw.canvas import INK, PAPER, Pixels, line_height, text_width, write_text
+from wsiseg.draw import Entry, ScaleBar, legend, scale_bar, with_panel
+from wsiseg.draw.canvas import INK, PAPER, Pixels
 from wsiseg.draw.palette import OKABE_ITO, Color
+from wsiseg.draw.planes import NAMES, Plane, draw_plane, grey_window, side_by_side
 from wsiseg.errors import UsageError
 from wsiseg.geometry import Affine
 from wsiseg.volume.arrays import VoxelArray
 from wsiseg.volume.lesions import Lesion
-from wsiseg.volume.planes import NAMES, Plane, ScanView, grey_window, widest_slices
+from wsiseg.volume.planes import ScanView, widest_slices
 from wsiseg.volume.statistics import ScanClass
 
-__all__ = ["LONGEST_SIDE", "class_colors", "lesion_picture", "preview"]
+__all__ = ["LONGEST_SIDE", "class_colors", "lesion_picture", "ml_text", "preview"]
 
 LONGEST_SIDE = 420
 """Pixels of the longest side of any plane."""
-
-GAP = 6
-GROUND: Color = (0, 0, 0)
 
 MOST_NAMES = 24
 """Classes in the legend; more are counted."""
@@ -48,6 +47,12 @@ def _on_grey(index: int) -> Color:
     keep = 0.6**around
     red, green, blue = (round(255 - (255 - value) * keep) for value in ON_GREY[place])
     return red, green, blue
+
+
+def ml_text(volume: float) -> str:
+    """Return a volume in ml with two digits that count."""
+    digits = 1 if volume >= 10 else min(3, 1 - math.floor(math.log10(max(volume, 1e-3))))
+    return f"{volume:.{digits}f} ml"
 
 
 def preview(
@@ -109,8 +114,8 @@ def preview(
     )
     mm_per_pixel = extent / LONGEST_SIDE
     colors = class_colors(classes)
-    drawn = [_drawn(plane.scaled(mm_per_pixel), window, colors) for plane in planes]
-    picture = _side_by_side(drawn)
+    drawn = [draw_plane(plane.scaled(mm_per_pixel), window, colors) for plane in planes]
+    picture = side_by_side(drawn)
     size = 14
     entries = _entries(planes, classes, colors, notes or {}, size)
     bar = ScaleBar.fitting(1000 * mm_per_pixel, 0.6 * LONGEST_SIDE / 2)
@@ -168,7 +173,7 @@ def lesion_picture(
         plane.spacing_mm,
     )
     mm = max(n * s for n, s in zip(cut.values.shape, cut.spacing_mm, strict=True)) / LESION_SIDE
-    pixels = _drawn(cut.scaled(mm), window, {value: color})
+    pixels = draw_plane(cut.scaled(mm), window, {value: color})
     at = np.stack([columns - spans[1][0] * across, rows - spans[0][0] * down], axis=1) / mm - 0.5
     _draw_axes(pixels, np.rint(at).astype(int))
     return scale_bar(pixels, 1000 * mm)
@@ -180,46 +185,6 @@ def _draw_axes(pixels: Pixels, ends: NDArray[np.int_]) -> None:
         for start, stop in (ends[:2], ends[2:]):
             first, last = (tuple(int(n) for n in point) for point in (start, stop))
             cv2.line(pixels, first, last, tone, wide, cv2.LINE_AA)
-
-
-def _drawn(plane: Plane, window: tuple[float, float], colors: Mapping[int, Color]) -> Pixels:
-    low, high = window
-    grey = np.clip((plane.values - low) / (high - low) * 255, 0, 255).astype(np.uint8)
-    pixels = np.repeat(grey[..., None], 3, axis=2)
-    values = list(colors)
-    table = np.zeros(max([0, *values, int(plane.labels.max())]) + 1, np.int64)
-    table[values] = np.arange(1, len(values) + 1)
-    return _lettered(overlay(pixels, table[plane.labels], list(colors.values())), plane)
-
-
-def _lettered(pixels: Pixels, plane: Plane) -> Pixels:
-    """Write the directions into the middle of the sides."""
-    size, (height, width) = 14, pixels.shape[:2]
-    left, right, above, below = plane.sides
-    tall = line_height(size)
-    places = {
-        left: ((height - tall) // 2, 4),
-        right: ((height - tall) // 2, width - 4 - text_width(right, size)),
-        above: (2, (width - text_width(above, size)) // 2),
-        below: (height - tall - 2, (width - text_width(below, size)) // 2),
-    }
-    if height > 4 * tall and width > 4 * tall:
-        for letter, at in places.items():
-            write_text(pixels, letter, at, size, color=PAPER, halo=INK)
-    return pixels
-
-
-def _side_by_side(pictures: Sequence[Pixels]) -> Pixels:
-    """Return pictures in a row, centred, on black."""
-    height = max(picture.shape[0] for picture in pictures)
-    width = sum(picture.shape[1] for picture in pictures) + GAP * (len(pictures) - 1)
-    out = np.full((height, width, 3), GROUND, np.uint8)
-    left = 0
-    for picture in pictures:
-        top = (height - picture.shape[0]) // 2
-        out[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + GAP
-    return out
 
 
 def _entries(

@@ -1,7 +1,6 @@
 """The standard report of a segmented scan: JSON, CSV, text, and a page with pictures."""
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from wsiseg.errors import unwritable
 from wsiseg.files import csv_table, write_whole
 from wsiseg.geometry import Affine
 from wsiseg.volume.arrays import VoxelArray
-from wsiseg.volume.preview import class_colors, lesion_picture, preview
+from wsiseg.volume.preview import class_colors, lesion_picture, ml_text, preview
 from wsiseg.volume.report_page import Picture, report_page
 from wsiseg.volume.report_text import report_text
 from wsiseg.volume.statistics import (
@@ -143,7 +142,7 @@ def scan_report(
     about = about or {}
     statistics = scan_statistics(labels, affine, classes, image=image, options=options)
     colors = class_colors(classes)
-    notes = {one.value: _ml(one.volume_ml) for one in statistics.classes if one.voxels}
+    notes = {one.value: ml_text(one.volume_ml) for one in statistics.classes if one.voxels}
     shown = [one for one in statistics.classes if one.lesions][:MOST_PICTURES]
     return ScanReport(
         statistics,
@@ -170,11 +169,6 @@ def scan_report(
             for one in shown
         },
     )
-
-
-def _ml(volume: float) -> str:
-    digits = 1 if volume >= 10 else min(3, 1 - math.floor(math.log10(max(volume, 1e-3))))
-    return f"{volume:.{digits}f} ml"
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -13,7 +13,10 @@ from wsiseg.source.naming import stem_of
 from wsiseg.source.volumes.base import VolumeMetadata, VolumeSource, Voxels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import dask.array
+    from matplotlib.figure import Figure
 
 __all__ = ["Volume"]
 
@@ -200,6 +203,32 @@ class Volume:
             f"<Volume {self.name}: {kind}{x} x {y} x {z} voxels{colour}, {self.dtype}, {mm} mm, "
             f"{self.affine.orientation}>"
         )
+
+    def plot(self, at: "Sequence[float] | None" = None, *, size: int = 420) -> "Figure":
+        """Return a matplotlib figure of the axial, coronal and sagittal slice through a place.
+
+        Parameters
+        ----------
+        at
+            mm (x, y, z): to the patient's right, anterior, superior; `None`: the middle.
+        size
+            Pixels of the longest side of any plane.
+
+        Raises
+        ------
+        UsageError
+            If the place is outside of the scan.
+        """
+        from wsiseg.draw import plot_image
+        from wsiseg.source.volumes.picture import middle_planes
+
+        pixels, mm_per_pixel = middle_planes(self, size, at)
+        return plot_image(pixels, 1000 * mm_per_pixel, title=self.name)
+
+    def _repr_html_(self) -> str:
+        from wsiseg.source.volumes.picture import volume_html
+
+        return volume_html(self)
 
 
 class _Sliceable:

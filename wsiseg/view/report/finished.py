@@ -17,12 +17,13 @@ from wsiseg.geometry import Box
 if TYPE_CHECKING:
     from wsiseg.model.card import ModelCard
 
-__all__ = ["AREA_SUFFIX", "FinishedSlide"]
+__all__ = ["RECORD", "FinishedSlide", "amounts", "picture_of"]
 
 RECORD = "run.json"
-PICTURE = "overview.png"
+PICTURES = ("overview.png", "preview.png")
+"""Of slides, and of scans."""
+
 CORRUPT = "corrupt.json"
-AREA_SUFFIX = "_mm2"
 NO_CLASSES = frozenset({"tissue", "degraded", "nodata", "unpredicted"})
 """Areas in a row of `summary.csv` that are of no class."""
 
@@ -58,12 +59,7 @@ class FinishedSlide:
     @property
     def class_areas(self) -> dict[str, float]:
         """mm² of each class."""
-        names = {
-            key.removesuffix(AREA_SUFFIX).removeprefix("class "): float(value)
-            for key, value in self.summary.items()
-            if key.endswith(AREA_SUFFIX) and value not in (None, "")
-        }
-        return {name: value for name, value in names.items() if name not in NO_CLASSES}
+        return amounts(self.summary, "mm2")
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -71,7 +67,8 @@ class FinishedSlide:
         stages = self.record.get("stages", ())
         parts = {str(stage["stage"]): float(stage["seconds"]) for stage in stages}
         total = float(self.summary.get("seconds") or math.fsum(parts.values()))
-        parts["tissue, plan, outlines, files"] = max(0.0, total - math.fsum(parts.values()))
+        rest = "plan, figures, files" if "scan" in self.record else "tissue, plan, outlines, files"
+        parts[rest] = max(0.0, total - math.fsum(parts.values()))
         return parts
 
     @cached_property
@@ -93,12 +90,14 @@ class FinishedSlide:
         return card if card.version == model.get("version") else None
 
     def picture(self, size: int) -> NDArray[np.uint8] | None:
-        """Return `overview.png`, its longer side at most `size` pixels; (y, x, 3)."""
+        """Return the picture of the slide, its longer side at most `size` pixels; (y, x, 3)."""
         import cv2
 
         from wsiseg.resample import area, target_shape
 
-        path = self.folder / PICTURE
+        path = picture_of(self.folder)
+        if path is None:
+            return None
         try:
             packed = np.frombuffer(path.read_bytes(), np.uint8)
         except OSError:
@@ -110,6 +109,21 @@ class FinishedSlide:
         ratio = (max(1.0, max(whole.shape) / size),) * 2
         smaller = Box.of_shape(target_shape(whole.shape, ratio))
         return area(pixels.astype(np.uint8, copy=False), whole, smaller, ratio, whole.shape)
+
+
+def amounts(row: Mapping[str, Any], unit: str) -> dict[str, float]:
+    """Return what a row of `summary.csv` says of each class, in `mm2` or `ml`."""
+    named = {
+        key.removesuffix(f"_{unit}").removeprefix("class "): float(value)
+        for key, value in row.items()
+        if key.endswith(f"_{unit}") and value not in (None, "")
+    }
+    return {name: value for name, value in named.items() if name not in NO_CLASSES}
+
+
+def picture_of(folder: Path) -> Path | None:
+    """Return the picture in a result's folder, if there is one."""
+    return next((path for path in map(folder.joinpath, PICTURES) if path.exists()), None)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

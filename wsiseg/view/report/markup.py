@@ -14,6 +14,9 @@ __all__ = ["bar", "document", "duration", "facts", "link_to", "number", "picture
 
 JPEG_QUALITY = 88
 
+MANY_COLUMNS = 10
+"""Tables of more are printed in small type, to fit on the paper."""
+
 STYLE = """
 :root { --ink: #1b1b1f; --soft: #5d5d66; --line: #dddde2; --bad: #a11212; --warn: #8a5a00; }
 body { font: 15px/1.5 system-ui, "Segoe UI", sans-serif; color: var(--ink); background: #fff;
@@ -41,12 +44,15 @@ figure img { max-width: 100%; max-height: 46rem; } td img { display: block; max-
 .bar { display: flex; height: 1.3rem; border-radius: 3px; overflow: hidden; margin: .5rem 0;
   background: #eee; } .bar i { display: block; height: 100%; }
 .keys span { margin-right: 1.2rem; white-space: nowrap; }
+small { color: var(--soft); } small.warn { color: var(--warn); }
+@page { margin: 14mm 12mm; }
 @media print {
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 9.5pt; margin: 0; max-width: none; padding: 0; }
   h2 { break-after: avoid; } tr, figure, .box { break-inside: avoid; }
   .scroll { overflow: visible; } thead { display: table-header-group; }
-  figure img { max-height: 15cm; } td img { max-width: 2.6cm; max-height: 2.6cm; }
+  th, td { padding-right: .6rem; } .many { font-size: 7pt; }
+  figure img { max-height: 15cm; } td img { max-width: 2.2cm; max-height: 2.2cm; }
   a { color: inherit; text-decoration: none; }
 }
 """
@@ -104,7 +110,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1)
 
     body = "\n".join(line("td", row) for row in rows)
     head = f"<thead>{line('th', heads)}</thead>"
-    return f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
+    many = ' class="many"' if len(heads) > MANY_COLUMNS else ""
+    return f'<div class="scroll"><table{many}>{head}<tbody>\n{body}\n</tbody></table></div>'
 
 
 def facts(rows: Mapping[str, object]) -> str:

@@ -1,25 +1,28 @@
 """Reports written beside finished results."""
 
+import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from wsiseg.errors import RunError, unwritable
 from wsiseg.exchange.finished_scan import FinishedScan, is_scan_result
 from wsiseg.view.report.finished import RECORD, FinishedSlide
-from wsiseg.view.report.run import FAILURES, run_page
+from wsiseg.view.report.run import run_page
 from wsiseg.view.report.slide import slide_page
 from wsiseg.volume.report import REPORT_FILES
 
 __all__ = ["PAGE", "write_reports"]
 
 PAGE = "report.html"
+SUMMARY, FAILURES = "summary.csv", "failures.csv"
 
 
 def write_reports(out: Path | str) -> list[Path]:
     """Write `report.html` for a slide, a scan or a run, from what `wsiseg segment` left.
 
-    Scans get `report.txt`, `.json` and `.csv`, too; they are on no page of the run yet.
+    Scans get `report.txt`, `.json` and `.csv`, too.
 
     Parameters
     ----------
@@ -45,19 +48,24 @@ def write_reports(out: Path | str) -> list[Path]:
     if is_scan_result(out):
         return _scan_files(out)
     if (out / RECORD).exists():
-        return [_put(out / PAGE, slide_page(FinishedSlide(out)))]
-    folders = _folders(out)
-    scans = [folder for folder in folders if is_scan_result(folder)]
-    told = [path for folder in scans for path in _scan_files(folder)]
-    slides = [FinishedSlide(folder) for folder in folders if folder not in scans]
-    if told and not slides:
-        return told
-    if not slides and not (out / FAILURES).exists():
+        return _slide_file(out)
+    folders, failures = _folders(out), _table(out / FAILURES)
+    if not folders and not failures:
         raise RunError(f"{out}: no result in it: needed run.json, as `wsiseg segment` writes it")
-    written = [_put(slide.folder / PAGE, slide_page(slide)) for slide in slides]
-    pages = {page.parent: page.relative_to(out).as_posix() for page in written}
-    written.append(_put(out / PAGE, run_page(out, slides, pages=pages)))
-    return [*told, *written]
+    known = {row.get("folder"): row for row in _table(out / SUMMARY)}  # with warnings
+    written, rows, pages = [], [], {}
+    for folder in folders:
+        name = folder.relative_to(out).as_posix()
+        files = _scan_files(folder) if is_scan_result(folder) else _slide_file(folder)
+        own = {"slide": name, **FinishedSlide(folder).summary, "folder": name}
+        rows.append(known.get(name, {}) | own)
+        pages[name] = f"{name}/{PAGE}"
+        written += files
+    return [*written, _put(out / PAGE, run_page(out, rows, failures, pages=pages))]
+
+
+def _slide_file(folder: Path) -> list[Path]:
+    return [_put(folder / PAGE, slide_page(FinishedSlide(folder)))]
 
 
 def _scan_files(folder: Path) -> list[Path]:
@@ -74,6 +82,16 @@ def _folders(out: Path) -> Sequence[Path]:
             found.append(Path(place))
             folders.clear()
     return found
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"{path}: cannot be read: {error}; run the slides again") from error
 
 
 def _put(path: Path, page: str) -> Path:
