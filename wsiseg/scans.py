@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from wsiseg.engine import Journal, Listener, ignore, temporary_folder
+from wsiseg.engine.scan_focus import run_in_focus
 from wsiseg.engine.scan_graph import lay_out_scan
 from wsiseg.engine.scan_plan import ScanPlan, plan_scan
 from wsiseg.engine.scan_resume import ScanResume
-from wsiseg.engine.scan_run import run_scan, windows_with_body
+from wsiseg.engine.scan_run import ScanOutput, run_scan, windows_with_body
 from wsiseg.errors import ModelError, UsageError
 from wsiseg.machine import release_memory, set_allocator
 from wsiseg.model import Model, ModelCard, load_for_run, require_task
@@ -40,7 +42,8 @@ def plan_of_scan(
 ) -> ScanPlan:
     """Return the windows, bytes, memory and seconds a segmentation will take, without doing it.
 
-    The scan is read once where the model crops to a body.
+    The scan is read once where the model crops to a body. A stage that looks around what another
+    one found (`within`) is counted as if that were everywhere.
 
     Raises
     ------
@@ -110,13 +113,14 @@ def segment_scan(
     model = load_for_run(model, options)
     set_allocator(model.backend)
     placed, body = place_scan(scan, model.card, priors)
-    setups = lay_out_scan(model.card, placed)
-    selected = windows_with_body(body, setups)
-    resume = ScanResume(journal, placed, model) if journal is not None else None
-    paces = resume.paces(setups, selected) if resume is not None else {}
-    plan = plan_scan(model, placed, setups, selected, options, paces=paces)
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
+    run = partial(_run, body=body, options=options, folder=folder, journal=journal, listen=listen)
+    focus = None
+    if model.card.stages[-1].within is not None:
+        focus = run_in_focus(model, placed, run)
+        placed, plan, output = focus.scan, focus.plan, focus.output
+    else:
+        plan, output = run(model, placed)
     release_memory()
     return ScanResult(
         scan=placed,
@@ -127,7 +131,28 @@ def segment_scan(
         reports=output.reports,
         seconds=time.perf_counter() - started,
         heatmaps=output.heatmaps,
+        focus=focus,
     )
+
+
+def _run(
+    model: Model,
+    placed: Scan,
+    *,
+    body: Body,
+    options: RunOptions,
+    folder: Path,
+    journal: Journal | None,
+    listen: Listener,
+) -> tuple[ScanPlan, ScanOutput]:
+    """Lay a model over the part of a scan that is looked at, plan it and run it."""
+    setups = lay_out_scan(model.card, placed)
+    selected = windows_with_body(body, setups)
+    resume = ScanResume(journal, placed, model) if journal is not None else None
+    paces = resume.paces(setups, selected) if resume is not None else {}
+    plan = plan_scan(model, placed, setups, selected, options, paces=paces)
+    output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
+    return plan, output
 
 
 def place_scan(
