@@ -309,7 +309,7 @@ def test_sigterm_cleans_up_and_exits_143(slides, tmp_path):
     begun, out = tmp_path / "begun", tmp_path / "out"
     code = f"""
 import pathlib, time
-import wsiseg.run.folder as folder
+import wsiseg.run.segment as folder
 def wait(*_, **__):
     pathlib.Path({str(begun)!r}).touch()
     time.sleep(60)

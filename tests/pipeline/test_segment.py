@@ -290,7 +290,7 @@ def test_several_devices_are_a_process_each_with_the_same_result(
     jobs = list_slides([str(slide_path), str(text), str(twin)])
     options = SegmentOptions(run=RunOptions(backend="onnxruntime"))
     alone = segment_folder(jobs, model.path, tmp_path / "alone", options=options)
-    monkeypatch.setattr("wsiseg.run.folder.devices_to_use", lambda _: ("cpu", "cpu"))
+    monkeypatch.setattr("wsiseg.run.segment.devices_to_use", lambda _: ("cpu", "cpu"))
     heard = []
     together = segment_folder(
         jobs, model.path, tmp_path / "together", options=options, listen=heard.append

@@ -520,7 +520,7 @@ def test_other_times_are_refused(text):
 
 
 def test_no_slide_at_all_is_said_before_the_model_is_loaded(tmp_path, out, monkeypatch):
-    monkeypatch.setattr("wsiseg.run.folder.load_for_run", None)
+    monkeypatch.setattr("wsiseg.run.segment.load_for_run", None)
     jobs = list_slides([str(tmp_path / "a.svs"), str(tmp_path / "b.svs")])
     with pytest.raises(UsageError, match=r"a.svs: is not there \(nor are the 1 others\)"):
         segment_folder(jobs, "breast-tumour-demo", out)
@@ -532,7 +532,7 @@ def test_the_model_is_not_even_loaded_where_all_is_done(slides, tmp_path, out, m
     pixels, _ = tissue_disc((300, 400))
     slide = make_svs(tmp_path / "disc.svs", pixels, levels=(1,), mpp=0.5)
     assert not segment_folder([slide], model, out).failures
-    monkeypatch.setattr("wsiseg.run.folder.load_for_run", None)
+    monkeypatch.setattr("wsiseg.run.segment.load_for_run", None)
     assert segment_folder([slide], model, out).reused
     options = SegmentOptions()
     assert segment_folder([slide], model, out, options=options).reused

@@ -13,9 +13,9 @@ from wsiseg.engine.execute import Pace
 from wsiseg.engine.parts import rows_of_part
 from wsiseg.options import FolderOptions, RunOptions, SegmentOptions, TissueOptions
 from wsiseg.run import SlideJob, segment_folder
-from wsiseg.run.folder import SegmentWork
 from wsiseg.run.leases import Leases
 from wsiseg.run.parts import adopt_parts, make_part
+from wsiseg.run.segment import SegmentWork
 from wsiseg.run.turns import Ground
 from wsiseg.tissue import find_tissue
 

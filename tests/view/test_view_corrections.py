@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import shapely
+from typer.testing import CliRunner
 from view_made import MPP, SIZE, index_of, make_result
+from wsiseg_cli.main import app
 
 from wsiseg.annotations import IGNORE, ImageRef, open_labels, read_objects, verify_geojson
 from wsiseg.geometry import Box, Spacing
+from wsiseg.model import load_model
 from wsiseg.source import open as open_slide
 from wsiseg.train.dataset import read_dataset
 from wsiseg.view.corrections import REGION, Correction, Corrections
@@ -73,6 +76,57 @@ split = "train"
     with entry.open() as slide:
         labels = read.open_labels(entry, slide)
         assert labels.areas()["Tumor"] > 0
+
+
+TRAINING = """
+dataset = "dataset.toml"
+[tissue]
+detector = "none"
+[card]
+name = "corrected"
+version = "1"
+classes = [{name="background"}, {name="Tumor"}, {name="Immune: CD3"}]
+[card.provenance]
+license = "x"
+intended_use = "y"
+limits = "z"
+[[card.stages]]
+name = "patches"
+kind = "classifier"
+inputs = [{from="slide", channels=["R","G","B"], spacing_um=[1,1], patch=[32,32], stride=[16,16]}]
+output = {name="heatmap"}
+weights = {architecture="wsiseg.patch_cnn", arguments={widths=[4, 8]}}
+[stages.patches.fit]
+rounds = 1
+steps = 2
+batch = 6
+[stages.patches.sampling]
+levels = ["slide", "class"]
+"""
+
+
+def test_the_command_trains_with_what_was_said(client, rows, run, made_run, tmp_path):
+    say(client, action="accepted", row=rows[0])
+    say(client, action="rejected", row=rows[1])
+    say(client, action="reclassified", row=rows[2], **{"class": "Immune: CD3"})
+    dataset = f"""
+classes = {json.dumps(NAMES)}
+[labels]
+within = ["{REGION}"]
+[[slides]]
+slide = "{made_run / "slides" / "a.svs"}"
+labels = "{run / "a" / "corrections.geojson"}"
+patient = "p"
+split = "train"
+"""
+    (tmp_path / "dataset.toml").write_text(dataset)
+    (tmp_path / "config.toml").write_text(TRAINING)
+    arguments = ["train", str(tmp_path / "config.toml"), "--out", str(tmp_path / "trained")]
+    done = CliRunner().invoke(app, [*arguments, "--threads", "1", "--quiet"])
+    assert done.exit_code == 0, done.output
+    (card,) = (tmp_path / "trained").rglob("model.json")
+    model = load_model(card.parent)
+    assert [known.name for known in model.card.classes] == list(NAMES)
 
 
 def test_a_redrawn_object_keeps_its_id_and_a_new_region_gets_one(client, shown, rows, run):

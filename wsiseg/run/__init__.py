@@ -6,17 +6,14 @@
 from wsiseg.run.channels import scan_of_channels
 from wsiseg.run.describe import describe_slide
 from wsiseg.run.describe_scans import describe_scan, scans_and_others
-from wsiseg.run.folder import (
-    segment_folder,
-    segment_slide,
-    tissue_folder,
-)
 from wsiseg.run.inputs import SeriesChoice, SlideJob, list_slides
 from wsiseg.run.limits import parse_bytes, parse_seconds
 from wsiseg.run.planning import plan_folder
 from wsiseg.run.reports import FolderReport, SlideReport, failure_text
+from wsiseg.run.segment import segment_folder, segment_slide
 from wsiseg.run.slide_table import parse_mpp
 from wsiseg.run.tiles import export_tiles, tiles_folder
+from wsiseg.run.tissue import tissue_folder
 
 __all__ = [
     "FolderReport",

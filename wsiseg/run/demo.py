@@ -7,8 +7,9 @@ from pathlib import Path
 from wsiseg.engine import Listener, ignore
 from wsiseg.errors import RunError
 from wsiseg.options import TissueOptions
-from wsiseg.run.folder import segment_folder, tissue_folder
 from wsiseg.run.inputs import SlideJob
+from wsiseg.run.segment import segment_folder
+from wsiseg.run.tissue import tissue_folder
 
 __all__ = ["run_demo"]
 

@@ -24,9 +24,9 @@ from wsiseg.engine import Listener, ignore
 from wsiseg.errors import RunError, UsageError
 from wsiseg.machine import machine_memory, usable_cores
 from wsiseg.model.gpus import count_gpus, make_current
-from wsiseg.options import RunOptions
+from wsiseg.options import FolderOptions, RunOptions
 
-__all__ = ["devices_to_use", "each_on_a_device", "on_first_device", "share_of"]
+__all__ = ["devices_to_use", "each_on_a_device", "on_cpu", "on_first_device", "share_of"]
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,11 @@ def devices_to_use(spec: str) -> tuple[str, ...]:
             "--device cpu, or install a CUDA build of torch and a driver"
         )
     return tuple(f"cuda:{i}" for i in chosen)
+
+
+def on_cpu(folder: FolderOptions | None) -> tuple[str, ...]:
+    """Return the devices of work without networks: this process, or one that can be ended."""
+    return ("cpu",) if folder is not None and folder.apart else ()
 
 
 def on_first_device(options: RunOptions) -> RunOptions:

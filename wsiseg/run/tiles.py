@@ -18,7 +18,8 @@ from wsiseg.geometry import COARSEST_UM, FINEST_UM, Spacing
 from wsiseg.grid import Grid, Tile
 from wsiseg.machine import machine_memory, usable_cores
 from wsiseg.options import FolderOptions, TissueOptions
-from wsiseg.run.folder import FolderReport, Slides, on_cpu, run_folder
+from wsiseg.run.devices import on_cpu
+from wsiseg.run.folder import FolderReport, Slides, run_folder
 from wsiseg.run.records import settings_of
 from wsiseg.run.turns import Row, Turn, Work
 from wsiseg.source import Pyramid, View
