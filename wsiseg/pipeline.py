@@ -30,6 +30,7 @@ from wsiseg.engine import (
     lay_out,
     lost_places,
     make_plan,
+    rest_later_stages,
     run_cascade,
     run_part,
     sampled_model,
@@ -51,8 +52,8 @@ DEFAULTS = SegmentOptions()
 NOTHING_PINNED = Pinned()
 
 PREPARED_PIXELS = 1_000_000_000
-"""Of smaller slides the networks are compiled beside the tissue step. Of larger ones tenths of a
-second do not count, and the memory of the two would add up."""
+"""Of smaller slides the networks are compiled beside the tissue step, and stay ready. Of larger
+ones tenths of a second do not count, and memory would add up: of the two, and of the stages."""
 
 
 def plan(
@@ -398,6 +399,8 @@ def _prepare(
         model, pinned = resume.again(model, setups, selected)
         sampled = sampled_model(model, options.uncertainty)
     running, counted = _plan_run(slide, model, sampled, options, tissue, pinned)
+    if not small:
+        rest_later_stages(running)
     release_memory()
     return _Prepared(slide, model, running, counted, tissue, watch, resume)
 

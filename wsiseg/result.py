@@ -1,6 +1,6 @@
 """What a segmentation gives: arrays and annotations in memory, and the files people open."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,8 @@ import orjson
 import shapely
 from numpy.typing import NDArray
 
-from wsiseg.annotations import Annotations, write_annotations
-from wsiseg.annotations.chunks import chunks
+from wsiseg.annotations import Annotations, Polygons, write_annotations
+from wsiseg.annotations.chunks import in_shapely
 from wsiseg.draw import DrawnClass, overview, save_png
 from wsiseg.engine import (
     Damage,
@@ -250,17 +250,26 @@ def _json(record: dict[str, Any]) -> bytes:
     return orjson.dumps(record, option=orjson.OPT_INDENT_2)
 
 
-def _scaled(
-    annotations: Annotations, index: int, scale: tuple[float, float]
-) -> NDArray[np.object_]:
+class _Drawn:
+    """Polygons in pixels of a picture, in columns; shapely objects of a part while it is drawn."""
+
+    def __init__(self, parts: Sequence[Polygons]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self._parts:
+            yield from part.to_shapely()
+
+
+def _scaled(annotations: Annotations, index: int, scale: tuple[float, float]) -> _Drawn:
     """Return the polygons of one class in pixels of a picture; `scale` is (x, y)."""
-    own = annotations.geometries[annotations.class_index == index]
-    drawn: NDArray[np.object_] = np.empty_like(own)
-    for chunk in chunks(own):
-        exact = shapely.transform(own[chunk], lambda points: points * scale)
+    parts = []
+    for chunk, shapes in in_shapely(annotations.outlines):
+        own = shapes[annotations.class_index[chunk] == index]
+        exact = shapely.transform(own, lambda points: points * scale)
         plain = shapely.simplify(exact, PICTURE_TOLERANCE, preserve_topology=False)
-        drawn[chunk] = np.where(shapely.is_empty(plain), exact, plain)
-    return drawn
+        parts.append(Polygons.of(np.where(shapely.is_empty(plain), exact, plain)))
+    return _Drawn(parts)
 
 
 def overview_pixels(

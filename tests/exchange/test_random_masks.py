@@ -1,7 +1,6 @@
 """Whatever the mask, what is written is read by every QuPath, and has the mask's area."""
 
 import json
-from functools import partial
 
 import numpy as np
 import shapely
@@ -16,7 +15,7 @@ from wsiseg.annotations import (
     verify_geojson,
     write_geojson,
 )
-from wsiseg.annotations.trace import to_level0, trace_labels
+from wsiseg.annotations.trace import ToLevel0, trace_labels
 from wsiseg.geometry import Box, Spacing
 
 CLASSES = (AnnotationClass("Tumor", (200, 0, 0)), AnnotationClass("Stroma", (150, 200, 150)))
@@ -37,9 +36,9 @@ LABELS = hnp.arrays(
 def test_any_mask_is_clean_and_keeps_its_areas(tmp_path_factory, labels, downsample, vendor, kind):
     size = tuple(int(np.ceil(n * downsample)) + 20 for n in labels.shape)
     image = ImageRef("a", size, Spacing((0.5, 0.5)), vendor, Box((8, 8), size))
-    place = partial(to_level0, downsample=(downsample,) * 2, origin=(8, 8), size=size)
+    place = ToLevel0((downsample,) * 2, origin=(8, 8), size=size)
     traced = trace_labels(labels, place=place)
-    found = Annotations(traced.geometries, traced.values - 1, CLASSES, image, object_type=kind)
+    found = Annotations(traced.outlines, traced.values - 1, CLASSES, image, object_type=kind)
     path = tmp_path_factory.mktemp("mask") / "a.geojson"
     report = write_geojson(found, path)
     assert report.dropped == {}

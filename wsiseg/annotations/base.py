@@ -8,7 +8,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsiseg.annotations.polygons import Polygons, Shapes
+from wsiseg.annotations.polygons import Polygons
+from wsiseg.annotations.rectilinear import Held
 from wsiseg.errors import AnnotationError
 from wsiseg.geometry import Box, Spacing
 
@@ -71,12 +72,12 @@ class _Geometries:
     """The attribute `Annotations.geometries`: shapely objects, made of columns when asked for."""
 
     def __get__(self, owner: "Annotations", _: type | None = None) -> NDArray[np.object_]:
-        if isinstance(owner.outlines, Polygons):
+        if not isinstance(owner.outlines, np.ndarray):
             self.__set__(owner, owner.outlines.to_shapely())
         made: NDArray[np.object_] = vars(owner)["outlines"]
         return made
 
-    def __set__(self, owner: "Annotations", value: Shapes) -> None:
+    def __set__(self, owner: "Annotations", value: Held) -> None:
         vars(owner)["outlines"] = value
 
 
@@ -88,9 +89,9 @@ class Annotations:
     ----------
     geometries
         Object array (n,) of shapely `Polygon` in pixels of `frame`, (x, y), y down, pixel corners.
-        Given `Polygons`, which need half the memory, it is made of them, and replaces them, when it
-        is first asked for; writing does not ask. Or `Point` and `MultiPoint` for all of them, which
-        GeoJSON alone can take.
+        Given `Polygons`, which need half the memory, or `Rectilinear`, a tenth, it is made of them,
+        and replaces them, when it is first asked for; writing does not ask. Or `Point` and
+        `MultiPoint` for all of them, which GeoJSON alone can take.
     class_index
         Integers (n,), each an index into `classes`; `UNCLASSIFIED`, -1, for objects without class.
     classes
@@ -113,7 +114,7 @@ class Annotations:
         Whether QuPath keeps them from being moved by hand.
     """
 
-    geometries: Any  # what is read is an NDArray[np.object_], what is given may be Polygons
+    geometries: Any  # what is read is an NDArray[np.object_], what is given may be columns
     class_index: NDArray[np.int64]
     classes: tuple[AnnotationClass, ...]
     image: ImageRef
@@ -157,16 +158,16 @@ class Annotations:
         return panel("Annotations", told, table, text_table([(m,) for m in self.measurements]))
 
     @property
-    def outlines(self) -> Shapes:
+    def outlines(self) -> Held:
         """The polygons as they are held at present: in columns, or as shapely objects."""
-        held: Shapes = vars(self)["outlines"]
+        held: Held = vars(self)["outlines"]
         return held
 
     @property
     def are_points(self) -> bool:
         """Whether these are points instead of polygons."""
         held = self.outlines
-        if isinstance(held, Polygons) or not len(held):
+        if not isinstance(held, np.ndarray) or not len(held):
             return False
         return bool(np.isin(shapely.get_type_id(held), POINT_TYPES).all())
 
@@ -178,7 +179,7 @@ class Annotations:
 
         held = self.outlines
         return Annotations(
-            held.take(rows) if isinstance(held, Polygons) else held[rows],
+            held[rows] if isinstance(held, np.ndarray) else held.take(rows),
             self.class_index[rows],
             self.classes,
             self.image,

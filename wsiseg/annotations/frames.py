@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations.base import Annotations, Frame, ImageRef
 from wsiseg.annotations.polygons import Points, Polygons, Shapes
+from wsiseg.annotations.rectilinear import Rectilinear
 from wsiseg.geometry import Box
 
 __all__ = [
@@ -108,7 +109,8 @@ def to_frame(annotations: Annotations, frame: Frame) -> Annotations:
     if annotations.frame == frame:
         return annotations
     offset = offset_to(annotations, frame)
-    geometries, nuclei = moved(annotations.outlines, offset), annotations.nuclei
+    held, nuclei = annotations.outlines, annotations.nuclei
+    geometries = moved(held.to_polygons() if isinstance(held, Rectilinear) else held, offset)
     if nuclei is not None:
         nuclei = cast("NDArray[np.object_]", moved(nuclei, offset))
     return replace(annotations, geometries=geometries, nuclei=nuclei, frame=frame)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.annotations.basins import basins, distances, grow
+from wsiseg.annotations.rectilinear import Place
 from wsiseg.annotations.trace import (
     NO_LAYERS,
     OWN,
-    Place,
     RowsOfPixels,
     TracedPolygons,
     Tracer,

@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 
 from wsiseg.errors import AnnotationError
 
-__all__ = ["Flags", "Points", "Polygons", "Shapes", "are_single_rings", "both", "either"]
+__all__ = [
+    "Flags",
+    "Offsets",
+    "Points",
+    "Polygons",
+    "Shapes",
+    "are_single_rings",
+    "both",
+    "either",
+    "offsets_of",
+    "spread",
+]
 
 Points = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -38,7 +49,7 @@ class Polygons:
         if are_single_rings(geometries).all():
             return cls.of_outlines(
                 shapely.get_coordinates(geometries),
-                _offsets(shapely.get_num_coordinates(geometries)),
+                offsets_of(shapely.get_num_coordinates(geometries)),
             )
         kind, points, offsets = shapely.to_ragged_array(geometries, include_z=False)
         levels = [np.asarray(level, dtype=np.int64) for level in offsets]
@@ -58,7 +69,7 @@ class Polygons:
         parts = [part for several in objects for part in several]
         rings = [ring for part in parts for ring in part]
         points = np.concatenate([np.empty((0, 2)), *rings])
-        return cls(points, *(_offsets(map(len, level)) for level in (rings, parts, objects)))
+        return cls(points, *(offsets_of(map(len, level)) for level in (rings, parts, objects)))
 
     @classmethod
     def concatenate(cls, several: Sequence["Polygons"]) -> "Polygons":
@@ -67,7 +78,7 @@ class Polygons:
             np.concatenate([np.diff(getattr(one, name)) for one in several])
             for name in ("rings", "parts", "objects")
         )
-        return cls(np.concatenate([one.points for one in several]), *map(_offsets, sizes))
+        return cls(np.concatenate([one.points for one in several]), *map(offsets_of, sizes))
 
     def __len__(self) -> int:
         return len(self.objects) - 1
@@ -83,9 +94,9 @@ class Polygons:
 
     def take(self, rows: NDArray[np.int64]) -> "Polygons":
         """Return the polygons of some rows (m,)."""
-        of_parts, objects = _spread(self.objects, rows)
-        of_rings, parts = _spread(self.parts, of_parts)
-        of_points, rings = _spread(self.rings, of_rings)
+        of_parts, objects = spread(self.objects, rows)
+        of_rings, parts = spread(self.parts, of_parts)
+        of_points, rings = spread(self.rings, of_rings)
         return Polygons(self.points[of_points], rings, parts, objects)
 
     def with_points(self, points: Points) -> "Polygons":
@@ -200,7 +211,8 @@ def are_single_rings(geometries: NDArray[np.object_]) -> Flags:
     return single
 
 
-def _offsets(sizes: Iterable[int] | NDArray[np.integer]) -> Offsets:
+def offsets_of(sizes: Iterable[int] | NDArray[np.integer]) -> Offsets:
+    """Return the offsets (n + 1,) of things of some sizes that lie one after the other."""
     if not isinstance(sizes, np.ndarray):
         sizes = np.fromiter(sizes, np.int64)
     offsets = np.zeros(len(sizes) + 1, np.int64)
@@ -208,9 +220,9 @@ def _offsets(sizes: Iterable[int] | NDArray[np.integer]) -> Offsets:
     return offsets
 
 
-def _spread(offsets: Offsets, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Offsets]:
+def spread(offsets: Offsets, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Offsets]:
     """Return what the rows hold one level down (k,), and its offsets (m + 1,)."""
     starts = offsets[rows]
-    new = _offsets(offsets[rows + 1] - starts)
+    new = offsets_of(offsets[rows + 1] - starts)
     index = np.arange(new[-1]) + np.repeat(starts - new[:-1], np.diff(new))
     return index, new

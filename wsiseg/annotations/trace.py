@@ -1,6 +1,6 @@
 """Exact polygons of a label mask: the pixel edges themselves, read in slabs of rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -13,9 +13,11 @@ from wsiseg.annotations._corners import Corners, find_corners
 from wsiseg.annotations._integral import ProbabilityIntegral
 from wsiseg.annotations._rings import Outlines, outlines
 from wsiseg.annotations.chunks import chunks
+from wsiseg.annotations.polygons import Points
+from wsiseg.annotations.rectilinear import Place, Rectilinear
 from wsiseg.errors import AnnotationError, LabelError
 
-__all__ = ["RowsOfPixels", "TracedPolygons", "Tracer", "to_level0", "trace_labels"]
+__all__ = ["RowsOfPixels", "ToLevel0", "TracedPolygons", "Tracer", "to_level0", "trace_labels"]
 
 STRIP_PIXELS = 1 << 20
 """Pixels looked at in one go: few calls, and the arrays made from them stay small."""
@@ -32,8 +34,6 @@ NO_LABEL = int(np.iinfo(np.int64).min)
 
 OWN = "probability"
 """Name of the probability among the images that are averaged."""
-
-Place = Callable[[NDArray[np.object_]], NDArray[np.object_]]
 
 
 class RowsOfPixels(Protocol):
@@ -53,9 +53,9 @@ class RowsOfPixels(Protocol):
 class TracedPolygons:
     """Polygons of a label mask in columns, sorted by their first pixel in row-major order."""
 
-    geometries: NDArray[np.object_]
-    """shapely `Polygon` (n,), (x, y) in label-pixel corners, holes kept, without collinear
-    vertices; shells counter-clockwise in (x, y), holes clockwise."""
+    outlines: Rectilinear
+    """(n,), holes kept, without collinear vertices; shells counter-clockwise in (x, y) of
+    label-pixel corners, holes clockwise."""
 
     values: NDArray[np.int64]
     """Label of each polygon (n,)."""
@@ -71,7 +71,12 @@ class TracedPolygons:
     """The same mean of each layer given, by name."""
 
     def __len__(self) -> int:
-        return len(self.geometries)
+        return len(self.outlines)
+
+    @property
+    def geometries(self) -> NDArray[np.object_]:
+        """The outlines as shapely `Polygon` (n,), made anew each time."""
+        return self.outlines.to_shapely()
 
 
 def trace_labels(
@@ -100,8 +105,8 @@ def trace_labels(
         Rows per read; for a Zarr array best a multiple of its chunk. Changes memory, never the
         result.
     place
-        Applied to polygons (n,) as they are made, for instance `to_level0`: so that those in label
-        pixels need not be held as well.
+        Where vertices come to lie, for instance `ToLevel0`: looked at when outlines are used, since
+        corners of pixels take the least memory.
 
     Raises
     ------
@@ -135,19 +140,12 @@ def trace_labels(
     return tracer.finish()
 
 
-def to_level0(
-    geometries: NDArray[np.object_],
-    *,
-    downsample: Sequence[float],
-    origin: Sequence[float] = (0.0, 0.0),
-    size: Sequence[int] | None = None,
-) -> NDArray[np.object_]:
-    """Return polygons in level-0 pixels: `x * downsample + origin` per axis, nothing rounded.
+@dataclass(frozen=True, slots=True)
+class ToLevel0:
+    """Moves vertices to level 0: `x * downsample + origin` per axis, nothing rounded.
 
     Parameters
     ----------
-    geometries
-        Polygons (n,) in label-pixel corners, (x, y).
     downsample
         Level-0 pixels per label pixel, (y, x).
     origin
@@ -155,35 +153,54 @@ def to_level0(
     size
         Level-0 pixels of the image, (y, x): coordinates beyond become its edge, since the last
         label pixel may overhang. `None` does not clip.
+    """
+
+    downsample: Sequence[float]
+    origin: Sequence[float] = (0.0, 0.0)
+    size: Sequence[int] | None = None
+
+    def __call__(self, points: Points) -> Points:
+        """Return vertices (vertex, 2), (x, y), given in label-pixel corners.
+
+        Raises
+        ------
+        AnnotationError
+            If one lies a pixel or more outside the image.
+        """
+        scale, shift = (np.array(pair[::-1], float) for pair in (self.downsample, self.origin))
+        moved: Points = points * scale + shift
+        if self.size is None or not len(moved):
+            return moved
+        edge = np.array(self.size[::-1], float)
+        low, high = moved.min(axis=0), moved.max(axis=0)
+        if low.min() < 0 or (high - scale >= edge).any():
+            raise AnnotationError(
+                f"polygons reach x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}: needed "
+                f"within {edge[0]:g} x {edge[1]:g} level-0 pixels but for a part of the last label "
+                "pixel; check downsample and origin"
+            )
+        clipped: Points = np.minimum(moved, edge)
+        return clipped
+
+
+def to_level0(
+    geometries: NDArray[np.object_],
+    *,
+    downsample: Sequence[float],
+    origin: Sequence[float] = (0.0, 0.0),
+    size: Sequence[int] | None = None,
+) -> NDArray[np.object_]:
+    """Return polygons (n,), given in label-pixel corners, in level-0 pixels; see `ToLevel0`.
 
     Raises
     ------
     AnnotationError
         If a polygon has a pixel outside the image altogether.
     """
-    scale, shift = np.array(downsample[::-1], float), np.array(origin[::-1], float)
-    edge = np.full(2, np.inf) if size is None else np.array(size[::-1], float)
-    moved = np.empty_like(geometries)
+    place, moved = ToLevel0(downsample, origin, size), np.empty_like(geometries)
     for chunk in chunks(geometries):
-        part = shapely.transform(geometries[chunk], lambda xy: xy * scale + shift)
-        if size is not None:
-            _check_inside(part, edge, scale)
-            part = shapely.transform(part, lambda xy: np.minimum(xy, edge))
-        moved[chunk] = part
+        moved[chunk] = shapely.transform(geometries[chunk], place)
     return moved
-
-
-def _check_inside(
-    polygons: NDArray[np.object_], edge: NDArray[np.float64], pixel: NDArray[np.float64]
-) -> None:
-    left, upper, right, lower = shapely.total_bounds(polygons)
-    outside = np.array([right, lower]) - pixel >= edge
-    if min(left, upper) < 0 or outside.any():
-        raise AnnotationError(
-            f"polygons reach x {left:g} to {right:g}, y {upper:g} to {lower:g}: needed within "
-            f"{edge[0]:g} x {edge[1]:g} level-0 pixels but for a part of the last label pixel; "
-            "check downsample and origin"
-        )
 
 
 class Tracer:
@@ -252,7 +269,7 @@ class Tracer:
         if self._above is not None:
             self._link(final=True)
         done, self._done = self._done, []
-        return _in_order(done, list(self._integrals))
+        return _in_order(done, list(self._integrals), self._place)
 
     def _look(
         self, rows: NDArray[Any], above: NDArray[Any], lines: Sequence[NDArray[np.int64]]
@@ -314,10 +331,9 @@ class Tracer:
                 means[name] = integral.mean(total, known)
         starts = found.polygon_starts
         first = np.minimum(found.tail[starts], found.head[starts])
-        polygons = _polygons(corners, found)
         return _Traced(
             first_pixel=corners.y[first].astype(np.int64) * self._width + corners.x[first],
-            geometries=polygons if self._place is None else self._place(polygons),
+            outlines=_rectilinear(corners, found),
             values=corners.value[first].astype(np.int64),
             pixels=_sum_per_polygon(corners.x.astype(np.int64) * corners.y, found),
             means=means,
@@ -329,31 +345,30 @@ class _Traced:
     """Some polygons in the columns of `TracedPolygons`, and where they belong in its order."""
 
     first_pixel: NDArray[np.int64]
-    geometries: NDArray[np.object_]
+    outlines: Rectilinear
     values: NDArray[np.int64]
     pixels: NDArray[np.int64]
     means: Mapping[str, NDArray[np.float64]]
 
 
-def _in_order(parts: list[_Traced], averaged: Sequence[str]) -> TracedPolygons:
-    none = np.empty(0, np.int64)
-    nothing = _Traced(none, np.empty(0, object), none, none, dict.fromkeys(averaged, np.empty(0)))
-    order = np.argsort(_column(parts, nothing, "first_pixel"))
+def _in_order(parts: list[_Traced], averaged: Sequence[str], place: Place | None) -> TracedPolygons:
+    order = np.argsort(_column(parts, "first_pixel"))
     means = {
-        name: np.concatenate([part.means[name] for part in parts or [nothing]])[order]
+        name: np.concatenate([np.empty(0), *(part.means[name] for part in parts)])[order]
         for name in averaged
     }
+    outlines = Rectilinear.concatenate([part.outlines for part in parts], place)
     return TracedPolygons(
-        geometries=_column(parts, nothing, "geometries")[order],
-        values=_column(parts, nothing, "values")[order],
-        pixels=_column(parts, nothing, "pixels")[order],
+        outlines=outlines.take(order),
+        values=_column(parts, "values")[order],
+        pixels=_column(parts, "pixels")[order],
         probability=means.pop(OWN, None),
         layers=means,
     )
 
 
-def _column(parts: list[_Traced], nothing: _Traced, name: str) -> NDArray[Any]:
-    return np.concatenate([getattr(part, name) for part in parts or [nothing]])
+def _column(parts: list[_Traced], name: str) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *(getattr(part, name) for part in parts)])
 
 
 def _check_aligned(labels: tuple[int, ...], found: tuple[int, ...], name: str) -> None:
@@ -391,18 +406,9 @@ def _sum_per_polygon(corner_values: NDArray[np.int64], found: Outlines) -> NDArr
     return sums
 
 
-def _polygons(corners: Corners, found: Outlines) -> NDArray[np.object_]:
-    edges = np.arange(len(found.tail))
-    at = 2 * edges + found.ring  # each ring before has a vertex more, which closes it
+def _rectilinear(corners: Corners, found: Outlines) -> Rectilinear:
+    xy = np.stack([corners.x[found.tail], corners.y[found.tail]], axis=1)
     rings = np.flatnonzero(np.diff(found.ring, prepend=-1, append=found.ring[-1] + 1))
-    starts = 2 * rings + np.arange(len(rings))
-    xy = np.empty((starts[-1], 2))
-    for corner, vertex in ((found.tail, at), (found.head, at + 1)):
-        xy[vertex, 0] = corners.x[corner]
-        xy[vertex, 1] = corners.y[corner]
-    xy[starts[1:] - 1] = xy[starts[:-1]]
-    shells = np.flatnonzero(np.diff(found.polygon, prepend=-1, append=found.polygon[-1] + 1))
-    polygons: NDArray[np.object_] = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, xy, (starts, shells)
-    )
-    return polygons
+    parts = np.flatnonzero(np.diff(found.polygon, prepend=-1, append=found.polygon[-1] + 1))
+    smallest = np.min_scalar_type(int(xy.max()))
+    return Rectilinear(xy.astype(smallest), rings, parts, np.arange(len(parts) - 1))

@@ -18,7 +18,8 @@ Rings = list[NDArray[np.float64]]
 """Outer ring and holes of one polygon, each (n, 2), x and y, in pixel corners."""
 
 Shapes = Iterable[Any]
-"""Polygons: shapely geometries, or arrays (n, 2) of x, y for polygons without holes."""
+"""Polygons: shapely geometries, or arrays (n, 2) of x, y for polygons without holes. Gone through
+again for each line and filling, so that it may make them as it goes."""
 
 SUBPIXEL_BITS = 4
 """OpenCV takes vertices as integers with this many binary places."""
@@ -130,7 +131,8 @@ def outline(
     casing
         Colour of a thin line on either side, so that the outline shows on any background.
     """
-    out, shapes = checked(pixels).copy(), list(shapes)
+    out = checked(pixels).copy()
+    shapes = list(shapes) if isinstance(shapes, Iterator) else shapes
     layers = [(casing, width + 2)] if casing is not None else []
     for tone, wide in [*layers, (color, width)]:
         cover = np.zeros(out.shape[:2], np.uint8)
@@ -149,7 +151,12 @@ def polygon_rings(shapes: Shapes) -> Iterator[Rings]:
     AnnotationError
         If a shape is neither a polygon nor an array (n, 2).
     """
-    shapes = list(shapes)
+    todo = iter(shapes)
+    while part := list(islice(todo, DRAWN_AT_ONCE)):
+        yield from _rings_of(part)
+
+
+def _rings_of(shapes: list[Any]) -> Iterator[Rings]:
     if all(isinstance(shape, np.ndarray) for shape in shapes):
         for ring in shapes:
             if ring.ndim != 2 or ring.shape[1] != 2:
@@ -161,9 +168,8 @@ def polygon_rings(shapes: Shapes) -> Iterator[Rings]:
     if not all(isinstance(shape, shapely.Polygon | shapely.MultiPolygon) for shape in shapes):
         found = sorted({type(shape).__name__ for shape in shapes})
         raise AnnotationError(f"polygons or arrays (n, 2) are needed to draw, found {found}")
-    for start in range(0, len(shapes), DRAWN_AT_ONCE):
-        for polygon in shapely.get_parts(np.array(shapes[start : start + DRAWN_AT_ONCE], object)):
-            yield [shapely.get_coordinates(ring) for ring in shapely.get_rings(polygon)]
+    for polygon in shapely.get_parts(np.array(shapes, object)):
+        yield [shapely.get_coordinates(ring) for ring in shapely.get_rings(polygon)]
 
 
 def _fixed_point(ring: NDArray[np.float64]) -> NDArray[np.int32]:

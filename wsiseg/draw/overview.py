@@ -1,6 +1,6 @@
 """The one picture of a slide: thumbnail, tissue outline, classes, scale bar and legend."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,10 +107,10 @@ def overview(
     return with_panel(picture, legend(entries, width, size))
 
 
-def _zoomed(shapes: Shapes, zoom: int) -> list[object]:
+def _zoomed(shapes: Shapes, zoom: int) -> Shapes:
     """Return polygons in pixels of the enlarged picture."""
     if zoom == 1:
-        return list(shapes)
+        return list(shapes) if isinstance(shapes, Iterator) else shapes
     import shapely
 
     return [

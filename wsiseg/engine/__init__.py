@@ -1,7 +1,7 @@
 """Doing it: plan, read ahead, predict, stitch, annotate, and say where it all came from."""
 
 from wsiseg.engine.annotate import annotate_labels, annotate_tissue
-from wsiseg.engine.cascade import CascadeOutput, run_cascade
+from wsiseg.engine.cascade import CascadeOutput, rest_later_stages, run_cascade
 from wsiseg.engine.damage import (
     Damage,
     DamageWatch,
@@ -59,6 +59,7 @@ __all__ = [
     "lost_places",
     "make_plan",
     "require_layers",
+    "rest_later_stages",
     "run_cascade",
     "run_part",
     "run_record",

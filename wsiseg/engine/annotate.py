@@ -1,8 +1,6 @@
 """From masks to annotations: exact outlines in level-0 pixels, with measurements."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -11,9 +9,10 @@ from numpy.typing import NDArray
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef
 from wsiseg.annotations.base import ObjectType
 from wsiseg.annotations.instances import InstanceRule, trace_instances
-from wsiseg.annotations.measure import AREA, PROBABILITY, area_mm2
+from wsiseg.annotations.measure import AREA, PROBABILITY, area_mm2, area_um2
+from wsiseg.annotations.rectilinear import Held, Rectilinear
 from wsiseg.annotations.simplify import drop_small, simplify
-from wsiseg.annotations.trace import TracedPolygons, to_level0, trace_labels
+from wsiseg.annotations.trace import ToLevel0, TracedPolygons, trace_labels
 from wsiseg.model import ModelCard
 from wsiseg.model.card import InstanceSpec
 from wsiseg.options import ExportOptions
@@ -74,9 +73,7 @@ def annotate_labels(
     """
     values = ChunkRows(labels.labels)
     probability = _OwnProbability(values, heatmap, card)
-    place = partial(
-        to_level0, downsample=labels.downsample, origin=labels.placement.origin, size=image.shape
-    )
+    place = ToLevel0(labels.downsample, labels.placement.origin, image.shape)
     block = _rows_at_once(labels.shape)
     averaged = {name: _OneChannel(store) for name, store in layers.items()}
     kind: ObjectType = options.object_type
@@ -102,16 +99,15 @@ def annotate_labels(
     measured |= {MEANS[name]: means for name, means in traced.layers.items()}
     if nuclei is not None:
         measured[NUCLEUS_AREA] = _nucleus_area_mm2(nuclei, image)
-    annotations = _annotations(traced, classes, measured, image, options, nuclei)
-    return replace(annotations, object_type=kind)
+    return _annotations(traced, classes, measured, image, options, kind, nuclei)
 
 
 def annotate_tissue(tissue: TissueMask, image: ImageRef, options: ExportOptions) -> Annotations:
     """Return the pieces of tissue, each with its area."""
     mask = tissue.mask.view(np.uint8)
-    place = partial(to_level0, downsample=tissue.downsample, size=image.shape)
+    place = ToLevel0(tissue.downsample, size=image.shape)
     traced = trace_labels(mask, block=_rows_at_once(mask.shape), place=place)
-    return _annotations(traced, (TISSUE,), {}, image, options)
+    return _annotations(traced, (TISSUE,), {}, image, options, options.object_type)
 
 
 def _annotations(
@@ -120,26 +116,41 @@ def _annotations(
     measured: dict[str, NDArray[np.float64]],
     image: ImageRef,
     options: ExportOptions,
+    kind: ObjectType,
     nuclei: NDArray[np.object_] | None = None,
 ) -> Annotations:
-    polygons, kept = drop_small(
-        traced.geometries,
-        min_area=options.min_area_um2,
-        min_hole=options.min_hole_um2,
-        pixel_area=image.spacing.area_um2,
-    )
-    polygons = simplify(polygons, options.simplify_um, pixel=image.spacing.um)
-    measurements = {AREA: area_mm2(polygons, pixel=image.spacing.um)}
+    outlines, kept, areas = _shaped(traced.outlines, image, options)
+    measurements = {AREA: areas / 1e6}
     measurements |= {name: column[kept] for name, column in measured.items()}
     return Annotations(
-        geometries=polygons,
+        geometries=outlines,
         class_index=traced.values[kept] - 1,
         classes=classes,
         image=image,
         measurements=measurements,
-        object_type=options.object_type,
+        object_type=kind,
         nuclei=None if nuclei is None else nuclei[kept],
     )
+
+
+def _shaped(
+    outlines: Rectilinear, image: ImageRef, options: ExportOptions
+) -> tuple[Held, NDArray[np.int64], NDArray[np.float64]]:
+    """Return the outlines as asked for, the rows they come from, and their areas in µm²."""
+    pixel = image.spacing.um
+    if not (options.min_hole_um2 or options.simplify_um):
+        areas = area_um2(outlines, pixel=pixel)
+        kept = np.flatnonzero(areas >= options.min_area_um2)
+        return outlines.take(kept), kept, areas[kept]
+    # What lies in a hole, and who shares a border, can only be told with all of them there.
+    polygons, kept = drop_small(
+        outlines.to_shapely(),
+        min_area=options.min_area_um2,
+        min_hole=options.min_hole_um2,
+        pixel_area=image.spacing.area_um2,
+    )
+    polygons = simplify(polygons, options.simplify_um, pixel=pixel)
+    return polygons, kept, area_um2(polygons, pixel=pixel)
 
 
 def _nucleus_area_mm2(nuclei: NDArray[np.object_], image: ImageRef) -> NDArray[np.float64]:

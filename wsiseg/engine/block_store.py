@@ -33,6 +33,8 @@ class BlockStore:
         self._folder = folder
         self._lock = threading.Lock()
         self._slots: dict[tuple[int, ...], int] = {}
+        self._free: list[int] = []
+        self._end = 0
         self._shape: tuple[int, ...] = ()
         self._file: IO[bytes] | None = None
         self._full = False
@@ -59,10 +61,13 @@ class BlockStore:
                 if self._file is None:
                     self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
                     self._shape = pixels.shape
-                slot = len(self._slots)
-                if slot % ROOM_EVERY == 0 and shutil.disk_usage(self._folder).free < ROOM_BYTES:
-                    self._full = True
-                    return
+                if self._free:
+                    slot = self._free.pop()
+                else:
+                    slot, self._end = self._end, self._end + 1
+                    if slot % ROOM_EVERY == 0 and self._is_nearly_full():
+                        self._full = True
+                        return
                 written = os.pwrite(self._file.fileno(), pixels.tobytes(), slot * pixels.nbytes)
             except OSError:
                 self._full = True
@@ -72,6 +77,13 @@ class BlockStore:
             else:
                 self._full = True
 
+    def drop(self, index: tuple[int, ...]) -> None:
+        """Forget a block that nobody reads any more; its place in the file is used again."""
+        with self._lock:
+            slot = self._slots.pop(index, None)
+            if slot is not None:
+                self._free.append(slot)
+
     def get(self, index: tuple[int, ...]) -> Pixels | None:
         """Return a block, uint8; `None` where there is none."""
         slot = self._slots.get(index)
@@ -79,4 +91,9 @@ class BlockStore:
             return None
         nbytes = math.prod(self._shape)
         data = os.pread(self._file.fileno(), nbytes, slot * nbytes)
+        if self._slots.get(index) != slot:  # dropped meanwhile, and perhaps another's by now
+            return None
         return np.frombuffer(data, np.uint8).reshape(self._shape) if len(data) == nbytes else None
+
+    def _is_nearly_full(self) -> bool:
+        return shutil.disk_usage(self._folder).free < ROOM_BYTES

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wsiseg.geometry import Box
 
-__all__ = ["BlockCache", "BlockUses", "Readable", "block_box", "row_bytes"]
+__all__ = ["BlockCache", "BlockUses", "Readable", "block_box", "parts_of", "row_bytes"]
 
 
 class Readable(Protocol):
@@ -32,6 +32,14 @@ def block_box(index: Sequence[int], block: Sequence[int]) -> Box:
     """Return the pixels of the block at `index`; those outside the image count from -1 down."""
     start = tuple(i * n for i, n in zip(index, block, strict=True))
     return Box(start, tuple(a + n for a, n in zip(start, block, strict=True)))
+
+
+def parts_of(box: Box, block: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Box, Box]]:
+    """Yield the blocks that a box touches: index, pixels, and those of them in the box."""
+    edges = zip(box.start, box.stop, block, strict=True)
+    for index in itertools.product(*(range(a // n, (b - 1) // n + 1) for a, b, n in edges)):
+        whole = block_box(index, block)
+        yield index, whole, whole.intersect(box)
 
 
 def row_bytes(width: int, patch: Sequence[int], block: Sequence[int], bytes_per_pixel: int) -> int:
@@ -61,8 +69,8 @@ class BlockUses:
     @classmethod
     def of_boxes(cls, boxes: Iterable[Box], block: tuple[int, ...]) -> "BlockUses":
         """Count the blocks of the boxes of a walk, in pixels of the image."""
-        spans = np.array([(box.start, box.stop) for box in boxes], np.int64)
-        spans = spans.reshape(-1, 2, len(block))
+        edges = (edge for box in boxes for edge in (*box.start, *box.stop))  # no list: there may
+        spans = np.fromiter(edges, np.int64).reshape(-1, 2, len(block))  # be a million
         if not len(spans):
             return cls(tuple(block), (0,) * len(block), np.zeros((0,) * len(block), np.int32))
         low, high = spans[:, 0] // block, (spans[:, 1] - 1) // block + 1
@@ -142,13 +150,7 @@ class BlockCache:
         return len(self._blocks)
 
     def _parts(self, box: Box) -> Iterator[tuple[Box, NDArray[Any]]]:
-        spans = [
-            range(a // n, (b - 1) // n + 1)
-            for a, b, n in zip(box.start, box.stop, self._block, strict=True)
-        ]
-        for index in itertools.product(*spans):
-            whole = block_box(index, self._block)
-            part = whole.intersect(box)
+        for index, whole, part in parts_of(box, self._block):
             pixels = self._take(index, whole)
             yield part, pixels[part.relative_to(whole).slices()]
 

@@ -34,7 +34,7 @@ from wsiseg.stitch import (
     ThresholdLabels,
 )
 
-__all__ = ["Cascade", "CascadeOutput", "labeller", "run_cascade"]
+__all__ = ["Cascade", "CascadeOutput", "labeller", "rest_later_stages", "run_cascade"]
 
 MASK = "mask.zarr"
 OFFSETS_STORE = "offsets.zarr"
@@ -202,9 +202,7 @@ class Cascade:
         if means:
             found = {str(name): means[name].mean for name in setup.layers.names}
             report = replace(report, uncertainty=found)
-        predictor = model.predictors[s]
-        if isinstance(predictor, Threaded) and model.device == "cpu":
-            predictor.rest()  # its activations are not needed beside the outlines
+        _rest(model, s)  # its activations are not needed beside the outlines
         release_memory()
         return report
 
@@ -222,6 +220,18 @@ class Cascade:
             parts=_parts(setup) if last else (CODES,),
             wanted=rows,
         )
+
+
+def rest_later_stages(model: Model) -> None:
+    """Free the activations that the plan's timing has left to all stages but the first."""
+    for s in range(1, len(model.predictors)):
+        _rest(model, s)
+
+
+def _rest(model: Model, s: int) -> None:
+    predictor = model.predictors[s]
+    if isinstance(predictor, Threaded) and model.device == "cpu":
+        predictor.rest()
 
 
 def _parts(setup: StageSetup) -> tuple[str, ...]:

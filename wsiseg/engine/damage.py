@@ -9,6 +9,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsiseg.annotations import AnnotationClass, Annotations, ImageRef
+from wsiseg.annotations.chunks import in_shapely
 from wsiseg.engine.gaps import Gaps, disjoint
 from wsiseg.errors import TooDamagedError
 from wsiseg.options import DamageOptions
@@ -171,14 +172,16 @@ def with_degraded_shares(annotations: Annotations, gaps: Gaps) -> Annotations:
     boxes = gaps.l0_boxes(State.DEGRADED)
     if not len(boxes):
         return annotations
-    region, shapes = _union(boxes), annotations.geometries
+    region, outlines = _union(boxes), annotations.outlines
     shapely.prepare(region)
-    shares = np.zeros(len(shapes))
-    hit = np.flatnonzero(shapely.intersects(region, shapes))
-    whole = shapely.area(shapes[hit])
-    shares[hit] = shapely.area(shapely.intersection(shapes[hit], region)) / whole
+    shares = np.zeros(len(outlines))
+    for chunk, shapes in in_shapely(outlines):
+        hit = np.flatnonzero(shapely.intersects(region, shapes))
+        whole = shapely.area(shapes[hit])
+        part = shapely.area(shapely.intersection(shapes[hit], region))
+        shares[chunk.start + hit] = part / whole
     measured = {**annotations.measurements, DEGRADED_SHARE: np.clip(shares, 0, 1)}
-    return replace(annotations, measurements=measured)
+    return replace(annotations, geometries=outlines, measurements=measured)
 
 
 def _union(boxes: Boxes) -> shapely.Geometry:

@@ -17,11 +17,17 @@ from wsiseg.engine.decoding import EXACT, DecodingChoice
 from wsiseg.engine.execute import Pace, Threaded
 from wsiseg.engine.graph import StageSetup, select_tiles
 from wsiseg.engine.inputs import BLOCK, SlideInput
-from wsiseg.engine.share import SOURCE_CACHE_BYTES, shared_blocks
+from wsiseg.engine.share import kept_bytes, shared_blocks
 from wsiseg.errors import MemoryBudgetError
 from wsiseg.geometry import ceil_div
 from wsiseg.grid import Column
-from wsiseg.machine import machine_memory, release_memory, resident_memory, usable_cores
+from wsiseg.machine import (
+    machine_memory,
+    release_memory,
+    resident_memory,
+    trim_heap,
+    usable_cores,
+)
 from wsiseg.model import Model, Predictor
 from wsiseg.model.tuning import StageTuning, default_batch, device_batch
 from wsiseg.options import RunOptions, TissueOptions
@@ -76,7 +82,7 @@ class StagePlan:
     amplification: float | None
     """How often a block of the slide is expected to be made, on average over those needed. 1 also
     in columns, as blocks at the cuts wait in a file for the next column: `cut_bytes`. `None` where
-    the slide is not read in whole tiles (fractional ratios, large tiles): the cache decides."""
+    the codec reduces or tiles are very large: the source's cache decides."""
 
     cut_bytes: int
 
@@ -169,7 +175,7 @@ def make_plan(
         budget = int(machine_memory() * 0.75)
     selected = tuple(select_tiles(s, tissue, tissue_options.min_fraction) for s in setups)
     stages: list[StagePlan] = []
-    blocks = shared_blocks(setups)
+    blocks, kept = shared_blocks(setups), kept_bytes(setups)
     for k, (setup, chosen) in enumerate(zip(setups, selected, strict=True)):
         measured = model.tuning.stages if model.tuning is not None else ()
         tuned = next((t for t in measured if t.stage == setup.spec.name), None)
@@ -177,9 +183,10 @@ def make_plan(
         predictor, device = model.predictors[k], model.device
         pinned = paces.get(setup.spec.name)
         running = setup.runs(chosen)
-        counted = _Stage(setup, setups[:k], running, predictor, device, mine, tuned, pinned)
+        counted = _Stage(setup, setups[:k], running, predictor, device, mine, kept, tuned, pinned)
         # Allocators keep what they once had, so the stages' buffers add up.
         spent = sum(stage.buffer_bytes for stage in stages)
+        trim_heap()  # of counting a million tiles, before another network takes its memory
         stages.append(counted.plan(options, budget - spent - OUTPUT_BYTES))
     projected = resident_memory() + OUTPUT_BYTES + sum(stage.buffer_bytes for stage in stages)
     if projected > budget:
@@ -211,7 +218,10 @@ class _Stage:
     predictor: Predictor
     device: str
     blocks: Mapping[int, tuple[int, ...]]
-    """Pixels of a block of the inputs that are read in whole compressed tiles."""
+    """Pixels of a block of the inputs whose compressed tiles are each decoded once."""
+
+    kept_bytes: int
+    """Of decoded tiles, where all inputs are read so."""
 
     tuned: StageTuning | None = None
     """What was measured to be the fastest on this CPU."""
@@ -381,7 +391,7 @@ class _Stage:
         if self.setup.layers.passes > 1:  # a turned copy, an answer, and what it adds to the mean
             waiting += 3 * pace.workers
         views = [k for k, item in enumerate(self.setup.inputs) if item.view is not None]
-        source = SOURCE_CACHE_BYTES if self.blocks.keys() >= set(views) else SOURCE_BYTES
+        source = self.kept_bytes if self.blocks.keys() >= set(views) else SOURCE_BYTES
         return waiting * pace.batch_size * (inputs + outputs) + source
 
     def _counted(self, pace: Pace, batch_s: float, buffer_bytes: int) -> StagePlan:

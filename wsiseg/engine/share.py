@@ -7,7 +7,6 @@ once for the stages that come later, and kept in a file without a name until the
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,12 @@ from numpy.typing import NDArray
 
 from wsiseg.engine.block_store import BlockStore
 from wsiseg.engine.blocks import BlockUses, block_box
+from wsiseg.engine.decoded import KEPT_BYTES
+from wsiseg.engine.fractional import FractionalLevel, unit_of
 from wsiseg.engine.graph import StageSetup
-from wsiseg.engine.walk import runs_of
+from wsiseg.engine.walk import all_runs
+from wsiseg.engine.wish import SharedView, Wish, reduced
 from wsiseg.geometry import Box
-from wsiseg.resample import area, area_span
 from wsiseg.source import Level, View
 from wsiseg.source.base import Pixels
 
@@ -26,6 +27,7 @@ __all__ = [
     "SOURCE_CACHE_BYTES",
     "SharedLevel",
     "SharedView",
+    "kept_bytes",
     "share_levels",
     "shared_blocks",
 ]
@@ -37,17 +39,8 @@ SOURCE_CACHE_BYTES = 8 << 20
 """Decoded tiles that the source keeps where nobody comes back to them."""
 
 MOST_SIDE = 2048
-"""Level pixels of a block at most; where no smaller one fits the file's tiles and all ratios, each
-view is read for itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What one stage will want of a level."""
-
-    view: View
-    uses: BlockUses
-    store: "BlockStore"
+"""Level pixels of a block at most; where no smaller one fits the file's tiles and all ratios, the
+level is read as at fractional ones."""
 
 
 class SharedLevel:
@@ -67,7 +60,7 @@ class SharedLevel:
         self._level = level
         self.side = side
         self._folder = folder
-        self._wishes: list[_Wish] = []
+        self._wishes: list[Wish] = []
 
     def block_of(self, view: View) -> tuple[int, ...]:
         """Return the pixels of a block on the grid of a view."""
@@ -75,7 +68,7 @@ class SharedLevel:
 
     def add(self, view: View, uses: BlockUses) -> "SharedView":
         """Return the reader of the next stage; all are added before the first is read."""
-        self._wishes.append(_Wish(view, uses, BlockStore(self._folder)))
+        self._wishes.append(Wish(view, uses, BlockStore(self._folder)))
         return SharedView(self, len(self._wishes) - 1, view, self.block_of(view))
 
     def close(self) -> None:
@@ -96,23 +89,8 @@ class SharedLevel:
         pixels = self._level.read(whole)
         for other in others:
             box = block_box(index, self.block_of(other.view))
-            other.store.put(index, _reduce(other.view, pixels, whole, box))
-        return _reduce(wish.view, pixels, whole, mine)
-
-
-class SharedView:
-    """The blocks of one view of a shared level; a `Readable` for whole blocks only."""
-
-    def __init__(self, shared: SharedLevel, turn: int, view: View, block: tuple[int, ...]) -> None:
-        self.shape = view.shape
-        self.block = block
-        self._shared = shared
-        self._turn = turn
-
-    def read(self, box: Box) -> Pixels:
-        """Return the pixels of one block of the grid of blocks, uint8 `(*block, 3)`."""
-        index = tuple(a // n for a, n in zip(box.start, self.block, strict=True))
-        return self._shared.read(self._turn, index)
+            other.store.put(index, reduced(other.view, pixels, whole, box))
+        return reduced(wish.view, pixels, whole, mine)
 
 
 @contextmanager
@@ -121,13 +99,13 @@ def share_levels(
 ) -> Iterator[dict[tuple[int, int], SharedView]]:
     """Give the shared view of each slide input, by (stage, input).
 
-    Inputs that are missing are better read by themselves: their ratio is not whole, or no block of
-    moderate size fits.
+    Inputs that are missing are better read by themselves: the codec reduces for them, or the tiles
+    of the file are too large to be kept.
     """
     shared: dict[tuple[int, int], SharedView] = {}
     with ExitStack() as stack:
-        for level, side, readers in _shared_levels(setups):
-            blocks = stack.enter_context(closing(SharedLevel(level, side, folder)))
+        for blocks, readers in _shared_levels(setups, folder):
+            stack.enter_context(closing(blocks))
             for s, k, view in readers:
                 boxes = _wanted(setups[s], k, selected[s])
                 uses = BlockUses.of_boxes(boxes, blocks.block_of(view))
@@ -143,25 +121,34 @@ def share_levels(
 def shared_blocks(setups: Sequence[StageSetup]) -> dict[tuple[int, int], tuple[int, ...]]:
     """Return the pixels of a block of each shared input, by (stage, input)."""
     return {
-        (s, k): tuple(n // int(r) for n, r in zip(side, view.ratio, strict=True))
-        for _, side, readers in _shared_levels(setups)
+        (s, k): blocks.block_of(view)
+        for blocks, readers in _shared_levels(setups, Path())
         for s, k, view in readers
     }
 
 
+def kept_bytes(setups: Sequence[StageSetup]) -> int:
+    """Return the bytes of decoded tiles in memory while stages read the slide in whole blocks."""
+    levels = (blocks for blocks, _ in _shared_levels(setups, Path()))
+    fractional = sum(isinstance(blocks, FractionalLevel) for blocks in levels)
+    return SOURCE_CACHE_BYTES + fractional * KEPT_BYTES
+
+
 def _shared_levels(
-    setups: Sequence[StageSetup],
-) -> Iterator[tuple[Level, tuple[int, ...], list[tuple[int, int, View]]]]:
-    """Yield each level read in whole blocks, the side of a block, and who reads it."""
+    setups: Sequence[StageSetup], folder: Path
+) -> Iterator[tuple[SharedLevel | FractionalLevel, list[tuple[int, int, View]]]]:
+    """Yield each level read in whole blocks, and who reads it."""
     wanted: dict[int, list[tuple[int, int, View]]] = {}
     for (s, k), view in _slide_inputs(setups).items():
-        if _is_shared(view):
+        if not view.scaled:
             wanted.setdefault(view.level.index, []).append((s, k, view))
     for readers in wanted.values():
-        level = readers[0][2].level
-        side = _common_side(level, [view for _, _, view in readers])
+        level, views = readers[0][2].level, [view for _, _, view in readers]
+        side = _common_side(level, views) if all(map(_is_whole, views)) else None
         if side is not None:
-            yield level, side, readers
+            yield SharedLevel(level, side, folder), readers
+        elif (unit := unit_of(level)) is not None:
+            yield FractionalLevel(level, unit, folder), readers
 
 
 def _slide_inputs(setups: Sequence[StageSetup]) -> dict[tuple[int, int], View]:
@@ -174,14 +161,14 @@ def _slide_inputs(setups: Sequence[StageSetup]) -> dict[tuple[int, int], View]:
     }
 
 
-def _is_shared(view: View) -> bool:
-    """Tell whether the view is made of whole level pixels, all of them."""
-    return not view.scaled and all(float(r).is_integer() for r in view.ratio)
+def _is_whole(view: View) -> bool:
+    """Tell whether each pixel of the view is made of whole pixels of the level."""
+    return all(float(r).is_integer() for r in view.ratio)
 
 
 def _wanted(setup: StageSetup, k: int, selected: NDArray[np.bool_]) -> Iterator[Box]:
     """Yield boxes of input `k` that together are what the selected tiles read."""
-    for run in runs_of(np.argwhere(selected)):
+    for run in all_runs(selected):
         first, last = (
             setup.inputs[k].box_of(tile.read, setup.reference) for tile in run.tiles(setup.grid)
         )
@@ -201,17 +188,3 @@ def _common_side(level: Level, views: Sequence[View]) -> tuple[int, ...] | None:
             return None
         sides.append(side)
     return tuple(sides)
-
-
-def _reduce(view: View, pixels: Pixels, whole: Box, box: Box) -> Pixels:
-    """Return a block of a view from the pixels of its block of the level."""
-    out = np.empty((*box.shape, 3), np.uint8)
-    inside = box.clip(view.shape)
-    if inside != box:
-        out[:] = view.background
-    if inside.size:
-        span = area_span(inside, view.ratio).clip(view.level.shape)
-        part = pixels[span.relative_to(whole).slices()]
-        reduced = area(part, span, inside, view.ratio, view.level.shape)
-        out[inside.relative_to(box).slices()] = reduced
-    return out

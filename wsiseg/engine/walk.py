@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from wsiseg.grid import Grid, Tile
 
-__all__ = ["Run", "batches_of", "runs_of"]
+__all__ = ["Run", "all_runs", "batches_of", "runs_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +43,11 @@ def runs_of(indices: NDArray[np.int64]) -> Iterator[Run]:
     edges = [0, *(np.flatnonzero(~follows) + 1).tolist(), len(indices)]
     for start, stop in pairwise(edges):
         yield Run(tuple(map(int, indices[start])), stop - start)
+
+
+def all_runs(selected: NDArray[np.bool_]) -> Iterator[Run]:
+    """Yield the runs of neighbours among all selected tiles, bool of the grid's counts."""
+    for row in range(len(selected)):
+        indices = np.argwhere(selected[row : row + 1])
+        indices[:, 0] = row
+        yield from runs_of(indices)

@@ -20,6 +20,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsiseg.annotations import Annotations, Polygons, to_frame
+from wsiseg.annotations.rectilinear import in_columns
 from wsiseg.errors import RunError
 from wsiseg.exchange.finished import FinishedResult
 
@@ -158,7 +159,7 @@ def build(groups: Iterable[Annotations], folder: Path) -> None:
     names = list(dict.fromkeys(name for group in kept for name in group.measurements))
     colors = {known.name: known.color for group in kept for known in group.classes}
     place = {name: i for i, name in enumerate(colors)}
-    polygons = [_columns(group) for group in kept]
+    polygons = [in_columns(group.outlines) for group in kept]
     empty = Polygons(np.empty((0, 2)), *(np.zeros(1, np.int64),) * 3)
     merged = Polygons.concatenate(polygons) if polygons else empty
     low, high = merged.bounds()
@@ -184,11 +185,6 @@ def build(groups: Iterable[Annotations], folder: Path) -> None:
         np.save(folder / f"{name}.npy", column)
     about = {"measurements": names, "classes": list(colors.items())}
     (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-
-
-def _columns(group: Annotations) -> Polygons:
-    held = group.outlines
-    return held if isinstance(held, Polygons) else Polygons.of(held)
 
 
 def _classes(group: Annotations, place: dict[str, int]) -> NDArray[np.int16]:
