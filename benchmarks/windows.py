@@ -141,11 +141,12 @@ def main() -> None:
         write_models(folder, args.patch, args.halo, args.window)
         for number in range(-1, args.rounds):  # the first loads, exports and compares
             for way in WAYS:
-                row = run_once(args.slide, folder / way, folder / f"out-{way}")
+                out = folder / f"out-{way}-{number}"  # what is finished would be left alone
+                row = run_once(args.slide, folder / way, out)
                 if number >= 0:
                     rows[way].append(row)
                     print(row)
-        codes, share = largest_change(*(folder / f"out-{way}" for way in WAYS))
+        codes, share = largest_change(*(folder / f"out-{way}-{number}" for way in WAYS))
     content = {
         "slide": describe(args.slide),
         "card": {"patch": args.patch, "halo": args.halo, "max_patch": args.window},

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from wsiseg.errors import UsageError
 from wsiseg.options import (
     Backend,
     Detector,
@@ -49,6 +50,7 @@ __all__ = [
     "Timeout",
     "Tissue",
     "folder_options",
+    "parse_files",
     "parse_layers",
     "parse_mpp",
     "run_options",
@@ -179,6 +181,17 @@ def parse_layers(text: str) -> tuple[UncertaintyLayer, ...]:
     """Return the names in `--uncertainty`; whether they are known is the options' business."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     return cast("tuple[UncertaintyLayer, ...]", names)
+
+
+def parse_files(option: str, texts: list[str] | None) -> dict[str, str]:
+    """Return the files of `NAME=FILE`, by name."""
+    found: dict[str, str] = {}
+    for text in texts or []:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in found:
+            raise UsageError(f"{option} {text!r}: needed NAME=FILE, each name once")
+        found[name] = path
+    return found
 
 
 def folder_options(

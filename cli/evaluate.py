@@ -1,10 +1,13 @@
 """`wsiseg evaluate`: predictions against labels."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from wsiseg.errors import UsageError
 
 from .arguments import AsJson
 
@@ -22,7 +25,12 @@ PRINTED = (
 """The other figures are in the report."""
 
 
+OF_SLIDES = ("spacing", "point_tolerance", "compare", "stratify")
+OF_LABEL_FOLDERS = ("rater",)
+
+
 def evaluate(
+    context: typer.Context,
     dataset: Annotated[
         Path,
         typer.Argument(
@@ -83,15 +91,18 @@ def evaluate(
 
     named = [name.strip() for name in classes.split(",") if name.strip()]
     if dataset.is_dir() or is_volume(dataset):
+        _refuse(context, (*OF_SLIDES, "split"), "folders of label volumes")
         evaluation = _of_scans(dataset, predictions, named, rater or [], tolerance)
     else:
-        evaluation = _of_slides(
+        evaluation = _of_dataset(
+            context,
             dataset,
             predictions,
             named,
             split,
             spacing,
             compare,
+            tolerance,
             EvaluationOptions(
                 tolerance_um=10.0 if tolerance is None else tolerance,
                 point_tolerance_um=point_tolerance,
@@ -131,20 +142,41 @@ def _of_scans(
     )
 
 
-def _of_slides(
+def _refuse(context: typer.Context, names: Sequence[str], what: str) -> None:
+    """Refuse options that would count for nothing."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)}: not for {what}, where it would change nothing")
+
+
+def _of_dataset(
+    context: typer.Context,
     dataset: Path,
     predictions: Path,
     named: list[str],
     split: Literal["train", "val", "test"],
     spacing: float,
     compare: list[str] | None,
+    tolerance: float | None,
     options: "EvaluationOptions",
 ) -> "Evaluation":
+    from wsiseg.evaluate import scan_options
+    from wsiseg.evaluate.volumes import TOLERANCE_MM
     from wsiseg.train.config import read_dataset_of
     from wsiseg.train.scoring import evaluate_dataset
 
+    content = read_dataset_of(dataset, classes=named)
+    _refuse(context, OF_LABEL_FOLDERS, "data sets, which have columns rater...")
+    if content.volumes:
+        _refuse(context, OF_SLIDES, "data sets of scans")
+        options = scan_options(tolerance_mm=TOLERANCE_MM if tolerance is None else tolerance)
     return evaluate_dataset(
-        read_dataset_of(dataset, classes=named),
+        content,
         predictions,
         splits=(split,),
         spacing_um=spacing,

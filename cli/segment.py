@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsiseg.errors import WsisegError
+from wsiseg.errors import UsageError, WsisegError
 from wsiseg.options import (
     DamageOptions,
     Decoding,
@@ -34,7 +34,6 @@ from .arguments import (
     Memory,
     MemoryPlanName,
     MinTissue,
-    ModelName,
     Mpp,
     Nested,
     NoWait,
@@ -46,13 +45,13 @@ from .arguments import (
     RunBy,
     Scheduler,
     Series,
-    Slides,
     SplitOver,
     Threads,
     Tilt,
     Timeout,
     Tissue,
     folder_options,
+    parse_files,
     parse_layers,
     parse_mpp,
     run_options,
@@ -60,17 +59,39 @@ from .arguments import (
 from .console import failed, print_report, stoppable
 
 if TYPE_CHECKING:
-    from wsiseg.run import FolderReport
+    from wsiseg.run import FolderReport, SlideJob
 
 __all__ = ["segment"]
 
 CERTAIN = UncertaintyOptions()
-SLIDE_DEMO, SCAN_DEMO = "breast-tumour-demo", "spinal-cord-demo"
-"""What runs where no model is named: on slides, and where all that is named are scans."""
-
 DEFAULT_DAMAGE = DamageOptions()
 
 Option = typer.Option
+SlidesOrChannels = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Slide or scan files, folders, globs, URLs, or a CSV with the columns slide,mpp or "
+        "scan.",
+        show_default=False,
+    ),
+]
+Channels = Annotated[
+    list[str] | None,
+    Option(help="NAME=FILE: a channel of one scan, as the model's card names it; repeatable."),
+]
+Priors = Annotated[
+    list[str] | None,
+    Option(help="NAME=FILE: a channel known from elsewhere, such as a mask; on any grid."),
+]
+ModelOrDemo = Annotated[
+    str | None,
+    Option(
+        "--model",
+        "-m",
+        help="Name or folder; default: the bundled model for slides, or for scans.",
+        show_default=False,
+    ),
+]
 InFrame = Annotated[Frame, Option(help="Pixels of the image QuPath shows, or of level 0.")]
 Simplify = Annotated[
     float, Option(min=0.0, help="Simplify outlines by this many µm; 0 keeps them exact.")
@@ -110,9 +131,11 @@ PlanOnly = Annotated[bool, Option("--plan", help="Print tiles, bytes and seconds
 
 
 def segment(
-    slides: Slides,
+    slides: SlidesOrChannels = None,
     out: Out = Path("out"),
-    model: ModelName = SLIDE_DEMO,
+    model: ModelOrDemo = None,
+    channel: Channels = None,
+    prior: Priors = None,
     mpp: Mpp = None,
     reader: Reader = None,
     series: Series = None,
@@ -160,7 +183,8 @@ def segment(
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
     threading.Thread(target=_prepare).start()
     from wsiseg.model import card_of
-    from wsiseg.run import SeriesChoice, list_slides, plan_folder, segment_folder
+    from wsiseg.run import SeriesChoice, list_slides, plan_folder, scan_of_channels, segment_folder
+    from wsiseg.segmenting import SCAN_DEMO, SLIDE_DEMO
     from wsiseg.source import is_volume
 
     from .progress import show_progress
@@ -196,18 +220,30 @@ def segment(
         isolate=isolate,
         split_over=split_over,
     )
-    if model == SLIDE_DEMO and all(is_volume(one) for one in slides):
-        model = SCAN_DEMO
-    jobs = list_slides(
-        slides,
-        mpp=parse_mpp(mpp),
-        reader=reader,
-        recursive=recursive,
-        nested=nested,
-        match=match or (),
-        limit=limit,
-        volumes=card_of(model).axes == "zyx",
-    )
+    named, known = parse_files("--channel", channel), parse_files("--prior", prior)
+    given = slides or []
+    if model is None:
+        model = SCAN_DEMO if all(is_volume(one) for one in given) else SLIDE_DEMO
+    card = card_of(model)
+    if named or known:
+        if len(given) > 1:
+            raise UsageError(f"--channel and --prior are of one scan, found {len(given)}")
+        job = scan_of_channels(card.scan_channels, named, known, given[0] if given else None)
+        jobs: tuple[SlideJob, ...] = (replace(job, reader=reader),)
+    elif not given:
+        raise UsageError("needed slides or scans, or --channel NAME=FILE for each of a scan")
+    else:
+        jobs = list_slides(
+            given,
+            mpp=parse_mpp(mpp),
+            reader=reader,
+            recursive=recursive,
+            nested=nested,
+            match=match or (),
+            limit=limit,
+            volumes=card.axes == "zyx",
+            channels=max(1, len(card.scan_channels)),
+        )
     choice = SeriesChoice(series, allow_gap, tilt)
     jobs = tuple(replace(job, choice=choice) for job in jobs)
     if plan:

@@ -9,6 +9,8 @@ The flow, in order::
     result = wsiseg.segment(slide, model)                  # engine -> stitch -> annotations
     result.write("out/")                                   # files people open
 
+Scans (`open_volume`) go through the same `plan` and `segment`.
+
 Names are loaded on first use, so that importing the package costs nothing.
 """
 
@@ -48,8 +50,9 @@ _HOMES = {
     "Result": "wsiseg.result",
     "Embeddings": "wsiseg.embedding",
     "embed": "wsiseg.embedding",
-    "plan": "wsiseg.pipeline",
-    "segment": "wsiseg.pipeline",
+    "ScanResult": "wsiseg.scan_result",
+    "plan": "wsiseg.segmenting",
+    "segment": "wsiseg.segmenting",
     "segment_folder": "wsiseg.run",
     "SegmentOptions": "wsiseg.options",
     "EmbedOptions": "wsiseg.options",
@@ -83,6 +86,7 @@ __all__ = [
     "Pyramid",
     "Result",
     "RunOptions",
+    "ScanResult",
     "SegmentOptions",
     "Spacing",
     "Tile",
@@ -134,9 +138,10 @@ if TYPE_CHECKING:
         TissueOptions,
         UncertaintyOptions,
     )
-    from wsiseg.pipeline import plan, segment
     from wsiseg.result import Result
     from wsiseg.run import segment_folder
+    from wsiseg.scan_result import ScanResult
+    from wsiseg.segmenting import plan, segment
     from wsiseg.source import Level, Pyramid, View, Volume, is_volume, open, open_volume
     from wsiseg.stitch import HeatmapStore
     from wsiseg.tissue import TissueMask, find_tissue

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsiseg.draw.canvas import Pixels
 from wsiseg.engine import Publishing, StageReport, finished_folder
+from wsiseg.engine.scan_focus import FocusedRun
 from wsiseg.engine.scan_plan import ScanPlan
 from wsiseg.engine.scan_record import scan_record
 from wsiseg.model import Model
@@ -53,6 +54,9 @@ class ScanResult:
     seconds: float
     heatmaps: Mapping[str, HeatmapStore] = field(default_factory=dict)
     """Of earlier stages, by output name."""
+
+    focus: FocusedRun | None = None
+    """Where the last stage looked, if around what an earlier one found."""
 
     @property
     def volume(self) -> Volume:
@@ -184,4 +188,8 @@ class ScanResult:
         )
         colors = class_colors(self.classes)
         told = [{"value": c.value, "name": c.name, "color": colors[c.value]} for c in self.classes]
-        return {**record, "classes": told}
+        found = {**record, "classes": told}
+        if self.focus is not None:
+            boxes = [[list(box.start), list(box.stop)] for box in self.focus.boxes]
+            found["focus"] = {"boxes": boxes, "settled": self.focus.settled}
+        return found

@@ -1,37 +1,49 @@
 """The flow of a scan: source -> frame of the model -> windows -> engine -> stitch -> labels."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from wsiseg.engine import Journal, Listener, ignore, temporary_folder
+from wsiseg.engine.scan_focus import run_in_focus
 from wsiseg.engine.scan_graph import lay_out_scan
 from wsiseg.engine.scan_plan import ScanPlan, plan_scan
 from wsiseg.engine.scan_resume import ScanResume
-from wsiseg.engine.scan_run import run_scan, windows_with_body
-from wsiseg.errors import ModelError
+from wsiseg.engine.scan_run import ScanOutput, run_scan, windows_with_body
+from wsiseg.errors import ModelError, UsageError
 from wsiseg.machine import release_memory, set_allocator
-from wsiseg.model import Model, load_for_run, require_task
+from wsiseg.model import Model, ModelCard, load_for_run, require_task
 from wsiseg.options import RunOptions
 from wsiseg.scan_result import ScanResult
 from wsiseg.source import Volume, open_volume
 from wsiseg.volume.body import Body, find_body
+from wsiseg.volume.regrid import on_grid_of
 from wsiseg.volume.scan import Scan
 
-__all__ = ["plan_of_scan", "segment_scan"]
+__all__ = ["OneScan", "Scans", "place_scan", "plan_of_scan", "segment_scan"]
 
 DEFAULTS = RunOptions()
 
-Scans = Volume | str | Path | Sequence[Volume | str | Path]
-"""A scan, or one for each channel that the model reads."""
+OneScan = Volume | str | Path
+Scans = OneScan | Sequence[OneScan] | Mapping[str, OneScan]
+"""A scan, or one for each channel that the model reads: in the order of its card, or by name."""
+
+NO_PRIORS: Mapping[str, OneScan] = MappingProxyType({})
 
 
 def plan_of_scan(
-    scan: Scans, model: Model | str | Path, *, options: RunOptions = DEFAULTS
+    scan: Scans,
+    model: Model | str | Path,
+    *,
+    priors: Mapping[str, OneScan] = NO_PRIORS,
+    options: RunOptions = DEFAULTS,
 ) -> ScanPlan:
     """Return the windows, bytes, memory and seconds a segmentation will take, without doing it.
 
-    The scan is read once where the model crops to a body.
+    The scan is read once where the model crops to a body. A stage that looks around what another
+    one found (`within`) is counted as if that were everywhere.
 
     Raises
     ------
@@ -40,7 +52,7 @@ def plan_of_scan(
     """
     require_task(model, "semantic")
     model = load_for_run(model, options)
-    placed, body = _placed(scan, model)
+    placed, body = place_scan(scan, model.card, priors)
     setups = lay_out_scan(model.card, placed)
     selected = windows_with_body(body, setups)
     return plan_scan(model, placed, setups, selected, options)
@@ -50,6 +62,7 @@ def segment_scan(
     scan: Scans,
     model: Model | str | Path,
     *,
+    priors: Mapping[str, OneScan] = NO_PRIORS,
     options: RunOptions = DEFAULTS,
     work_dir: Path | None = None,
     journal: Journal | None = None,
@@ -61,9 +74,13 @@ def segment_scan(
     ----------
     scan
         An open volume or what `wsiseg.open_volume` takes; several for a model of several channels,
-        in the order of its card.
+        in the order of its card, or by the names that stand there.
     model
         A loaded model, or the name or folder of one; of axes `zyx`.
+    priors
+        Channels that are known from elsewhere, such as a mask of the lungs, by name; on any grid.
+        Whole numbers are brought to the scan's voxels by the nearest one, others linearly; 0
+        outside.
     options
         How the machine is used.
     work_dir
@@ -95,14 +112,15 @@ def segment_scan(
     require_task(model, "semantic")
     model = load_for_run(model, options)
     set_allocator(model.backend)
-    placed, body = _placed(scan, model)
-    setups = lay_out_scan(model.card, placed)
-    selected = windows_with_body(body, setups)
-    resume = ScanResume(journal, placed, model) if journal is not None else None
-    paces = resume.paces(setups, selected) if resume is not None else {}
+    placed, body = place_scan(scan, model.card, priors)
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    plan = plan_scan(model, placed, setups, selected, options, paces=paces, folder=folder)
-    output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
+    run = partial(_run, body=body, options=options, folder=folder, journal=journal, listen=listen)
+    focus = None
+    if model.card.stages[-1].within is not None:
+        focus = run_in_focus(model, placed, run)
+        placed, plan, output = focus.scan, focus.plan, focus.output
+    else:
+        plan, output = run(model, placed)
     release_memory()
     return ScanResult(
         scan=placed,
@@ -113,18 +131,97 @@ def segment_scan(
         reports=output.reports,
         seconds=time.perf_counter() - started,
         heatmaps=output.heatmaps,
+        focus=focus,
     )
 
 
-def _placed(scan: Scans, model: Model) -> tuple[Scan, Body]:
-    """Return the scan in the frame of the model, the part that is looked at; and the body there."""
-    if model.card.scan is None:
+def _run(
+    model: Model,
+    placed: Scan,
+    *,
+    body: Body,
+    options: RunOptions,
+    folder: Path,
+    journal: Journal | None,
+    listen: Listener,
+) -> tuple[ScanPlan, ScanOutput]:
+    """Lay a model over the part of a scan that is looked at, plan it and run it."""
+    setups = lay_out_scan(model.card, placed)
+    selected = windows_with_body(body, setups)
+    resume = ScanResume(journal, placed, model) if journal is not None else None
+    paces = resume.paces(setups, selected) if resume is not None else {}
+    plan = plan_scan(model, placed, setups, selected, options, paces=paces, folder=folder)
+    output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
+    return plan, output
+
+
+def place_scan(
+    scan: Scans, card: ModelCard, priors: Mapping[str, OneScan] = NO_PRIORS
+) -> tuple[Scan, Body]:
+    """Return the scan in the frame of a model, the part that is looked at; and the body there.
+
+    Raises
+    ------
+    SourceError, ModelError, UsageError
+        As `segment_scan`.
+    """
+    if card.scan is None:
         raise ModelError(
-            f"{model.card.name}: is a model for slides (axes {model.card.axes!r}): needed one for "
-            "volumes (axes 'zyx'); see `wsiseg models list`"
+            f"{card.name}: is a model for slides (axes {card.axes!r}): needed one for volumes "
+            "(axes 'zyx'); see `wsiseg models list`"
         )
-    given = [scan] if isinstance(scan, Volume | str | Path) else list(scan)
+    given = _in_order(scan, card, priors)
     volumes = [one if isinstance(one, Volume) else open_volume(one) for one in given]
-    whole = Scan.of(volumes, model.card.scan)
-    body = find_body(whole, model.card.scan.crop)
+    if priors:
+        volumes = _with_priors(volumes, card, priors)
+    whole = Scan.of(volumes, card.scan)
+    body = find_body(whole, card.scan.crop)
     return whole.within(body.box), body
+
+
+def _in_order(scan: Scans, card: ModelCard, priors: Mapping[str, OneScan]) -> list[OneScan]:
+    """Return the scans but for priors, in the order of the card."""
+    _require_known(priors, card, "priors")
+    if isinstance(scan, Volume | str | Path):
+        return [scan]
+    if not isinstance(scan, Mapping):
+        return list(scan)
+    _require_known(scan, card, "channels")
+    wanted = [name for name in card.scan_channels if name not in priors]
+    if missing := [name for name in wanted if name not in scan]:
+        raise UsageError(
+            f"{card.name}: needed a scan for each of its channels {', '.join(wanted)}, found none "
+            f"for {', '.join(missing)}; name one"
+        )
+    return [scan[name] for name in wanted]
+
+
+def _require_known(named: Mapping[str, OneScan], card: ModelCard, what: str) -> None:
+    if strange := [name for name in named if name not in card.scan_channels]:
+        raise UsageError(
+            f"{what}: {card.name} has no channel {strange[0]!r}; needed some of "
+            f"{', '.join(card.scan_channels)}"
+        )
+
+
+def _with_priors(
+    volumes: Sequence[Volume], card: ModelCard, priors: Mapping[str, OneScan]
+) -> list[Volume]:
+    """Return a volume for each channel of the card, priors on the voxels of the first scan."""
+    names = card.scan_channels
+    own = [name for name in names if name not in priors]
+    if names[0] in priors or [volume.channels for volume in volumes] != [1] * len(own):
+        raise UsageError(
+            f"{card.name}: needed one scan of one channel each for {', '.join(own) or names[0]}, "
+            f"the first of them no prior, found {len(volumes)} beside {', '.join(priors)}"
+        )
+    scans = dict(zip(own, volumes, strict=True))
+    found = []
+    for name in names:
+        if name in scans:
+            found.append(scans[name])
+            continue
+        prior = priors[name]
+        opened = prior if isinstance(prior, Volume) else open_volume(prior)
+        found.append(on_grid_of(opened, volumes[0]))
+    return found

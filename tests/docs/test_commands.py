@@ -41,6 +41,8 @@ NOT_RUN = {
     "wsiseg train config.toml --out": "takes hours; short ones: tests/train, docs/notebooks",
     "wsiseg segment slides/ --model models/my-tumour": "a trained model: docs/notebooks",
     "wsiseg evaluate dataset.toml": "of a trained model: docs/notebooks",
+    "wsiseg segment .*--(channel|prior) ": "several channels: tests/scans/test_scan_channels.py",
+    "wsiseg segment scans/": "several channels: tests/scans/test_scan_channels.py",
     "wsiseg demo": "run by .ci/run as it stands in the README",
     "wsiseg models add h2g/": "H2G-Net's own files: tests/model_importers",
     "wsiseg segment slides/ --model h2g-net": "H2G-Net's own files: tests/model_importers",
@@ -52,6 +54,7 @@ INSTEAD = {"more/*.ndpi": "more/*.svs"}
 
 RUN_ELSEWHERE = {
     "docs/bring-your-model.md": "tests/model_importers/test_bring_your_model.py",
+    "docs/training-volumes.md": "tests/train/test_train_scans.py",
 }
 
 

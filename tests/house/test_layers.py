@@ -17,6 +17,7 @@ LAYERS = (
     ("evaluate",),
     ("view",),
     ("exchange",),
+    ("segmenting",),
     ("pipeline", "embedding"),
     ("scans",),
     ("result", "scan_result"),

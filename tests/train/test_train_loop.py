@@ -38,7 +38,7 @@ class MadeLesson:
     """Patches made from the numbers of their places; labels tell bright from dark."""
 
     def __init__(self, options, *, scores=None, stop_at=None, spoil_at=None):
-        leaves = [Leaf(0, k, (str(k),), np.arange(500), 50, (1.0, 1.0)) for k in (0, 1)]
+        leaves = [Leaf(0, k, (str(k),), np.arange(500), (10, 50), (1.0, 1.0)) for k in (0, 1)]
         self.sampler = PlaceSampler(leaves, seed=options.seed, hard=options.hard)
         self.options, self.scores = options, scores
         self.stop_at, self.spoil_at, self.asked = stop_at, spoil_at, 0

@@ -13,7 +13,7 @@ CELL = (16.0, 8.0)
 
 def leaf(slide=0, label=0, cells=range(12), name=None):
     path = (f"slide {slide}", name or f"class {label}")
-    return Leaf(slide, label, path, np.array(cells, np.int64), 4, CELL)
+    return Leaf(slide, label, path, np.array(cells, np.int64), (100_000, 4), CELL)
 
 
 def sampler(*leaves, seed=0, hard=0.0):

@@ -294,7 +294,8 @@ def test_worst_patches_are_named_as_everywhere(tmp_path, monkeypatch):
     entries = [SlideEntry(tmp_path / name, tmp_path / "a", "p", "train") for name in names]
     slides = [Made(entry=entry) for entry in entries]
     lesson = Made(slides=slides[:2], tests=slides[2:])
-    run = Made(done=[Made(lesson=lesson, network=None)], train=slides[:2], tests=slides[2:])
+    done = [Made(lesson=lesson, network=None)]
+    run = Made(done=done, scans=(), train=slides[:2], tests=slides[2:])
     for part in ("_places", "_losses", "_annotations"):
         monkeypatch.setattr(worst, part, lambda *_: [])
     monkeypatch.setattr(worst, "write_geojson", lambda _, path: path.touch())

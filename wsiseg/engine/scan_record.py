@@ -58,6 +58,7 @@ def _describe(volume: Volume) -> dict[str, Any]:
         "orientation": volume.affine.orientation,
         "affine": volume.affine.to_nifti().tolist(),
         "properties": dict(metadata.properties),
+        **({"opened": dict(metadata.opened)} if metadata.opened else {}),
     }
 
 

@@ -28,7 +28,7 @@ from wsiseg.volume.body import Body
 from wsiseg.volume.prepare import PreparedScan, WorkFile, prepare_scan
 from wsiseg.volume.scan import Scan
 
-__all__ = ["ScanOutput", "run_scan", "windows_with_body"]
+__all__ = ["ScanOutput", "prepare_inputs", "run_scan", "windows_with_body"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def run_scan(
                 reducer = labels_of_scan(card, setup, scan, parts, labels, planes, device=device)
             else:
                 reducer = _between(card, setups, s, folder, stack, rows, as_labels, spans)
-            scans = _prepared(card, scan, setup, folder, stack)
+            scans: dict[int, Readable] = {**prepare_inputs(card, scan, setup, folder, stack)}
             scans |= {k: found for (reader, k), found in as_labels.items() if reader == s}
             report = run_stage(
                 setup,
@@ -122,12 +122,12 @@ def run_scan(
     return ScanOutput(labels, heatmaps, tuple(reports))
 
 
-def _prepared(
+def prepare_inputs(
     card: ModelCard, scan: Scan, setup: StageSetup, folder: Path, stack: ExitStack
-) -> dict[int, Readable]:
+) -> dict[int, PreparedScan]:
     """Return what the inputs of a stage that read the scan read; `stack` ends them."""
     assert card.scan is not None
-    found: dict[int, Readable] = {}
+    found: dict[int, PreparedScan] = {}
     made: dict[object, PreparedScan] = {}
     for k, item in enumerate(setup.inputs):
         if item.spec.source != SCAN or item.layout is None:

@@ -11,7 +11,7 @@ import orjson
 
 from wsiseg.errors import RunError
 from wsiseg.geometry import Affine
-from wsiseg.source import Volume, open_volume
+from wsiseg.source import Volume, open_recorded, open_volume
 from wsiseg.volume.arrays import VolumeArray, VoxelArray, class_boxes
 from wsiseg.volume.preview import class_colors
 from wsiseg.volume.report import ScanReport, scan_report
@@ -108,7 +108,7 @@ class FinishedScan:
         RunError
             If it is not there, or lies on other voxels.
         """
-        volume = stack.enter_context(open_volume(self.scan_file))
+        volume = stack.enter_context(open_recorded(self.scan_file, self.record.get("scan")))
         turned = volume.oriented(self.affine.orientation)
         if turned.shape != self._volume.shape or not turned.affine.is_close(self.affine, 0.01):
             raise RunError(

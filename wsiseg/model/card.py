@@ -166,6 +166,7 @@ class ModelCard(CardPart):
                     f"values, one per axis of {self.axes!r}"
                 )
             check_scan_stage(stage, regions=bool(self.regions))
+            self._check_within(stage)
             if self.scan is not None:
                 _check_masks(stage, self.scan)
         return self
@@ -224,6 +225,27 @@ class ModelCard(CardPart):
                     "in an earlier stage"
                 )
         return self
+
+    def _check_within(self, stage: StageSpec) -> None:
+        """Refuse a look around what was found that is not the last of several."""
+        if stage.within is None or not stage.reads_scan:
+            return
+        where = f"stage {stage.name!r}: within"
+        if len(self.stages) == 1 or stage is not self.stages[-1]:
+            raise ValueError(f"{where} is for the last of several stages")
+        if any(spec.source != SCAN for spec in stage.inputs):
+            raise ValueError(f"{where} needs inputs from the scan alone")
+        early = [spec for one in self.stages[:-1] for spec in one.inputs if spec.source == SCAN]
+        for inputs in (early, stage.inputs):
+            read = tuple(dict.fromkeys(name for spec in inputs for name in spec.channels))
+            if read != self.scan_channels:
+                raise ValueError(
+                    f"{where} needs the same channels before and in it, in the same order: found "
+                    f"{list(read)} of {list(self.scan_channels)}"
+                )
+        names = [one.name for one in self.classes[1:]]
+        if unknown := [name for name in stage.within.classes if name not in names]:
+            raise ValueError(f"{where} names {unknown}, which are none of the classes {names}")
 
     def _check_axes(self, where: str, spec: InputSpec) -> None:
         sizes = {"patch": spec.patch, "stride": spec.stride, "spacing_um": spec.spacing_um}
@@ -292,6 +314,7 @@ def check_scan_stage(stage: StageSpec, *, regions: bool) -> None:
             ("folds", stage.folds),
             ("windows", stage.windows),
             ("mirror_axes", stage.mirror_axes),
+            ("within", stage.within),
             ("stitched 'raw'", output.stitched == "raw"),
             (f"blend {output.blend!r}", output.blend in GAUSSIANS),
             ("resample", any(spec.resample for spec in stage.inputs)),

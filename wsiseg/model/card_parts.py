@@ -27,6 +27,7 @@ from wsiseg.model.scan_card import (
     RescaleStep,
     WindowSpec,
     WindowStep,
+    WithinSpec,
     ZscoreStep,
 )
 
@@ -250,6 +251,9 @@ class StageSpec(CardPart):
 
     windows: WindowSpec | None = None
     """Where windows lie, if not on the regular grid of patch, stride and halo. Volumes only."""
+
+    within: WithinSpec | None = None
+    """Of the last stage: it looks around what the stage before it found. Volumes only."""
 
     mirror_axes: tuple[NonNegativeInt, ...] = ()
     """The result is the mean of the raw values over all mirrorings along these axes. Volumes

@@ -17,6 +17,7 @@ __all__ = [
     "ScanSpec",
     "WindowSpec",
     "WindowStep",
+    "WithinSpec",
     "ZscoreStep",
 ]
 
@@ -189,6 +190,17 @@ class WindowSpec(ScanPart):
     plan: Literal["monai", "nnunet"]
     overlap: Share | tuple[Share, Share, Share] = 0.5
     """Of a window; nnU-Net: 1 - tile_step_size."""
+
+
+class WithinSpec(ScanPart):
+    """The last stage looks only around what the stage before it found."""
+
+    classes: tuple[str, ...] = ()
+    """What is looked for; none named: all but the background."""
+
+    margin_mm: Annotated[float, Field(ge=0)] = 20.0
+    grow: Annotated[int, Field(ge=0, le=20)] = 3
+    """How often the box may grow by the margin, on sides where what is found reaches it."""
 
 
 class RegionSpec(ScanPart):

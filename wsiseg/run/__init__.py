@@ -3,6 +3,7 @@
 `demo`, `doctor` and `embed` are loaded by those who name them: a segmentation starts without.
 """
 
+from wsiseg.run.channels import scan_of_channels
 from wsiseg.run.describe import describe_slide
 from wsiseg.run.describe_scans import describe_scan, scans_and_others
 from wsiseg.run.inputs import SeriesChoice, SlideJob, list_slides
@@ -28,6 +29,7 @@ __all__ = [
     "parse_mpp",
     "parse_seconds",
     "plan_folder",
+    "scan_of_channels",
     "scans_and_others",
     "segment_folder",
     "segment_slide",

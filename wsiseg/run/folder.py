@@ -64,7 +64,9 @@ def run_folder(
         If `jobs` names no slide, or only slides that are not there.
     """
     volumes = getattr(work, "volumes", False)  # work on scans says so
-    jobs, options = as_jobs(jobs, volumes=volumes), options or FolderOptions()
+    channels = getattr(work, "channels", 1)
+    jobs = as_jobs(jobs, volumes=volumes, channels=channels)
+    options = options or FolderOptions()
     require_any(jobs)
     settings = work.settings()
     raise_open_files()

@@ -5,19 +5,26 @@ import glob
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from wsiseg.engine.marker import is_result
 from wsiseg.errors import UsageError, WsisegWarning
+from wsiseg.run.channels import with_channels
 from wsiseg.run.dicom_files import first_of_series
+from wsiseg.run.jobs import SeriesChoice, SlideJob
 from wsiseg.run.slide_table import Mpp, read_slide_table
 from wsiseg.source import is_volume
 from wsiseg.source.naming import stem_of
 
-__all__ = ["SeriesChoice", "SlideJob", "as_jobs", "list_slides", "require_any"]
+__all__ = [
+    "SeriesChoice",
+    "SlideJob",
+    "as_jobs",
+    "list_slides",
+    "require_any",
+]
 
 SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
@@ -32,35 +39,7 @@ MAX_DEPTH = 64
 """Folders looked at to tell slides of one name apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesChoice:
-    """How DICOM series are opened; see `wsiseg.open_volume`."""
-
-    series: str | None = None
-    allow_gap: bool = False
-    tilt: Literal["shear"] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SlideJob:
-    """One slide to work on."""
-
-    path: str
-    """File, folder or URL."""
-
-    output: str
-    """Name of its folder below the output folder; unique within a run."""
-
-    mpp: Mpp = None
-    """µm per pixel that overrides the file's: one value, or (x, y)."""
-
-    reader: str | None = None
-
-    choice: SeriesChoice = SeriesChoice()
-    """For scans."""
-
-
-def list_slides(
+def list_slides(  # noqa: PLR0913 - what the commands take
     arguments: Sequence[str],
     *,
     mpp: Mpp = None,
@@ -70,6 +49,7 @@ def list_slides(
     match: Sequence[str] = (),
     limit: int | None = None,
     volumes: bool = False,
+    channels: int = 1,
 ) -> tuple[SlideJob, ...]:
     """Return the slides that `arguments` name, each once, in the order named.
 
@@ -92,12 +72,15 @@ def list_slides(
         Only the first so many.
     volumes
         Look for scans instead of slides.
+    channels
+        Files of a scan: of several, `case_0000.nii.gz`, `case_0001.nii.gz`, ... are one scan
+        `case`, as nnU-Net names them, and a table has them in one cell with `;` between.
 
     Raises
     ------
     UsageError
-        If an argument names nothing, nothing matches, a table is malformed, a slide is listed with
-        two pixel sizes, or two slides would write to the same folder.
+        If an argument names nothing, a channel of a scan is not there, nothing matches, a table is
+        malformed, a slide is listed with two pixel sizes, or two slides would write to one folder.
 
     Warns
     -----
@@ -114,6 +97,8 @@ def list_slides(
             if is_wanted(seen):
                 wanted.add(place)
     finder.warn_of_left_out()
+    if volumes:
+        found, wanted = _as_channels(found, wanted, channels)
     if not found and volumes:
         raise UsageError(
             f"no scans in {', '.join(arguments)}: needed files such as {', '.join(SCAN_SUFFIXES)}, "
@@ -130,7 +115,7 @@ def list_slides(
             f"{next(iter(found.values())).path}; write a pattern such as '*HE*.svs'"
         )
     jobs: Sequence[SlideJob] = [
-        SlideJob(job.path, job.output, mpp if job.mpp is None else job.mpp, reader)
+        replace(job, mpp=mpp if job.mpp is None else job.mpp, reader=reader)
         for job in found.values()
     ]
     if nested:  # by all slides, so that a name does not depend on which of them are wanted
@@ -139,8 +124,26 @@ def list_slides(
     return _named(chosen)[:limit]
 
 
+def _as_channels(
+    found: Mapping[str, SlideJob], wanted: set[str], channels: int
+) -> tuple[dict[str, SlideJob], set[str]]:
+    """Return scans with all their channels instead of files, and which of them are wanted."""
+    whole: dict[str, SlideJob] = {}
+    named: set[str] = set()
+    for place, job in found.items():
+        one = with_channels(job, channels)
+        first = place if one.path == job.path else os.path.abspath(one.path)  # noqa: PTH100
+        whole.setdefault(first, one)
+        if place in wanted:
+            named.add(first)
+    return whole, named
+
+
 def as_jobs(
-    slides: Sequence[str | Path | SlideJob] | str | Path, *, volumes: bool = False
+    slides: Sequence[str | Path | SlideJob] | str | Path,
+    *,
+    volumes: bool = False,
+    channels: int = 1,
 ) -> tuple[SlideJob, ...]:
     """Return `SlideJob`s as they are, and after them what `list_slides` finds for all else.
 
@@ -152,7 +155,7 @@ def as_jobs(
     given = [slides] if isinstance(slides, str | Path) else slides
     own = [one for one in given if isinstance(one, SlideJob)]
     arguments = [str(one) for one in given if not isinstance(one, SlideJob)]
-    found = list_slides(arguments, volumes=volumes) if arguments else ()
+    found = list_slides(arguments, volumes=volumes, channels=channels) if arguments else ()
     return _named([*own, *found])
 
 

@@ -16,6 +16,7 @@ from wsiseg.run.folder import Slides
 from wsiseg.run.inputs import SlideJob, as_jobs, require_any
 from wsiseg.run.limits import bear_the_blame
 from wsiseg.run.reports import failure_text
+from wsiseg.run.turns import open_scans
 from wsiseg.scans import plan_of_scan
 from wsiseg.source import open as open_slide
 from wsiseg.source import open_volume
@@ -40,7 +41,8 @@ def plan_folder(
         Of it `isolate` and `timeout_s` count.
     """
     folder = folder or FolderOptions()
-    jobs = as_jobs(jobs, volumes=card_of(model).axes == "zyx")
+    card = card_of(model)
+    jobs = as_jobs(jobs, volumes=card.axes == "zyx", channels=max(1, len(card.scan_channels)))
     require_any(jobs)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
@@ -72,8 +74,13 @@ def _row(job: SlideJob) -> Row:
 def _planned(job: SlideJob, model: Model, options: SegmentOptions) -> Row:
     try:
         if model.card.axes == "zyx":
-            with open_volume(job.path, reader=job.reader, **asdict(job.choice)) as scan:
-                return _row(job) | plan_of_scan(scan, model, options=options.run).to_dict()
+            with (
+                open_volume(job.path, reader=job.reader, **asdict(job.choice)) as scan,
+                open_scans(job, scan) as scans,
+            ):
+                priors = dict(job.priors)
+                planned = plan_of_scan(scans, model, priors=priors, options=options.run)
+                return _row(job) | planned.to_dict()
         with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
             return _row(job) | plan(slide, model, options=options).to_dict()
     except WsisegError as error:

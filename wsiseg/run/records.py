@@ -256,6 +256,10 @@ def _of_job(job: SlideJob) -> dict[str, Any]:
     told: dict[str, Any] = {"mpp": mpp, "reader": job.reader}
     if job.choice != SeriesChoice():
         told["series"] = asdict(job.choice)
+    if job.more:
+        told["channels"] = [slide_identity(path) for path in job.more]
+    if job.priors:
+        told["priors"] = {name: slide_identity(path) for name, path in job.priors}
     return told
 
 

@@ -20,7 +20,7 @@ from wsiseg.run.limits import require_room
 from wsiseg.run.parts import adopt_parts, drop_parts
 from wsiseg.run.records import run_settings, settings_of
 from wsiseg.run.reports import FolderReport, SlideReport
-from wsiseg.run.turns import Ground, Row, Task, Turn, Work, take_turn
+from wsiseg.run.turns import Ground, Row, Task, Turn, Work, open_scans, take_turn
 from wsiseg.scans import segment_scan
 from wsiseg.source import Pyramid, Volume
 
@@ -74,7 +74,7 @@ def segment_folder(
     """
     options, folder = options or SegmentOptions(), folder or FolderOptions()
     work = SegmentWork(model, options)
-    out, jobs = Path(out), as_jobs(jobs, volumes=work.volumes)
+    out, jobs = Path(out), as_jobs(jobs, volumes=work.volumes, channels=work.channels)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
     require_any(jobs)
@@ -158,6 +158,11 @@ class SegmentWork:
         """Whether the model is one for scans."""
         return card_of(self.model).axes == "zyx"
 
+    @property
+    def channels(self) -> int:
+        """Files of a scan."""
+        return max(1, len(card_of(self.model).scan_channels))
+
     def settings(self) -> dict[str, Any]:
         """Return what results are made from."""
         layers = self.options.uncertainty
@@ -198,8 +203,15 @@ def _segment_slide(slide: Pyramid, turn: Turn, *, model: Model, options: Segment
 
 def _segment_scan(scan: Volume, turn: Turn, *, model: Model, options: SegmentOptions) -> Row:
     require_room(turn.ground.out, math.prod(scan.shape))
-    with turn.journal() as journal:
-        result = segment_scan(scan, model, options=options.run, journal=journal, listen=turn.listen)
+    with turn.journal() as journal, open_scans(turn.job, scan) as scans:
+        result = segment_scan(
+            scans,
+            model,
+            priors=dict(turn.job.priors),
+            options=options.run,
+            journal=journal,
+            listen=turn.listen,
+        )
         row = result.summary()
         result.write(turn.ground.out, name=turn.job.output, publishing=turn.publishing(row))
         return row

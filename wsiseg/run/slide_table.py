@@ -73,13 +73,15 @@ def read_slide_table(path: Path) -> Iterator[tuple[str, Mpp]]:
             f"{path}: unknown column {unknown[0]!r}; needed mpp, or mpp_x and mpp_y (µm per pixel)"
         )
     for number, row in enumerate(rows, start=2):
-        slide = row.get("slide", "").strip()
+        scans = row.get("scan", "").split(";")  # files of channels
+        slide = row.get("slide", "").strip() or scans[0].strip()
         if not slide:
             raise UsageError(
                 f"{path}: line {number}: no slide named; needed columns slide,mpp, found "
                 f"{','.join(str(key) for key in row)}"
             )
-        local = slide if "://" in slide or Path(slide).is_absolute() else str(path.parent / slide)
+        parts = [slide, *(part.strip() for part in scans[1:])]
+        local = ";".join(p if "://" in p else str(path.parent / p) for p in parts)
         yield local, _mpp(row, f"{path}: line {number}:", semicolons=semicolons)
 
 

@@ -10,7 +10,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ __all__ = [
     "clear_dead",
     "failed_elsewhere",
     "lost",
+    "open_scans",
     "standing",
     "take_turn",
 ]
@@ -334,6 +335,18 @@ def _do(job: SlideJob, ground: Ground, work: Work, lease: Lease, listen: Listene
         timeout_s = ground.options.timeout_s
         watch = Watch(job.path, lease, ground.out, state, timeout_s=timeout_s, listen=listen)
         return work(slide, Turn(job, ground, lease, watch, own, earlier))
+
+
+@contextmanager
+def open_scans(job: SlideJob, first: Volume) -> Iterator[list[Volume]]:
+    """Yield all channels of a scan but its priors; the first one is open."""
+    with ExitStack() as stack:
+        choice = replace(job.choice, series=None)  # that is of one folder
+        more = [
+            stack.enter_context(open_volume(path, reader=job.reader, **asdict(choice)))
+            for path in job.more
+        ]
+        yield [first, *more]
 
 
 def _opened(job: SlideJob, ground: Ground) -> Pyramid | Volume:

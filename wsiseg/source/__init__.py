@@ -18,6 +18,7 @@ from wsiseg.source.volumes import (
     VolumeSource,
     Voxels,
     is_volume,
+    open_recorded,
     open_volume,
 )
 
@@ -44,5 +45,6 @@ __all__ = [
     "choose_level",
     "is_volume",
     "open",
+    "open_recorded",
     "open_volume",
 ]

@@ -27,7 +27,7 @@ def build_network(card: ModelCard, stage: StageSpec) -> nn.Module:
         classes=len(card.classes),
         arguments=stage.weights.arguments,
     )
-    if stage.extent == "window":
+    if stage.extent == "window" or stage.reads_scan:
         _require_fit(network, stage, channels)
     return network
 
@@ -40,8 +40,8 @@ def _require_fit(network: nn.Module, stage: StageSpec, channels: tuple[int, ...]
     except (RuntimeError, ValueError, IndexError) as error:
         raise TrainingError(
             f"stage {stage.name!r}: {stage.weights.architecture} cannot take patches of "
-            f"{size[1]} x {size[0]} px: {str(error).splitlines()[0]}; take a larger patch, a "
-            "multiple of 2 to the number of poolings"
+            f"{' x '.join(map(str, size[::-1]))} px: {str(error).splitlines()[0]}; take a larger "
+            "patch, a multiple of 2 to the number of poolings"
         ) from error
     finally:
         network.train()

@@ -16,7 +16,7 @@ name = "my-tumour"
 [stages.patches.fit]                        # FitOptions
 rounds = 20
 [stages.patches.loss]                       # LossOptions
-[stages.patches.augment]                    # AugmentOptions
+[stages.patches.augment]                    # AugmentOptions; of scans ScanAugmentOptions
 [stages.patches.sampling]                   # SamplingOptions
 levels = ["grade", "slide", "class"]
 [stages.patches.groups]                     # GroupOptions
@@ -37,6 +37,7 @@ from wsiseg.train.augment_options import AugmentOptions
 from wsiseg.train.dataset import Dataset, read_dataset
 from wsiseg.train.loop import FitOptions
 from wsiseg.train.losses import LossOptions
+from wsiseg.train.scan_augment import ScanAugmentOptions
 
 __all__ = [
     "GroupOptions",
@@ -59,6 +60,7 @@ Options = TypeVar(
     FitOptions,
     LossOptions,
     AugmentOptions,
+    ScanAugmentOptions,
     TissueOptions,
     "SamplingOptions",
     "GroupOptions",
@@ -126,6 +128,9 @@ class StageRecipe:
     fit: FitOptions = field(default_factory=FitOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
+    scan_augment: ScanAugmentOptions = field(default_factory=ScanAugmentOptions)
+    """What `augment` says for a model of volumes."""
+
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     groups: GroupOptions = field(default_factory=GroupOptions)
 
@@ -184,6 +189,13 @@ def read_config(path: str | Path) -> TrainConfig:
             f"{path}: the card has classes {classes}, {dataset.path} has {list(dataset.classes)}; "
             "needed the same ones, background first"
         )
+    plain.setdefault("axes", "zyx" if dataset.volumes else "yx")
+    if (plain["axes"] == "zyx") != dataset.volumes:
+        raise TrainingError(
+            f"{path}: a card of axes {plain['axes']!r} learns from "
+            f"{'slides' if dataset.volumes else 'scans'}, {dataset.path} has "
+            f"{'scans' if dataset.volumes else 'slides'}; correct one of them"
+        )
     card = _card(path, plain, dataset)
     known = {stage.name for stage in card.stages}
     recipes = _table(content, "stages", path)
@@ -196,7 +208,7 @@ def read_config(path: str | Path) -> TrainConfig:
         dataset,
         plain,
         card,
-        {name: _recipe(path, name, _table(recipes, name, path), seed) for name in known},
+        {name: _recipe(path, name, _table(recipes, name, path), seed, card) for name in known},
         _whole(content, "folds", path, default=5, least=2),
         _by_block(content, path, dataset),
         seed,
@@ -267,9 +279,11 @@ def _card(path: Path, plain: dict[str, Any], dataset: Dataset) -> ModelCard:
     """Return the card, and fill in what follows from the rest."""
     plain.setdefault("schema_version", 1)
     plain.setdefault("task", "semantic")
-    plain.setdefault("axes", "yx")
+    if dataset.volumes:
+        plain.setdefault("scan", {"orientation": "RAS"})
     origin = plain.setdefault("provenance", {})
-    origin.setdefault("trained_on", f"{len(dataset.of('train'))} slides of {dataset.path.name}")
+    kind = "scans" if dataset.volumes else "slides"
+    origin.setdefault("trained_on", f"{len(dataset.of('train'))} {kind} of {dataset.path.name}")
     full = copy.deepcopy(plain)
     for stage in full.get("stages", []):
         weights = stage.setdefault("weights", {})
@@ -282,14 +296,21 @@ def _card(path: Path, plain: dict[str, Any], dataset: Dataset) -> ModelCard:
         raise ModelCardError(f"{path}: card: {' '.join(lines[1:3])}; correct it") from error
 
 
-def _recipe(path: Path, name: str, content: Mapping[str, Any], seed: int) -> StageRecipe:
+def _recipe(
+    path: Path, name: str, content: Mapping[str, Any], seed: int, card: ModelCard
+) -> StageRecipe:
     kinds: dict[str, Any] = {item.name: item.type for item in fields(StageRecipe)}
+    of_scans = kinds.pop("scan_augment")
+    if card.axes == "zyx":
+        kinds["augment"] = of_scans
     if unknown := content.keys() - kinds.keys():
         raise TrainingError(f"{path}: unknown stages.{name}.{min(unknown)}; needed {list(kinds)}")
     made = {
         key: _options(kind, _table(content, key, path), f"{path}: stages.{name}.{key}")
         for key, kind in kinds.items()
     }
+    if card.axes == "zyx":
+        made["scan_augment"] = made.pop("augment")
     recipe = StageRecipe(**made)
     if recipe.groups.package:
         package = str(path.parent / recipe.groups.package)

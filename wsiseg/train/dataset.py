@@ -19,6 +19,18 @@
 A CSV has the columns `slide,labels,patient,split` and any others; its classes and label rules stand
 in the configuration. A patient is in one split only, and so is a slide, whatever its files are
 called.
+
+Scans stand in `[[scans]]` with `scan` in place of `slide`, or in a column `scan`. Their labels are
+volumes on the scan's own voxels, whose value k is class k unless `mapping` says otherwise:
+
+    [labels]
+    mapping = {1 = "liver", 7 = "lesion"}       # values in the label volumes -> classes
+    ignore = ["255"]
+
+    [[scans]]
+    scan = ["t1.nii.gz", "t2.nii.gz"]           # a file, or one per channel of the card
+    labels = "seg.nii.gz"
+    split = "train"
 """
 
 import csv
@@ -37,13 +49,14 @@ from wsiseg.engine import fingerprint
 from wsiseg.errors import LabelError, MissingSpacingError, TrainingError
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
+from wsiseg.source.naming import stem_of
 
 __all__ = ["Dataset", "LabelRules", "SlideEntry", "Split", "read_dataset"]
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-KEYS = frozenset({"slide", "labels", "patient", "split", "mpp"})
+KEYS = frozenset({"slide", "scan", "labels", "patient", "split", "mpp"})
 """Columns with a meaning; all others describe."""
 
 Mpp = float | tuple[float, float] | None
@@ -74,6 +87,9 @@ class SlideEntry:
     mpp: Mpp = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """What else the file says of it, such as grade or centre."""
+
+    more: tuple[Path, ...] = ()
+    """Of a scan: files of its further channels."""
 
     @property
     def name(self) -> str:
@@ -115,17 +131,19 @@ class Dataset:
     classes: tuple[str, ...]
     slides: tuple[SlideEntry, ...]
     rules: LabelRules = LabelRules()
+    volumes: bool = False
+    """Whether they are scans."""
 
     def __post_init__(self) -> None:
         if not self.slides:
-            raise TrainingError(f"{self.path}: names no slide; add one with its labels")
+            raise TrainingError(f"{self.path}: names no slide and no scan; add one with its labels")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise TrainingError(
                 f"{self.path}: needed two classes or more, background first, all different; found "
                 f"{list(self.classes)}"
             )
         for entry in self.slides:
-            for path in (entry.slide, entry.labels):
+            for path in (entry.slide, *entry.more, entry.labels):
                 if not path.exists():
                     raise TrainingError(f"{self.path}: {path} is not there; correct the path")
         self._check_rules()
@@ -162,7 +180,8 @@ class Dataset:
         Slides count by their fingerprints, labels by every byte.
         """
         said = [
-            (fingerprint(e.slide), _content(e.labels), e.patient, e.split, e.mpp, dict(e.columns))
+            [fingerprint(e.slide), _content(e.labels), e.patient, e.split, e.mpp, dict(e.columns)]
+            + [fingerprint(path) for path in e.more]
             for e in self.slides
         ]
         rules: list[Any] = [dict(self.rules.mapping), self.rules.ignore, self.rules.within]
@@ -183,6 +202,11 @@ class Dataset:
             )
         except LabelError as error:
             raise TrainingError(f"{self.path}: labels: {error}") from error
+        if self.volumes and (rules.within or rules.priority or rules.allow_empty):
+            raise TrainingError(
+                f"{self.path}: labels: within, priority and allow_empty are for slides; label "
+                "volumes take mapping and ignore"
+            )
 
     def _refuse_leakage(self) -> None:
         _refuse_two_splits(self.path, "patient", [(e.patient, e) for e in self.slides])
@@ -222,24 +246,29 @@ def read_dataset(
                 f"{path}: a CSV cannot say which classes there are; name the config.toml it is of "
                 "instead, or name them: --classes 'background, Tumor'"
             )
-        return Dataset(
-            path, tuple(classes), tuple(_entries(path, _rows(path, text))), _rules(path, labels)
-        )
+        table = _rows(path, text)
+        volumes = bool(table) and "scan" in table[0]
+        entries = tuple(_entries(path, table, volumes=volumes))
+        return Dataset(path, tuple(classes), entries, _rules(path, labels), volumes)
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise TrainingError(f"{path}: is no TOML: {error}; correct it") from error
-    _refuse_unknown(path, content, {"classes", "labels", "slides"})
+    _refuse_unknown(path, content, {"classes", "labels", "slides", "scans"})
     if labels is not None and "labels" in content:
         raise TrainingError(f"{path}: has labels, and so has the configuration; needed them once")
-    rows = content.get("slides", [])
+    if {"slides", "scans"} <= content.keys():
+        raise TrainingError(f"{path}: has slides and scans; a model learns from one kind of them")
+    key = "scans" if "scans" in content else "slides"
+    rows = content.get(key, [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise TrainingError(f"{path}: slides: needed a table [[slides]] for each, found {rows!r}")
+        raise TrainingError(f"{path}: {key}: needed a table [[{key}]] for each, found {rows!r}")
     return Dataset(
         path,
         _names(path, content, "classes", classes),
-        tuple(_entries(path, rows)),
+        tuple(_entries(path, rows, volumes=key == "scans")),
         _rules(path, content.get("labels", labels)),
+        key == "scans",
     )
 
 
@@ -284,28 +313,43 @@ def _rows(path: Path, text: str) -> list[dict[str, str]]:
     return [dict(zip(head, row, strict=True)) for _, row in rows]
 
 
-def _entries(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[SlideEntry]:
+def _entries(
+    path: Path, rows: Sequence[Mapping[str, Any]], *, volumes: bool
+) -> Iterator[SlideEntry]:
+    what, other = ("scan", "slide") if volumes else ("slide", "scan")
     for number, row in enumerate(rows, start=1):
-        where = f"{path}: slide {number}"
-        missing = [key for key in ("slide", "labels", "split") if row.get(key) in (None, "")]
+        where = f"{path}: {what} {number}"
+        missing = [key for key in (what, "labels", "split") if row.get(key) in (None, "", [])]
         if missing:
             raise TrainingError(
-                f"{where}: {', '.join(missing)} missing; needed slide, labels and split, found "
+                f"{where}: {', '.join(missing)} missing; needed {what}, labels and split, found "
                 f"{', '.join(map(str, row)) or 'nothing'}"
             )
+        if strange := [key for key in (other, *["mpp"] * volumes) if row.get(key)]:
+            raise TrainingError(f"{where}: {strange[0]} is not for a {what}; remove it")
         if row["split"] not in SPLITS:
             raise TrainingError(
                 f"{where}: split {row['split']!r}; needed one of {', '.join(SPLITS)}"
             )
-        slide = path.parent / str(row["slide"])
+        slide, *more = _files(path.parent, row[what], many=volumes)
+        stem = stem_of(slide.name) if volumes else slide.stem
         yield SlideEntry(
             slide,
             path.parent / str(row["labels"]),
-            slide.stem if row.get("patient") in (None, "") else str(row["patient"]),
+            stem if row.get("patient") in (None, "") else str(row["patient"]),
             row["split"],
             _mpp(row.get("mpp"), where),
             {key: str(value) for key, value in row.items() if key not in KEYS},
+            tuple(more),
         )
+
+
+def _files(folder: Path, value: object, *, many: bool) -> list[Path]:
+    """Return the files of a slide or scan; in a cell those of channels have a `;` between."""
+    names = value if isinstance(value, list) else [value]
+    if many and isinstance(value, str):
+        names = [part.strip() for part in value.split(";")]
+    return [folder / str(name) for name in names]
 
 
 def _mpp(value: object, where: str) -> Mpp:

@@ -1,7 +1,8 @@
 """What a training will take, before it begins."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from wsiseg.engine import temporary_folder
 from wsiseg.engine.blocks import Readable
 from wsiseg.engine.graph import StageSetup
 from wsiseg.engine.inputs import Input, SlideInput
 from wsiseg.errors import TrainingError
 from wsiseg.geometry import Box
 from wsiseg.machine import peak_memory, usable_cores
-from wsiseg.model.card import StageSpec
 from wsiseg.train.build import build_network
 from wsiseg.train.config import TrainConfig, read_config
 from wsiseg.train.lesson import (
@@ -29,6 +30,7 @@ from wsiseg.train.lesson import (
     share_cache,
     stage_lesson,
 )
+from wsiseg.train.scans import open_scans, scan_lesson
 from wsiseg.train.train import choose_device
 
 __all__ = ["StageEstimate", "TrainingPlan", "plan_training"]
@@ -113,32 +115,58 @@ def plan_training(
     cores = threads or usable_cores()
     torch.set_num_threads(cores)
     resources = Resources(choose_device(device), cores)
-    slides = open_slides(config.dataset, config.dataset.of("train"), config.tissue)
-    if not slides:
-        raise TrainingError(f"{config.dataset.path}: no slide of split 'train'; mark some")
-    stages = tuple(_estimate(config, stage, slides, resources) for stage in config.card.stages)
+    if not config.dataset.of("train"):
+        raise TrainingError(f"{config.dataset.path}: nothing of split 'train'; mark some")
+    kept = 0
+    with ExitStack() as stack:
+        if config.dataset.volumes:
+            lessons = _of_scans(config, resources, stack)
+        else:
+            slides = open_slides(config.dataset, config.dataset.of("train"), config.tissue)
+            lessons = _of_slides(config, slides, resources)
+            kept = share_cache(slides)
+        stages = tuple(_estimate(config, lesson, resources) for lesson in lessons)
     return TrainingPlan(
         config.card.title,
         str(resources.device),
         stages,
         round(sum(stage.seconds for stage in stages), 1),
-        peak_memory() + share_cache(slides),
+        peak_memory() + kept,
     )
 
 
-def _estimate(
-    config: TrainConfig,
-    stage: StageSpec,
-    slides: tuple[LabelledSlide, ...],
-    resources: Resources,
-) -> StageEstimate:
-    recipe = config.recipes[stage.name]
-    lesson = stage_lesson(config.card, stage, recipe, slides, (), _stand_ins, resources=resources)
+def _of_slides(
+    config: TrainConfig, slides: tuple[LabelledSlide, ...], resources: Resources
+) -> Iterator[StageLesson]:
+    card = config.card
+    for stage in card.stages:
+        recipe = config.recipes[stage.name]
+        yield stage_lesson(card, stage, recipe, slides, (), _stand_ins, resources=resources)
+
+
+def _of_scans(config: TrainConfig, resources: Resources, stack: ExitStack) -> Iterator[StageLesson]:
+    dataset, card, folder = config.dataset, config.card, temporary_folder()
+    scans = open_scans(dataset, dataset.of("train"), card)
+    for stage in card.stages:
+        yield scan_lesson(
+            config,
+            stage,
+            scans,
+            (),
+            resources=resources,
+            folder=folder,
+            stack=stack,
+        )
+
+
+def _estimate(config: TrainConfig, lesson: StageLesson, resources: Resources) -> StageEstimate:
+    stage = lesson.stage
+    recipe = lesson.recipe
     network = build_network(config.card, stage).to(resources.device)
     per_step = _time_step(lesson, network) * recipe.fit.accumulate
     read_later = any(i.source == stage.output.name for s in config.card.stages for i in s.inputs)
     leaves = lesson.sampler.leaves
-    patients = len({slide.entry.patient for slide in slides})
+    patients = len({entry.patient for entry in config.dataset.of("train")})
     folds = config.folds if config.folds_by_block else min(config.folds, patients)
     trainings = 1 + folds * read_later
     steps = recipe.fit.rounds * recipe.fit.steps

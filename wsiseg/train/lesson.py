@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from wsiseg.train.grouping import Groups, fit_groups
 from wsiseg.train.losses import IGNORE, LossOptions, central_share, make_loss, patch_loss
 from wsiseg.train.patches import Patches
 from wsiseg.train.places import Leaf, Place, PlaceSampler
-from wsiseg.train.reading import Batch, SlidePatches, read_batches
+from wsiseg.train.reading import Batch, LabelledPatches, SlidePatches, read_batches
 from wsiseg.train.transforms import augment_patches
 
 __all__ = [
@@ -134,7 +135,7 @@ def _leaves_of(
     if setup.spec.extent == "whole":
         height, width = slide.pyramid.shape
         cell = (float(height), float(width))
-        return [Leaf(index, 0, path(""), np.zeros(1, np.int64), 1, cell)]
+        return [Leaf(index, 0, path(""), np.zeros(1, np.int64), (1, 1), cell)]
     found = slide.labels.class_map(_cell_um(setup))
     usable = found.values != IGNORE
     usable &= _has_tissue(slide, usable.shape, found.downsample)
@@ -142,7 +143,7 @@ def _leaves_of(
         usable &= allow(setup, found)
     down_y, down_x = found.downsample
     return [
-        Leaf(index, value, path(name), cells, usable.shape[1], (down_y, down_x))
+        Leaf(index, value, path(name), cells, usable.shape, (down_y, down_x))
         for value, name in enumerate(slide.labels.classes)
         if len(cells := np.flatnonzero(usable & (found.values == value)))
     ]
@@ -221,6 +222,7 @@ def stage_lesson(
     lesson = StageLesson(
         stage=stage,
         recipe=recipe,
+        ready=_SlidesReady(stage, recipe, seen[0].setup, resources.device),
         sampler=PlaceSampler(leaves, seed=seed, hard=recipe.fit.hard),
         slides=tuple(seen),
         tests=tuple(test_patches),
@@ -234,7 +236,7 @@ def _groups(lesson: "StageLesson") -> Groups:
     """Return what groups the patches of a lesson, made of some of them."""
     options, size = lesson.recipe.groups, lesson.recipe.fit.batch
     sampler = PlaceSampler(lesson.sampler.leaves, seed=lesson.recipe.fit.seed)
-    slides = [replace(slide, margin=1.0) for slide in lesson.slides]
+    slides = [slide.unturned() for slide in lesson.slides]
     places = islice(sampler, options.patches)
     batches = read_batches(slides, places, size=size, workers=lesson.resources.workers)
     return fit_groups(
@@ -298,25 +300,63 @@ def _require_trainable(stage: StageSpec, loss: LossOptions, classes: int) -> Non
             )
 
 
+class Ready(Protocol):
+    """Makes of a batch what a network takes."""
+
+    def __call__(
+        self, batch: Batch, seed: int | None
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Return inputs and int64 labels, on the device; augmented where there is a seed."""
+        ...
+
+
+class _SlidesReady:
+    """Patches of slides, their pixels and heatmaps turned and changed together."""
+
+    def __init__(
+        self, stage: StageSpec, recipe: StageRecipe, setup: StageSetup, device: torch.device
+    ) -> None:
+        self._options, self._device = recipe.augment, device
+        self._spacing_um = max(setup.reference.spacing.um)
+        self._size = stage.inputs[0].patch[0]
+        self._heatmaps = [len(spec.channels) for spec in stage.inputs[1:]]
+        self._preprocess = PreprocessedNetwork(nn.Identity(), stage).inputs.to(device)
+
+    def __call__(
+        self, batch: Batch, seed: int | None
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        image, *heatmaps = (torch.from_numpy(array).to(self._device) for array in batch.inputs)
+        joined = torch.cat(heatmaps, dim=-1) if heatmaps else None
+        patches = Patches(image, torch.from_numpy(batch.labels).to(self._device), joined)
+        if seed is not None:
+            patches = augment_patches(
+                patches,
+                self._options,
+                spacing_um=self._spacing_um,
+                generator=torch.Generator().manual_seed(seed),
+                size=self._size,
+            )
+        arrays = [patches.image]
+        if patches.heatmap is not None:
+            arrays += torch.split(patches.heatmap, self._heatmaps, dim=-1)
+        inputs = tuple(step(x) for step, x in zip(self._preprocess, arrays, strict=True))
+        return inputs, patches.labels.long()
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class StageLesson:
-    """A `Lesson` from labelled slides; see `stage_lesson`."""
+    """A `Lesson` from labelled slides or scans; see `stage_lesson` and `scan_lesson`."""
 
     stage: StageSpec
     recipe: StageRecipe
+    ready: Ready
     sampler: PlaceSampler
-    slides: tuple[SlidePatches, ...]
-    tests: tuple[SlidePatches, ...]
+    slides: tuple[LabelledPatches, ...]
+    tests: tuple[LabelledPatches, ...]
     test_places: tuple[Place, ...]
     resources: Resources
     groups: Groups | None = None
     """Given, groups of patches that look alike count alike."""
-
-    preprocess: nn.ModuleList = field(init=False)
-
-    def __post_init__(self) -> None:
-        ready = PreprocessedNetwork(nn.Identity(), self.stage).inputs.to(self.resources.device)
-        object.__setattr__(self, "preprocess", ready)
 
     def batches(self, count: int) -> Iterator[Batch]:
         """Yield the next batches."""
@@ -326,33 +366,11 @@ class StageLesson:
 
     def tensors(self, batch: Batch, seed: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Return the network's inputs, augmented, and int64 labels, on the device."""
-        patches = augment_patches(
-            self._patches(batch),
-            self.recipe.augment,
-            spacing_um=max(self.slides[0].setup.reference.spacing.um),
-            generator=torch.Generator().manual_seed(seed),
-            size=self.stage.inputs[0].patch[0],
-        )
-        return self._prepared(patches)
+        return self.ready(batch, seed)
 
     def prepared(self, batch: Batch) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Return the network's inputs as they are, and int64 labels, on the device."""
-        return self._prepared(self._patches(batch))
-
-    def _patches(self, batch: Batch) -> Patches:
-        image, *heatmaps = (
-            torch.from_numpy(array).to(self.resources.device) for array in batch.inputs
-        )
-        joined = torch.cat(heatmaps, dim=-1) if heatmaps else None
-        return Patches(image, torch.from_numpy(batch.labels).to(self.resources.device), joined)
-
-    def _prepared(self, patches: Patches) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        arrays = [patches.image]
-        if patches.heatmap is not None:
-            sizes = [len(spec.channels) for spec in self.stage.inputs[1:]]
-            arrays += torch.split(patches.heatmap, sizes, dim=-1)
-        inputs = tuple(step(x) for step, x in zip(self.preprocess, arrays, strict=True))
-        return inputs, patches.labels.long()
+        return self.ready(batch, None)
 
     def loss(
         self,

@@ -198,7 +198,9 @@ def fit(
         If loss, weights or validation stop being numbers: the checkpoint of the last good round
         stays. If the checkpoint is damaged or another network's.
     """
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device)
+    if all(value.dim() < 5 for value in network.parameters()):  # of volumes it is for five axes
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = _State(network, options)
     history = History()
     if (kept := load_checkpoint(folder, key, device)) is not None:

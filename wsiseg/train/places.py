@@ -30,18 +30,18 @@ class Leaf:
         Labels from the root of the tree down to this leaf.
     cells
         Flat indices of the cells of this class, int64 (n,).
-    columns
-        Cells in a row of the map that the indices count.
+    shape
+        Of the map whose cells the indices count.
     cell
-        Level-0 pixels (y, x) of a cell.
+        Level-0 pixels (y, x) of a cell; of scans voxels (z, y, x) of the network's grid.
     """
 
     slide: int
     label: int
     path: tuple[str, ...]
     cells: NDArray[np.int64]
-    columns: int
-    cell: tuple[float, float]
+    shape: tuple[int, ...]
+    cell: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Place:
     leaf: int
     cell: int
     slide: int
-    centre: tuple[float, float]
-    """Level-0 pixels (y, x)."""
+    centre: tuple[float, ...]
+    """Level-0 pixels (y, x); of scans voxels (z, y, x) of the network's grid."""
 
 
 class PlaceSampler:
@@ -96,9 +96,10 @@ class PlaceSampler:
         rng = np.random.default_rng((self._seed, 1, index, int(self._drawn[index])))
         self._drawn[index] += 1
         cell = self._cell(index, rng)
-        row, column = divmod(cell, leaf.columns)
-        y, x = rng.random(2).tolist()
-        centre = ((row + y) * leaf.cell[0], (column + x) * leaf.cell[1])
+        within = rng.random(len(leaf.shape)).tolist()
+        index_of = np.unravel_index(cell, leaf.shape)
+        triples = zip(index_of, within, leaf.cell, strict=True)
+        centre = tuple((int(i) + part) * size for i, part, size in triples)
         return Place(index, cell, leaf.slide, centre)
 
     def _cell(self, index: int, rng: np.random.Generator) -> int:

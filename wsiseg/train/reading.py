@@ -7,8 +7,8 @@ running cannot differ in level, spacing or place.
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from wsiseg.engine.stream import prefetch
 from wsiseg.geometry import Box
 from wsiseg.train.places import Place
 
-__all__ = ["Batch", "SlidePatches", "read_batches"]
+__all__ = ["Batch", "LabelledPatches", "SlidePatches", "read_batches"]
 
 BATCHES_AHEAD = 3
 
@@ -30,12 +30,30 @@ class Batch:
     """Patches of one size, `n` of them."""
 
     inputs: tuple[NDArray[Any], ...]
-    """One per input of the stage: uint8 (n, y, x, 3) of the slide, float32 of a heatmap."""
+    """One per input of the stage: uint8 (n, y, x, 3) of the slide, float32 of a heatmap; of scans
+    float32 (n, z, y, x, channel), normalised."""
 
     labels: NDArray[np.uint8]
-    """Class values (n, y, x) of the first input's pixels; 255 is unknown."""
+    """Class values (n, *axes) of the first input's pixels; 255 is unknown."""
 
     places: tuple[Place, ...]
+
+
+class LabelledPatches(Protocol):
+    """A slide or a scan as a stage sees it, with its labels."""
+
+    @property
+    def setup(self) -> StageSetup:
+        """The stage laid over it."""
+        ...
+
+    def read(self, centre: tuple[float, ...]) -> tuple[tuple[NDArray[Any], ...], NDArray[np.uint8]]:
+        """Return the patches of all inputs around a point, see `Place.centre`, and the labels."""
+        ...
+
+    def unturned(self) -> Self:
+        """Return the same with patches of the stage's own size, without a margin for turning."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +78,11 @@ class SlidePatches:
     labels: LabelView
     margin: float = 1.0
 
-    def read(
-        self, centre: tuple[float, float]
-    ) -> tuple[tuple[NDArray[Any], ...], NDArray[np.uint8]]:
+    def unturned(self) -> Self:
+        """Return the same with patches of the stage's own size."""
+        return replace(self, margin=1.0)
+
+    def read(self, centre: tuple[float, ...]) -> tuple[tuple[NDArray[Any], ...], NDArray[np.uint8]]:
         """Return the patches of all inputs around a point, level-0 pixels (y, x), and the labels.
 
         Of a stage that sees the whole slide there is one patch, wherever the point is.
@@ -74,7 +94,7 @@ class SlidePatches:
         )
         return patches, self.labels.read(boxes[0])
 
-    def _box(self, item: StageInput, centre: tuple[float, float]) -> Box:
+    def _box(self, item: StageInput, centre: tuple[float, ...]) -> Box:
         if self.setup.spec.extent == "whole":
             tile = self.setup.grid.tile((0,) * len(self.setup.grid.shape))
             return item.box_of(tile.read, self.setup.reference)
@@ -85,7 +105,7 @@ class SlidePatches:
 
 
 def read_batches(
-    slides: Sequence[SlidePatches], places: Iterable[Place], *, size: int, workers: int
+    slides: Sequence[LabelledPatches], places: Iterable[Place], *, size: int, workers: int
 ) -> Iterator[Batch]:
     """Yield batches of `size` places, in order, read by threads ahead of the consumer.
 

@@ -14,6 +14,7 @@ from wsiseg.annotations.read_drawing import read_areas, read_points
 from wsiseg.errors import AnnotationError, SpacingUnavailableError, UsageError
 from wsiseg.evaluate import Case, Evaluation, EvaluationOptions, evaluate, read_heatmap, slide_case
 from wsiseg.evaluate.case import Objects, Pair, PointSet, ReadProbabilities
+from wsiseg.evaluate.volumes import ScanPair, evaluate_scans, find_pairs
 from wsiseg.source import Pyramid, View
 from wsiseg.source.naming import stem_of
 from wsiseg.stitch import HeatmapStore
@@ -49,6 +50,8 @@ def evaluate_dataset(
 ) -> Evaluation:
     """Compare predictions of slides with the labels of a data set.
 
+    Of scans the labels are compared, in mm; what is for slides alone counts for nothing.
+
     Parameters
     ----------
     dataset
@@ -80,9 +83,40 @@ def evaluate_dataset(
         )
     entries = dataset.of(*splits)
     if not entries:
-        raise UsageError(f"{dataset.path}: no slide of split {' or '.join(splits)}; name another")
+        kind = "scan" if dataset.volumes else "slide"
+        raise UsageError(f"{dataset.path}: no {kind} of split {' or '.join(splits)}; name another")
+    if dataset.volumes:
+        return _evaluate_scans(dataset, entries, Path(predictions), options)
     cases = (_case(dataset, entry, Path(predictions), spacing_um, compared) for entry in entries)
     return evaluate(cases, dataset.classes, options=options)
+
+
+def _evaluate_scans(
+    dataset: Dataset,
+    entries: Sequence[SlideEntry],
+    predictions: Path,
+    options: EvaluationOptions | None,
+) -> Evaluation:
+    """Compare label volumes; those of the data set have to hold the values of the classes."""
+    plain = {str(value): name for value, name in enumerate(dataset.classes)}
+    if dataset.rules.ignore or dict(dataset.rules.mapping).items() - plain.items():
+        raise UsageError(
+            f"{dataset.path}: scans whose labels are mapped or ignored cannot be compared: needed "
+            "value k for class k; rewrite the label volumes"
+        )
+    pairs = [_scan_pair(entry, predictions) for entry in entries]
+    return evaluate_scans(pairs, classes=dataset.classes, options=options)
+
+
+def _scan_pair(entry: SlideEntry, predictions: Path) -> ScanPair:
+    stem = stem_of(entry.slide.name)
+    prediction = predictions / stem / "labels.nii.gz"
+    if not prediction.is_file():
+        raise UsageError(
+            f"{predictions}: no labels of {entry.name}: needed {prediction}; segment it first"
+        )
+    (found,) = find_pairs(entry.labels, prediction)
+    return replace(found, name=stem)
 
 
 def find_prediction(folder: Path, entry: SlideEntry, *, drawn: bool = False) -> Path:

@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -43,6 +44,7 @@ from wsiseg.train.lesson import (
 )
 from wsiseg.train.loop import History, RoundReport, fit
 from wsiseg.train.places import PlaceSampler
+from wsiseg.train.scans import LabelledScan, open_scans, scan_lesson
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -78,6 +80,11 @@ class Training:
     told: Told
     train: tuple[LabelledSlide, ...] = ()
     tests: tuple[LabelledSlide, ...] = ()
+    scans: tuple[LabelledScan, ...] = ()
+    test_scans: tuple[LabelledScan, ...] = ()
+    files: ExitStack = field(default_factory=ExitStack)
+    """Ends what patches of scans are read from."""
+
     done: list[TrainedStage] = field(default_factory=list)
     heatmaps: dict[str, dict[Path, HeatmapStore]] = field(default_factory=dict)
     """By output name and slide."""
@@ -95,7 +102,9 @@ class Training:
         """Hash of the data set, which takes time to read."""
         return self.config.dataset.digest
 
-    def key(self, stage: StageSpec, what: str, slides: Sequence[LabelledSlide]) -> str:
+    def key(
+        self, stage: StageSpec, what: str, slides: Sequence[LabelledSlide | LabelledScan]
+    ) -> str:
         """Return what decides the weights, as a hash."""
         stages = self.card.stages[: self.card.stages.index(stage) + 1]
         said = [
@@ -130,6 +139,8 @@ def train_stages(
         If slides, labels or card do not fit.
     """
     run = Training(config, folder, resources, told)
+    if config.dataset.volumes:
+        return _train_on_scans(run)
     run.train = open_slides(config.dataset, config.dataset.of("train"), config.tissue)
     run.tests = open_slides(config.dataset, config.dataset.of("val"), config.tissue)
     if not run.train:
@@ -141,6 +152,27 @@ def train_stages(
     return run
 
 
+def _train_on_scans(run: Training) -> Training:
+    """Train stages that each read the scan alone."""
+    config, dataset = run.config, run.config.dataset
+    run.scans = open_scans(dataset, dataset.of("train"), run.card)
+    run.test_scans = open_scans(dataset, dataset.of("val"), run.card)
+    if not run.scans:
+        raise TrainingError(f"{dataset.path}: no scan of split 'train'; mark some")
+    for stage in run.card.stages:
+        lesson = scan_lesson(
+            config,
+            stage,
+            run.scans,
+            run.test_scans,
+            resources=run.resources,
+            folder=run.folder,
+            stack=run.files,
+        )
+        run.done.append(_fit(run, stage, stage.name, lesson, run.key(stage, stage.name, run.scans)))
+    return run
+
+
 def _train_stage(
     run: Training,
     stage: StageSpec,
@@ -149,27 +181,31 @@ def _train_stage(
     tests: Sequence[LabelledSlide],
     allowed: Allowed | None = None,
 ) -> TrainedStage:
-    recipe = run.config.recipes[stage.name]
-    torch.set_num_threads(run.resources.workers)  # making heatmaps takes other numbers
-    torch.manual_seed(recipe.fit.seed)
-    network = build_network(run.card, stage)
     lesson = stage_lesson(
         run.card,
         stage,
-        recipe,
+        run.config.recipes[stage.name],
         slides,
         tests,
         run.inputs_of,
         resources=run.resources,
         allowed=allowed,
     )
+    return _fit(run, stage, what, lesson, run.key(stage, what, slides))
+
+
+def _fit(run: Training, stage: StageSpec, what: str, lesson: StageLesson, key: str) -> TrainedStage:
+    options = run.config.recipes[stage.name].fit
+    torch.set_num_threads(run.resources.workers)  # making heatmaps takes other numbers
+    torch.manual_seed(options.seed)
+    network = build_network(run.card, stage)
     history = fit(
         network,
         lesson,
-        recipe.fit,
+        options,
         device=run.resources.device,
         folder=run.folder / what,
-        key=run.key(stage, what, slides),
+        key=key,
         told=partial(run.told, what),
     )
     return TrainedStage(stage, network, lesson, history)
@@ -307,7 +343,5 @@ def _write_part(run: Training, nets: Mapping[str, nn.Module], folder: Path) -> N
 def check_patches(lesson: StageLesson) -> tuple[NDArray[Any], ...]:
     """Return two patches of each input of a stage, as its predictor takes them."""
     places = islice(PlaceSampler(lesson.sampler.leaves, seed=0), 2)
-    patches = [
-        replace(lesson.slides[place.slide], margin=1.0).read(place.centre)[0] for place in places
-    ]
+    patches = [lesson.slides[place.slide].unturned().read(place.centre)[0] for place in places]
     return tuple(np.stack(one) for one in zip(*patches, strict=True))

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ BY_BLOCKS = (
     " The heatmaps its later stages learned from were made out of fold by blocks of the slides, "
     "with a guard band of one patch, not by patient."
 )
-UNTESTED = " No validation slide: trained for a fixed number of rounds, and not calibrated."
+UNTESTED = " Nothing to validate on: trained for a fixed number of rounds, and not calibrated."
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +98,32 @@ def train(
     cores = threads or usable_cores()
     torch.set_num_threads(cores)
     folder = package.with_name(f"{package.name}.training")
-    with ExitStack() as stack:
-        stack.enter_context(_without_denormals())
-        scalars = stack.enter_context(_Scalars(folder / "scalars"))
+    resources = Resources(choose_device(device), cores)
+    run = _run_stages(config, folder, resources, told)
+    with run.files:
+        return _written(run, package, overwrite=overwrite)
+
+
+def _run_stages(
+    config: TrainConfig,
+    folder: Path,
+    resources: Resources,
+    told: Callable[[str, RoundReport], None],
+) -> Training:
+    with _without_denormals(), _Scalars(folder / "scalars") as scalars:
 
         def listen(name: str, report: RoundReport) -> None:
             scalars.add(name, report)
             told(name, report)
 
-        resources = Resources(choose_device(device), cores)
-        run = train_stages(config, folder, resources=resources, told=listen)
+        return train_stages(config, folder, resources=resources, told=listen)
+
+
+def _written(run: Training, package: Path, *, overwrite: bool) -> TrainReport:
     finals = {item.stage.name: item.history for item in run.done}
-    _write_history(folder / "history.json", finals)
+    _write_history(run.folder / "history.json", finals)
     card = _card(run)
-    write_worst(run, folder / "worst")
+    write_worst(run, run.folder / "worst")
     networks = {item.stage.name: item.network.cpu() for item in run.done}
     inputs = {item.stage.name: check_patches(item.lesson) for item in run.done}
     extra = {"curve.png": curve_png(finals)}
@@ -122,7 +134,7 @@ def train(
     written = write_package(
         package, card=card, networks=networks, check_inputs=inputs, extra=extra, overwrite=overwrite
     )
-    return TrainReport(package, folder, written, finals)
+    return TrainReport(package, run.folder, written, finals)
 
 
 @contextmanager

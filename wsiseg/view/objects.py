@@ -7,6 +7,7 @@ first, and at the objects in the few that it touches.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -240,6 +241,8 @@ def _sizes(bounds: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _main() -> None:
     """Build an index as the process that `build_beside` starts."""
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(10)  # tiles that somebody looks at go first
     folder, stem, target, *slide = sys.argv[1:]
     result = FinishedResult(Path(folder), Path(slide[0]) if slide else None)
     build(result.objects(stem), Path(target))

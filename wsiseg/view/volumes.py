@@ -8,7 +8,7 @@ from typing import Any
 
 from wsiseg.draw.palette import class_color
 from wsiseg.errors import RunError, WsisegError
-from wsiseg.source import is_volume, open_volume
+from wsiseg.source import is_volume, open_recorded
 from wsiseg.view.results import LABELS, Shown
 
 __all__ = ["describe_volume", "volume_file"]
@@ -43,9 +43,7 @@ def _as_nifti(shown: Shown, scan: Path) -> Path:
     path = shown.workspace / f"{name}.nii"
     with CONVERTING:
         if not path.exists():
-            said = shown.result.record.get("scan")
-            series = said.get("series") if isinstance(said, Mapping) else None
-            with open_volume(scan, series=series, allow_gap=True, tilt="shear") as volume:
+            with open_recorded(scan, shown.result.record.get("scan")) as volume:
                 write_nifti(path, VolumeArray(volume), volume.affine)
     return path
 

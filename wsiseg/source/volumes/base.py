@@ -33,6 +33,9 @@ class VolumeMetadata:
     properties: Mapping[str, str] = field(default_factory=dict)
     """Technical properties: how the geometry was told, types, codecs."""
 
+    opened: Mapping[str, str | bool] = field(default_factory=dict)
+    """Options of `open_volume` that it was opened with, to open it so again."""
+
 
 class VolumeSource(Protocol):
     """A scan on a regular grid, at one resolution.

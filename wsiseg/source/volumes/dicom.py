@@ -2,9 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,8 @@ CACHE_BYTES = 64 << 20
 """Decoded slices kept: neighbours in a resampled stack, and boxes smaller than a slice."""
 
 SLAB_BYTES = 16 << 20
+
+NOTHING_SAID: Mapping[str, str | bool] = MappingProxyType({})
 
 
 def open_dicom(
@@ -80,7 +83,10 @@ def open_dicom(
             UnstatedGeometryWarning,
             stacklevel=3,
         )
-    return DicomVolume(path, chosen, grid, affine=affine, defects=defects)
+    told: dict[str, str | bool] = {"series": series} if series is not None else {}
+    told |= {"allow_gap": True} if allow_gap else {}
+    told |= {"tilt": tilt} if tilt is not None else {}
+    return DicomVolume(path, chosen, grid, affine=affine, defects=defects, opened=told)
 
 
 def choose_series(path: Path, wanted: str | None = None) -> Series:
@@ -200,6 +206,7 @@ class DicomVolume:
         *,
         affine: Affine | None = None,
         defects: Sequence[Defect] = (),
+        opened: Mapping[str, str | bool] = NOTHING_SAID,
     ) -> None:
         self._path = path
         self._grid = grid
@@ -220,6 +227,7 @@ class DicomVolume:
             reader="dicom",
             modality=_modality(series.modality),
             properties=self._properties(series, defects),
+            opened=opened,
         )
 
     def read(self, box: Box) -> Voxels:

@@ -1,6 +1,6 @@
 """Open a scan: which reader serves a file is told from its content."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from wsiseg.source.volumes.volume import Volume
 if TYPE_CHECKING:
     from wsiseg.source.volumes.dicom import Tilt
 
-__all__ = ["VOLUME_READERS", "is_volume", "open_volume", "volume_reader"]
+__all__ = ["VOLUME_READERS", "is_volume", "open_recorded", "open_volume", "volume_reader"]
 
 VOLUME_READERS = ("nifti", "dicom", "nrrd", "metaimage", "omezarr", "array")
 """Names of the readers of volumes."""
@@ -101,6 +101,32 @@ def open_volume(
         known = ", ".join(VOLUME_READERS)
         raise SourceError(f"no reader {name!r} for a file: needed one of {known}")
     return Volume(openers[name](), path=path)
+
+
+def open_recorded(path: str | Path, record: object) -> Volume:
+    """Open the scan of a finished result as it was opened then.
+
+    Parameters
+    ----------
+    path
+        Where it is now.
+    record
+        `scan` of `run.json`; without `opened` in it, nothing was chosen.
+
+    Raises
+    ------
+    SourceError
+        As `open_volume`.
+    """
+    said = record.get("opened") if isinstance(record, Mapping) else None
+    chosen = said if isinstance(said, Mapping) else {}
+    series, tilt = chosen.get("series"), chosen.get("tilt")
+    return open_volume(
+        path,
+        series=series if isinstance(series, str) else None,
+        allow_gap=chosen.get("allow_gap") is True,
+        tilt="shear" if tilt == "shear" else None,
+    )
 
 
 def is_volume(path: str | Path) -> bool:
