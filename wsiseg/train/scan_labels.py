@@ -12,9 +12,10 @@ from wsiseg.source import Volume
 from wsiseg.stitch import Codes, Slab
 from wsiseg.train.dataset import LabelRules
 from wsiseg.train.losses import IGNORE
-from wsiseg.volume.export import ArgmaxRule, FusedExport
+from wsiseg.volume.export import FusedExport
 from wsiseg.volume.layout import InputGrid
 from wsiseg.volume.prepare import WorkFile
+from wsiseg.volume.rules import ArgmaxRule
 from wsiseg.volume.scan import SLAB_BYTES, Scan
 
 __all__ = ["ScanLabels", "ValueTable"]
