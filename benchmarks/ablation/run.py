@@ -111,7 +111,8 @@ def score(folder: Path, design: str) -> dict[str, float]:
     wsiseg("evaluate", folder / "dataset.toml", predictions, "--split", "test", "--out", report)
     rows = json.loads((report / "evaluation.json").read_text())["summary"]
     return {
-        row["figure"]: round(row["pooled"], 4)
+        # Precision where nothing was found, say, is undefined: it counts as 0.
+        row["figure"]: round(row["pooled"] or 0.0, 4)
         for row in rows
         if row["class"] == "Tumor"
         and not row["column"]
