@@ -14,6 +14,7 @@ from wsiseg.result import Result
 from wsiseg.scan_result import ScanResult
 from wsiseg.scans import NO_PRIORS, OneScan, Scans, plan_of_scan, segment_scan
 from wsiseg.source import Pyramid, Volume, is_volume
+from wsiseg.tissue import TissueMask
 
 __all__ = ["SCAN_DEMO", "SLIDE_DEMO", "demo_for", "plan", "segment"]
 
@@ -137,6 +138,7 @@ def plan(
     *,
     priors: Mapping[str, OneScan] = NO_PRIORS,
     options: SegmentOptions = DEFAULTS,
+    tissue: TissueMask | None = None,
 ) -> Plan | ScanPlan:
     """Return the tiles, bytes, memory and seconds a segmentation will take, without doing it.
 
@@ -144,6 +146,8 @@ def plan(
     ----------
     image, model, priors, options
         As for `segment`.
+    tissue
+        Of slides: where it is worth looking, if that is known; nothing is read then.
 
     Raises
     ------
@@ -154,7 +158,7 @@ def plan(
     if card_of(model).axes == "zyx":
         _require_plain(options)
         return plan_of_scan(_scans(image, model), model, priors=priors, options=options.run)
-    return pipeline.plan(_slide(image, model, priors), model, options=options)
+    return pipeline.plan(_slide(image, model, priors), model, options=options, tissue=tissue)
 
 
 def _scans(image: Pyramid | Scans, model: Model | str | Path) -> Scans:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from typer.testing import CliRunner
-from wsiseg_cli.main import app
+from wsiseg_cli.main import app, main
 
 from wsiseg.errors import UsageError
 from wsiseg.testing import hostile
@@ -158,7 +158,6 @@ def test_plan_as_json(slides, model):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("segment",),
         ("segment", "x.svs", "--frame", "moon"),
         ("segment", "x.svs", "--batch", "0"),
         ("tiles", "x.svs", "--patch", "-1"),
@@ -168,6 +167,14 @@ def test_plan_as_json(slides, model):
 )
 def test_wrong_usage_exits_2(arguments):
     assert run(*arguments).exit_code == 2
+
+
+def test_nothing_to_segment_exits_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["wsiseg", "segment"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "needed slides or scans" in capsys.readouterr().err
 
 
 def test_info_shows_levels_and_missing_mpp(slides):

@@ -51,6 +51,7 @@ REFUSED = {
         "batch_size": NO_COUNTS,
         "threads": NO_COUNTS,
         "memory_bytes": NO_COUNTS,
+        "memory_plan": NO_NAMES[:-1],
     },
     SegmentOptions: {
         "tissue": (None, ExportOptions()),

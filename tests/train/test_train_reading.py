@@ -160,7 +160,7 @@ def test_the_centre_of_a_patch_has_the_class_of_its_leaf(config, slides):
     assert {(leaf.slide, leaf.label) for leaf in leaves} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     for place in places_of(lesson, 60):
         leaf = leaves[place.leaf]
-        row, column = divmod(place.cell, leaf.columns)
+        row, column = divmod(place.cell, leaf.shape[1])
         cell = Box((row * 16, column * 16), (row * 16 + 16, column * 16 + 16))
         values = lesson.slides[place.slide].labels.read(cell)
         counts = np.bincount(values[values != 255], minlength=2)
