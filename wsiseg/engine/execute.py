@@ -240,9 +240,8 @@ def run_stage(  # noqa: PLR0913 - what runs, how, and who listens
                 return stitched_on_device(column, ahead, predictor, stitcher, write, clock)
             results = _predicted(setup, reader, iter(batches), predictor, pace, clock)
             stitching = _stitcher(setup, column, predictor, spill)
-            if setup.spec.reads_scan:
-                return _stitched_here(stitching, place(column), results, reducer, clock)
-            return _stitched(stitching, place(column), results, reducer, clock)
+            apart = not setup.spec.reads_scan
+            return _stitched(stitching, place(column), results, reducer, clock, apart=apart)
 
         finished = 0
         for column in columns:
@@ -351,8 +350,13 @@ def _stitched(
     results: Generator[Predicted, None, None],
     reducer: Reducer,
     clock: Clock,
+    *,
+    apart: bool,
 ) -> Iterator[int]:
-    """Stitch one column and push it into the reducer; yield the tiles of each batch."""
+    """Stitch one column and push it into the reducer; yield the tiles of each batch.
+
+    With `apart` in a thread of its own; without, of large outputs no more than one waits.
+    """
     add, finish = stitching
 
     def push(slabs: Iterator[Slab]) -> None:
@@ -363,41 +367,19 @@ def _stitched(
     def write(batch: Predicted) -> None:
         push(add(*batch))
 
-    with Background(write, depth=2) as writer, closing(results):
+    with ExitStack() as stack:
+        put = stack.enter_context(Background(write, depth=2)).put if apart else write
+        stack.enter_context(closing(results))
         while True:
             with clock.on("wait"):
                 batch = next(results, None)
             if batch is None:
                 break
-            writer.put(batch)
-            yield len(batch[0])
-    push(finish())
-
-
-def _stitched_here(
-    stitching: "Stitching",
-    place: "_Place",
-    results: Generator[Predicted, None, None],
-    reducer: Reducer,
-    clock: Clock,
-) -> Iterator[int]:
-    """Do the same in this thread: of large outputs no more than one waits for the next."""
-    add, finish = stitching
-    with closing(results):
-        while True:
-            with clock.on("wait"):
-                batch = next(results, None)
-            if batch is None:
-                break
-            with clock.on("write"):
-                for slab in add(*batch):
-                    reducer.push(place(slab))
+            put(batch)
             done = len(batch[0])
             batch = None  # the next one is predicted meanwhile
             yield done
-    with clock.on("write"):
-        for slab in finish():
-            reducer.push(place(slab))
+    push(finish())
 
 
 Stitching = tuple[

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsiseg.errors import DeviceMemoryError, HeatmapError
+from wsiseg.errors import DeviceMemoryError
 from wsiseg.geometry import Box
 from wsiseg.grid import Grid, Tile
 from wsiseg.machine import machine_memory, resident_memory
@@ -20,6 +20,7 @@ from wsiseg.resample import AxisMap, bracket
 from wsiseg.stitch.blend import Blend
 from wsiseg.stitch.device import DeviceFront, add_weighted
 from wsiseg.stitch.slab import Codes, Values
+from wsiseg.stitch.stitcher import infinite_values
 
 __all__ = ["DevicePlanes", "TensorSlab", "TensorStitcher", "add_fused", "free_bytes"]
 
@@ -129,11 +130,7 @@ class TensorStitcher:
                 values = values.new_zeros((len(values), *box.shape))
                 covered = covered.new_zeros(box.shape)
             if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
-                raise HeatmapError(
-                    f"needed finite values, found others in planes {box.start[0]} to "
-                    f"{box.stop[0]}: the weights are damaged or the precision is too low; try "
-                    "another device or precision"
-                )
+                raise infinite_values(box)
             yield TensorSlab(box, values, covered)
 
 

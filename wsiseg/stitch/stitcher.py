@@ -17,7 +17,14 @@ from wsiseg.grid import Grid, Tile
 from wsiseg.stitch.blend import Blend, window_weights
 from wsiseg.stitch.slab import BLOCK_VALUES, Slab, Values, row_blocks
 
-__all__ = ["AddWeighted", "CellStitcher", "Stitcher", "projected_bytes", "stitch_tiles"]
+__all__ = [
+    "AddWeighted",
+    "CellStitcher",
+    "Stitcher",
+    "infinite_values",
+    "projected_bytes",
+    "stitch_tiles",
+]
 
 AddWeighted = Callable[[Values, Values, Values], None]
 """Adds values `(channel, ...)` times weights `(...)` to sums `(channel, ...)`, in place."""
@@ -387,10 +394,15 @@ def _channels_apart(values: Values) -> bool:
 def _refuse_infinite(planes: Values, box: Box) -> None:
     # What is not finite stays so in every sum; but a sum of large finite values may overflow.
     if not np.isfinite(planes.sum()) and not np.isfinite(planes).all():
-        raise HeatmapError(
-            f"needed finite values, found others in planes {box.start[0]} to {box.stop[0]}: the "
-            "weights are damaged or the precision is too low; try another device or precision"
-        )
+        raise infinite_values(box)
+
+
+def infinite_values(box: Box) -> HeatmapError:
+    """Return the error of weighted sums that are no finite numbers."""
+    return HeatmapError(
+        f"needed finite values, found others in planes {box.start[0]} to {box.stop[0]}: the "
+        "weights are damaged or the precision is too low; try another device or precision"
+    )
 
 
 def _slab_depth(grid: Grid, channels: int) -> int:

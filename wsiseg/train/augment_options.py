@@ -5,7 +5,7 @@ from typing import Literal
 
 from wsiseg.errors import TrainingError
 
-__all__ = ["AugmentOptions", "Range"]
+__all__ = ["AugmentOptions", "Range", "require"]
 
 Range = tuple[float, float]
 """Smallest and largest of what is drawn evenly."""
@@ -14,6 +14,12 @@ SHARES = (
     "orient", "affine", "pen", "dust", "bubble", "fold", "glass", "recolour", "macenko", "defocus",
     "jpeg",
 )  # fmt: skip
+
+
+def require(right: bool, name: str, needed: str, found: object) -> None:
+    """Raise `TrainingError` unless an option of augmentation is right."""
+    if not right:
+        raise TrainingError(f"augmentation: {name}: needed {needed}, found {found!r}; correct it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +118,7 @@ class AugmentOptions:
                 right, needed = 0 <= value <= 1, "a chance in 0..1"
             else:
                 right, needed = value >= 0, "0 or more"
-            if not right:
-                raise TrainingError(
-                    f"augmentation: {field.name}: needed {needed}, found {value!r}; correct it"
-                )
+            require(right, field.name, needed, value)
 
     @classmethod
     def off(cls) -> "AugmentOptions":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch.nn import functional
 
-from wsiseg.errors import TrainingError
+from wsiseg.train.augment_options import require
 from wsiseg.train.draws import Draws
 from wsiseg.train.losses import IGNORE
 
@@ -89,10 +89,7 @@ class ScanAugmentOptions:
                 right, needed = 0 <= value <= 1, "a chance in 0..1"
             else:
                 right, needed = value >= 0, "0 or more"
-            if not right:
-                raise TrainingError(
-                    f"augmentation: {field.name}: needed {needed}, found {value!r}; correct it"
-                )
+            require(right, field.name, needed, value)
 
     @classmethod
     def off(cls) -> "ScanAugmentOptions":
