@@ -209,5 +209,6 @@ def save(name: str, content: Mapping[str, Any], *, packages: Sequence[str] = PAC
 
 
 def _relative(arguments: Sequence[str]) -> list[str]:
-    script = f"benchmarks/{Path(arguments[0]).name}"
-    return [script, *(Path(a).name if "/" in a else a for a in arguments[1:])]
+    path = Path(arguments[0]).resolve()
+    script = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name)
+    return [script.as_posix(), *(Path(a).name if "/" in a else a for a in arguments[1:])]

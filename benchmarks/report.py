@@ -6,6 +6,7 @@ outside stays. `--check` changes nothing and fails where the README is out of da
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,11 +199,23 @@ def windows(record: Record) -> list[str]:
 
 
 def ablation(record: Record) -> list[str]:
-    rows = record["means"]
+    """Return the means of each design, and its Dice for each region it was trained on."""
+    means, rows = record["means"], record["rows"]
+    regions = sorted({row["trained_on"] for row in rows})
     header = ["design", "recall", "precision", "dice", "dice_sd", "seeds"]
-    return table(
-        header, [[row[key] if row[key] is not None else "" for key in header] for row in rows]
-    )
+    lines = []
+    for row in means:
+        own = [
+            [
+                one["dice"]
+                for one in rows
+                if (one["design"], one["trained_on"]) == (row["design"], r)
+            ]
+            for r in regions
+        ]
+        cells = [row[key] if row[key] is not None else "" for key in header]
+        lines.append([*cells, *(round(statistics.mean(values), 4) for values in own)])
+    return table([*header, *(f"dice, learned {r}" for r in regions)], lines)
 
 
 def plain(record: Record) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = [
@@ -31,9 +31,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 CPUINFO = Path("/proc/cpuinfo")
 
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Of the container this process is in."""
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+"""Control groups, by which containers and jobs are limited, and those this process is in."""
 
 
 def cpu_name() -> str:
@@ -50,11 +50,11 @@ def usable_cores() -> int:
     here = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         here = len(os.sched_getaffinity(0))
-    try:
-        quota, period = CGROUP_QUOTA.read_text().split()
-        return max(1, min(here, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no such limit, or "max"
-        return here
+    for quota in _limits("cpu", "cpu.max"):
+        with suppress(ValueError):  # no limit: "max"
+            used, period = map(int, quota.split())
+            here = min(here, -(-used // period))
+    return max(1, here)
 
 
 def machine_memory() -> int:
@@ -63,10 +63,41 @@ def machine_memory() -> int:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 8_000_000_000
+    for limit in _limits("memory", "memory.max", "memory.limit_in_bytes"):
+        with suppress(ValueError):  # no limit: "max"
+            physical = min(physical, int(limit))
+    return physical
+
+
+def _limits(controller: str, name: str, name_v1: str = "") -> Iterator[str]:
+    """Yield what the groups of this process say, its own and those around it.
+
+    A container sees its group as the root; that of a job (SLURM, systemd) lies deep in the tree.
+
+    Parameters
+    ----------
+    controller
+        What is limited.
+    name, name_v1
+        File of the limit in version 2, and in version 1, where each controller has its own tree.
+    """
     try:
-        return min(physical, int(CGROUP_LIMIT.read_text()))
-    except (OSError, ValueError):  # no such limit, or "max"
-        return physical
+        groups = OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        root, file = CGROUPS, name
+        if controllers:
+            root, file = CGROUPS / controller, name_v1
+        if not file or controller not in (controllers or controller).split(","):
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            with suppress(OSError):
+                yield (folder / file).read_text()
+            if folder == root:
+                break
 
 
 def resident_memory() -> int:

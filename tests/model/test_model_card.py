@@ -85,6 +85,14 @@ WRONG = {
         lambda card: (put(*WINDOW, [14, 10])(card), put(*HEAT, "spacing_um", [4.0, 4.0])(card)),
         "one patch and one spacing_um",
     ),
+    "weights fetched": (
+        put("stages", 0, "weights", "arguments", {"pretrained": True}),
+        "the package alone: leave out pretrained",
+    ),
+    "weights from any file": (
+        put("stages", 0, "weights", "arguments", {"checkpoint_path": "a.pth"}),
+        "the package alone: leave out checkpoint_path",
+    ),
     "channel order": (put(*FIRST, "channels", ["B", "G", "R"]), "first layer reordered"),
     "channel twice": (put(*HEAT, "channels", ["Tumor", "Tumor"]), "names must differ"),
     "channel unknown": (put(*HEAT, "channels", ["Stroma"]), "no classes of this model"),

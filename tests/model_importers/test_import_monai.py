@@ -1,6 +1,7 @@
 """Bundles of MONAI as packages: what is taken over, what is refused, and that nothing is run."""
 
 import copy
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,18 @@ def test_the_expressions_that_are_read(tmp_path: Path, text: str, value: object)
 def test_any_other_expression_is_code(tmp_path: Path, text: str) -> None:
     with pytest.raises(ModelCardError, match="is code and is not run"):
         BundleConfig(tmp_path, {"c": 3, "it": text}).get("it")
+
+
+@pytest.mark.parametrize("each", ["@next", "$@next + @next", "$[@next, @next]"])
+@pytest.mark.parametrize("last", [["x"] * 10, "x" * 60_000])
+def test_a_few_lines_that_stand_for_very_much_are_refused(tmp_path, each, last):
+    names = [f"a{i}" for i in range(12)]
+    content = {
+        name: [each.replace("next", after)] * 10 for name, after in itertools.pairwise(names)
+    }
+    content[names[-1]] = last
+    with pytest.raises(ModelCardError, match="more than 100000 values"):
+        BundleConfig(tmp_path, content).get("a0")
 
 
 class Collected:

@@ -12,6 +12,7 @@ import shapely
 
 import wsiseg
 from wsiseg.engine import finished_folder
+from wsiseg.engine import plan as plan_module
 from wsiseg.engine.working import journal_folder
 from wsiseg.errors import (
     DamagedFileError,
@@ -242,6 +243,30 @@ def test_a_plan_over_the_budget_is_refused_with_the_numbers(slide_path, model):
     options = SegmentOptions(run=RunOptions(memory_bytes=50_000_000))
     with pytest.raises(MemoryBudgetError, match=r"needs \d+ MB, allowed are 50 MB"):
         wsiseg.plan(slide_path, model, options=options)
+
+
+def test_a_plan_shrinks_until_it_is_within_the_budget(slide_path, model, monkeypatch):
+    """Down to single patches, and then it is refused; no plan needs more than is allowed."""
+    resident = 100_000_000
+    monkeypatch.setattr(plan_module, "resident_memory", lambda: resident)
+    monkeypatch.setattr(plan_module, "default_batch", lambda _: 64)
+    least = resident + plan_module.OUTPUT_BYTES
+
+    def plan(allowed):
+        run = RunOptions(threads=2, memory_bytes=allowed)
+        return wsiseg.plan(slide_path, model, options=SegmentOptions(run=run))
+
+    plans, allowed = [], 10**11
+    with pytest.raises(MemoryBudgetError, match="needs"):
+        while True:
+            plans.append(plan(allowed))
+            assert plans[-1].projected_bytes <= allowed
+            assert plans[-1].projected_bytes >= least + sum(s.front_bytes for s in plans[-1].stages)
+            allowed = plans[-1].projected_bytes - 1
+    batches = [[stage.batch_size for stage in one.stages] for one in plans]
+    assert len(plans) > 1
+    assert batches == sorted(batches, reverse=True)
+    assert batches[0] != batches[-1]
 
 
 def test_anisotropic_pixels_are_not_averaged(model):

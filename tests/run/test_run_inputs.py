@@ -100,6 +100,8 @@ def test_nested_takes_as_many_folders_as_it_needs(tmp_path):
         path.write_bytes(b"x")
     jobs = list_slides([str(path) for path in paths], nested=True)
     assert names(jobs) == ["a/x/s", "b/x/s"]
+    jobs = list_slides([str(path.parent / ".." / "x" / "s.tif") for path in paths], nested=True)
+    assert names(jobs) == ["a/x/s", "b/x/s"]
 
 
 def test_one_stem_in_one_folder_is_told_apart_by_suffix(folder):

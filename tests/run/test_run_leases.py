@@ -1,5 +1,6 @@
 """Leases: one process has a slide, a dead one loses it, and exactly one other gets it."""
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -167,6 +168,26 @@ def test_deaths_count_anew_where_a_slide_got_further(tmp_path):
         (lease.folder / KEPT / FILE).write_text("1234567")
         lease.folder.rename(lease.folder.with_name(dead().name))
         assert len(leases.take("a").deaths) == 1
+
+
+@posix
+def test_without_room_a_dead_holder_keeps_what_it_has(tmp_path, monkeypatch):
+    gone = dead()
+    folder = leave(tmp_path, "a", gone).parent
+    (folder / KEPT).mkdir()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Leases(tmp_path) as leases, Leases(tmp_path) as others:
+        monkeypatch.setattr("wsiseg.run.leases._note_death", full)
+        with pytest.raises(OSError, match="No space left"):
+            leases.take("a")
+        assert leases.holder("a") == gone
+        monkeypatch.undo()
+        lease = others.take("a")
+        assert len(lease.deaths) == 1
+        assert (lease.folder / KEPT).is_dir()
 
 
 def test_a_stranger_is_dead_when_not_heard_of(tmp_path):

@@ -104,7 +104,9 @@ def test_what_is_somewhere_else_can_be_named(place, result, tmp_path):
         replay(result, tmp_path / "again", slide=slide)
     with pytest.raises(RunError, match=r"/gone.svs: is not there.*give --slide"):
         replay(result, tmp_path / "again", model=model)
-    assert "mask.zarr" in replay(result, tmp_path / "again", slide=slide, model=model).same
+    report = replay(result, tmp_path / "again", slide=slide, model=model)
+    assert "mask.zarr" in report.same
+    assert "name of the slide: gone.svs then, moved.svs now" in report.circumstances
 
 
 def test_another_slide_or_model_is_refused(place, result, tmp_path):
@@ -147,6 +149,16 @@ def test_what_differs_is_said(result, tmp_path):
     assert found["stage-heatmap.zarr"] == "other bytes, the same values"
 
 
+def test_a_file_that_is_not_made_again_is_said(result, tmp_path):
+    change(result, options__export__compress=False)
+    found = {d.name: d.what for d in replay(result, tmp_path / "again").differences}
+    assert found == {
+        f"{kind}.geojson{packed}": what
+        for kind in ("annotations", "tissue")
+        for packed, what in ((".gz", "was not made again"), ("", "is not beside the record"))
+    }
+
+
 def test_what_is_not_as_it_was_is_said(result, tmp_path):
     change(result, versions__numpy="1.0", model__processor="an abacus", code="other")
     change(result, model__backend="none", model__device="cuda:7", model__precision="bfloat16")
@@ -172,6 +184,12 @@ def test_what_is_no_record_is_refused(tmp_path, content):
         replay(tmp_path, tmp_path / "again")
     with pytest.raises(RunError, match="cannot be read"):
         replay(tmp_path / "gone.json", tmp_path / "again")
+
+
+def test_a_scan_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "run.json").write_text('{"scan": {"path": "a.nii"}, "command": "segment"}')
+    with pytest.raises(RunError, match=r"is of a scan.*another --out"):
+        replay(tmp_path, tmp_path / "again")
 
 
 def test_a_run_is_not_replaced_by_its_repetition(result):

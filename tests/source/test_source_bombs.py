@@ -1,7 +1,9 @@
 """Files that claim gigantic sizes are refused before memory is set aside for them."""
 
+import bz2
 import gzip
 import io
+import lzma
 import struct
 import zipfile
 import zlib
@@ -25,6 +27,7 @@ from wsiseg.errors import (
 from wsiseg.geometry import Box
 from wsiseg.model import ModelCard
 from wsiseg.model.package import Package
+from wsiseg.source import _zarr_store
 from wsiseg.source.openslide import OpenSlideSource
 from wsiseg.testing.models import make_colour_model
 
@@ -152,6 +155,19 @@ def test_a_chunk_that_unpacks_to_more_than_it_may_is_damaged(tmp_path, codec, ch
         with pytest.raises(DamagedFileError, match=message):
             slide.levels[0].read(SEEN)
         slide.levels[0].read(Box((64, 64), (70, 70)))
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zlib", "bz2", "lzma"])
+def test_chunks_that_tell_no_size_are_unpacked_up_to_what_they_may_be(codec, monkeypatch):
+    """A second stream behind the first one could be the gigantic one."""
+    monkeypatch.setattr(_zarr_store, "MAX_BLOCK_BYTES", 1 << 16)
+    pack = {"gzip": gzip, "zlib": zlib, "bz2": bz2, "lzma": lzma}[codec].compress
+    limit = _zarr_store.ChunkLimit(10_000, codec)
+    honest = np.random.default_rng(0).integers(0, 4, 10_000, dtype=np.uint8).tobytes()
+    limit.check(memoryview(pack(honest)))
+    for content in (pack(bytes(4_000_000)), pack(honest) + pack(bytes(4_000_000))):
+        with pytest.raises(ValueError, match="a chunk of 10000 bytes that unpacks to more"):
+            limit.check(memoryview(content))
 
 
 def test_honest_chunks_pass(tmp_path):

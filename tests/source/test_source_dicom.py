@@ -511,7 +511,7 @@ def test_a_missing_package_names_the_extra(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "a.dcm")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "pip install wsiseg[dicom]" in result.stdout
+    assert "pip install 'wsiseg[dicom]'" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_a_missing_package_names_the_extra():
     )
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "pip install wsiseg[remote]" in result.stdout
+    assert "pip install 'wsiseg[remote]'" in result.stdout
 
 
 @network

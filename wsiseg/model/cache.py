@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 __all__ = [
+    "cache_folder",
     "cache_key",
     "cached_file",
     "code_fingerprint",
@@ -57,14 +58,14 @@ def cached_file(kind: str, key: str, suffix: str, make: Callable[[], bytes]) -> 
     make
         Gives the content; not called when the file is there.
     """
-    path = _cache_folder() / kind / f"{key}{suffix}"
+    path = cache_folder() / kind / f"{key}{suffix}"
     if path.is_file():
         return path
     content = make()
     try:
         return write_atomically(path, content)
     except OSError as error:
-        _say_unwritable(_cache_folder(), error.strerror)
+        _say_unwritable(cache_folder(), error.strerror)
     private = Path(tempfile.mkdtemp(prefix="wsiseg-"))  # mode 0700: nobody else plants a file here
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     return write_atomically(private / path.name, content)
@@ -72,12 +73,12 @@ def cached_file(kind: str, key: str, suffix: str, make: Callable[[], bytes]) -> 
 
 def kept_models() -> Path:
     """Return the folder of models that were sent here, by their digest; it may not exist."""
-    return _cache_folder() / "models"
+    return cache_folder() / "models"
 
 
 def compiled_folder() -> Path | None:
     """Return the folder where a library may keep compiled networks; `None`: nothing can be kept."""
-    folder = _cache_folder() / "compiled"
+    folder = cache_folder() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -136,7 +137,8 @@ def _version(distribution: str) -> str:
         return "none"
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder of what is derived and can be made anew; it may not exist."""
     if home := os.environ.get("WSISEG_HOME"):
         return Path(home).expanduser() / "cache"
     if sys.platform == "win32":

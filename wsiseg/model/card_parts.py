@@ -13,6 +13,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -87,6 +88,10 @@ Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 Task = Literal["semantic", "embedding"]
 """What a model gives: a class for each pixel, or a vector for each patch."""
+
+OTHER_WEIGHTS = ("pretrained", "checkpoint")
+"""How arguments begin by which networks of timm and MONAI would fetch weights, or load any file as
+weights, a pickle that runs code among them."""
 
 
 class CardPart(BaseModel):
@@ -224,6 +229,13 @@ class WeightsSpec(CardPart):
 
     layout: Literal["channels_first", "channels_last"] | None = None
     """Axis order of the inputs of an `onnx` graph; `None`: told by its declared shape."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _no_other_weights(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if found := sorted(name for name in arguments if name.lower().startswith(OTHER_WEIGHTS)):
+            raise ValueError(f"weights come from the package alone: leave out {', '.join(found)}")
+        return arguments
 
 
 class StageSpec(CardPart):

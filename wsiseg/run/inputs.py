@@ -376,8 +376,8 @@ def _with_folders(jobs: Sequence[SlideJob]) -> Sequence[SlideJob]:
 
 
 def _parents(path: str, depth: int) -> list[str]:
-    folders = Path(path.rsplit("://", maxsplit=1)[-1]).absolute().parent.parts[1:]
-    return list(folders[-depth:])
+    place = os.path.abspath(path.rsplit("://", maxsplit=1)[-1])  # noqa: PTH100 - without ".."
+    return list(Path(place).parent.parts[1:][-depth:])
 
 
 def _count(names: Iterable[str]) -> dict[str, int]:

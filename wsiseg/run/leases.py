@@ -357,8 +357,13 @@ class Leases:
             if not folder.is_dir():
                 return None
         log.info("%s: taken from %s", key.name, old)
-        deaths = _note_death(folder, old)
-        (folder / BEAT).write_text(_note(holder))
+        try:
+            (folder / BEAT).write_text(_note(holder))
+            deaths = _note_death(folder, old)
+        except OSError:  # no room; nobody would keep it, and this process lives
+            with suppress(OSError):
+                folder.rename(key / old.name)
+            raise
         for left in folder.glob(f"{PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
         return Lease(self._root, key, holder, deaths)

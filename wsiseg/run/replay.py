@@ -15,7 +15,7 @@ from wsiseg.embedding import Embeddings, embed
 from wsiseg.engine import Journal, Listener, Pinned, fingerprint, ignore, versions
 from wsiseg.engine.decoding import DecodingChoice
 from wsiseg.engine.execute import Pace
-from wsiseg.engine.marker import MARKER, UNKNOWN, Marker, digest
+from wsiseg.engine.marker import UNKNOWN, Marker, digest
 from wsiseg.engine.provenance import code_fingerprint, hardware
 from wsiseg.engine.working import slide_journal
 from wsiseg.errors import HeatmapError, ModelError, RunError, UsageError
@@ -102,7 +102,7 @@ def replay(
     Raises
     ------
     RunError
-        If the record cannot be read, or the slide is not the one of the record.
+        If the record cannot be read or is of a scan, or the slide is not the one of the record.
     ModelError
         If the model is not there, or not the one of the record.
     UsageError
@@ -115,6 +115,11 @@ def replay(
     if (out / name).resolve() == folder.resolve():
         raise UsageError(f"{out}: is where the run itself is; choose another --out")
     try:
+        if "scan" in said:
+            raise RunError(
+                f"{path}: is of a scan: needed the run.json of a slide; run `wsiseg segment` on "
+                "the scan with another --out, and compare"
+            )
         run = _Run(said, slide, model)
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(path, error) from error
@@ -230,6 +235,9 @@ class _Run:
     def circumstances(self) -> Iterator[str]:
         """Yield what differs between then and now."""
         said, model = self._said["model"], self.model
+        named, name = (Path(path).name for path in (self._said["slide"]["path"], self._slide))
+        if named != name:
+            yield f"name of the slide: {named} then, {name} now"
         now = {"wsiseg's code": code_fingerprint()} | versions()
         then = {"wsiseg's code": self._said["code"]} | self._said["versions"]
         for name in then | now:
@@ -271,15 +279,15 @@ def _compare(before: Path, now: Path) -> tuple[list[str], list[Difference]]:
     same: list[str] = []
     differences: list[Difference] = []
     marker = Marker.read(before)
-    for path in sorted(now.iterdir()):
-        if path.name in (MARKER, RECORD):
+    names = {path.name for path in now.iterdir()} | (marker.written.keys() if marker else set())
+    for name in sorted(names):
+        if name.startswith(".") or name == RECORD:
             continue
-        earlier = before / path.name
-        what = _difference(earlier, path, marker)
+        what = _difference(before / name, now / name, marker)
         if what is None:
-            same.append(path.name)
+            same.append(name)
         else:
-            differences.append(Difference(path.name, what))
+            differences.append(Difference(name, what))
     return same, differences
 
 
@@ -287,6 +295,8 @@ def _difference(before: Path, now: Path, marker: Marker | None) -> str | None:
     """Say in what two files or folders differ; `None`: in nothing."""
     if not before.exists():
         return "is not beside the record"
+    if not now.exists():
+        return "was not made again"
     if now.is_dir():
         if _tree(before) == _tree(now):
             return None

@@ -1,10 +1,12 @@
 """Zarr hierarchies that nobody vouches for: damaged, cut short, or made to do harm."""
 
+import bz2
 import lzma
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,18 @@ HEADER = 1 << 12
 
 SLACK = 0.05
 """What packing may add to bytes that cannot be packed, relatively."""
+
+UNPACKERS: Mapping[str, Callable[[], Any]] = {
+    "gzip": partial(zlib.decompressobj, 32 + zlib.MAX_WBITS),
+    "zlib": partial(zlib.decompressobj, 32 + zlib.MAX_WBITS),
+    "bz2": bz2.BZ2Decompressor,
+    "lzma": lzma.LZMADecompressor,
+}
+"""Codecs whose chunks do not begin with the size they unpack to."""
+
+MOST_PACKED = {"gzip": 1032, "zlib": 1032, "bz2": 1_500_000, "lzma": 10_000}
+"""Bytes that one packed byte stands for at the most: a property of deflate; of the others not less
+than what zeros give."""
 
 CODECS = frozenset({
     "adler32", "blosc", "bytes", "bz2", "crc32", "crc32c", "delta", "endian", "fletcher32", "gzip",
@@ -115,7 +129,7 @@ class CheckedStore(WrapperStore[Store]):
         if value is not None and byte_range is None:
             limit = self._limit(key)
             if limit is not None:
-                limit.check(value.as_numpy_array()[:HEADER].tobytes(), len(value))
+                limit.check(value.as_numpy_array().data)
         return value
 
     def _limit(self, key: str) -> "ChunkLimit | None":
@@ -139,11 +153,15 @@ class ChunkLimit:
     def of(cls, metadata: Mapping[str, Any], nbytes: int) -> "ChunkLimit":
         """Return the limit of an array, Zarr v2 or v3, that is not sharded."""
         codecs = metadata.get("codecs") or [metadata.get("compressor")]
-        last = codec_names(codecs[-1]) & {"blosc", "zstd"}
+        last = codec_names(codecs[-1]) & {"blosc", "zstd", *UNPACKERS}
         return cls(nbytes, next(iter(last), None))
 
-    def check(self, header: bytes, length: int) -> None:
-        """Raise `ValueError` where a chunk is cut short or claims to unpack to too much."""
+    def check(self, content: memoryview) -> None:
+        """Raise `ValueError` where a chunk is cut short, or claims to unpack to too much, or does.
+
+        What tells no size is unpacked for that, but where it cannot be more than any chunk may be.
+        """
+        header, length = content[:HEADER].tobytes(), len(content)
         if length > self.nbytes * (1 + SLACK) + HEADER:
             raise ValueError(f"a chunk of {self.nbytes} bytes, packed into {length}")
         claimed: int | None = None
@@ -153,6 +171,11 @@ class ChunkLimit:
             claimed = int.from_bytes(header[4:8], "little")
         elif self.codec == "zstd":
             claimed = _zstd_size(header)
+        elif self.codec and length * MOST_PACKED[self.codec] > MAX_BLOCK_BYTES:
+            unpacker = UNPACKERS[self.codec]()
+            unpacked = unpacker.decompress(content, self.nbytes + 1)
+            if len(unpacked) > self.nbytes or (unpacker.eof and unpacker.unused_data):
+                raise ValueError(f"a chunk of {self.nbytes} bytes that unpacks to more")
         if claimed is not None and claimed > self.nbytes:
             raise ValueError(f"a chunk of {self.nbytes} bytes that claims {claimed}")
 

@@ -227,7 +227,7 @@ def _open(path: Path) -> "DicomSeries":
     except ImportError as error:
         raise SourceError(
             f"{path.name}: DICOM slides need a package that is missing ({error.name}); "
-            "pip install wsiseg[dicom]",
+            "pip install 'wsiseg[dicom]'",
             path=path,
         ) from error
     return open_series(path)

@@ -198,7 +198,7 @@ def remote_errors(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        message = f"needs a package that is missing ({error}); pip install wsiseg[remote]"
+        message = f"needs a package that is missing ({error}); pip install 'wsiseg[remote]'"
         raise SourceError(f"{shown}: {message}", path=shown) from error
     except _network_errors() as error:
         # Over HTTP, fsspec says "not found" for anything that went wrong; what did is the cause.

@@ -10,8 +10,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,16 @@ class ObjectIndex:
 
     @classmethod
     def open(cls, folder: Path) -> "ObjectIndex":
-        """Open what `build` wrote into a folder."""
+        """Open what `build` wrote into a folder.
+
+        Raises
+        ------
+        OSError, ValueError
+            If the files are not there, or do not belong together; nothing in them is run.
+        """
         about = json.loads((folder / ABOUT).read_bytes())
         found = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
+        _check(found, len(about["measurements"]))
         bounds = np.asarray(found["bounds"])
         outlines = Polygons(*(found[name] for name in COLUMNS[:4]))
         rest = (found["class_index"], bounds, found["measurements"], found["ids"])
@@ -223,6 +231,19 @@ def _blocks(bounds: NDArray[np.float32]) -> NDArray[np.float32]:
     low = np.minimum.reduceat(bounds[:, :2], starts)
     high = np.maximum.reduceat(bounds[:, 2:], starts)
     return np.concatenate([low, high], axis=1)
+
+
+def _check(found: Mapping[str, NDArray[Any]], measurements: int) -> None:
+    """Refuse columns that do not belong together, as after a loss of power."""
+    count = len(found["bounds"])
+    rows = {"objects": count + 1, "class_index": count, "ids": count}
+    fits = all(found[name].shape == (length,) for name, length in rows.items())
+    fits &= found["bounds"].shape == (count, 4)
+    fits &= found["measurements"].shape == (count, measurements)
+    for offsets, of in pairwise(COLUMNS[3::-1]):
+        fits &= found[offsets][-1] == len(found[of]) - (of != "points")
+    if not fits:
+        raise ValueError("columns of an index that do not belong together")
 
 
 def _touch(boxes: NDArray[np.float32], box: Sequence[float]) -> NDArray[np.bool_]:

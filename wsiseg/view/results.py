@@ -15,8 +15,9 @@ import orjson
 from wsiseg.annotations import ImageRef
 from wsiseg.errors import RunError, WsisegError
 from wsiseg.exchange.finished import FinishedResult
+from wsiseg.view.kept import kept_index
 from wsiseg.view.layers import RasterLayer
-from wsiseg.view.objects import ObjectIndex, build, build_beside
+from wsiseg.view.objects import ObjectIndex, build
 from wsiseg.view.tiles import SlideTiles
 
 __all__ = ["ANNOTATIONS", "TISSUE", "Shown", "find_shown"]
@@ -29,7 +30,7 @@ DEPTH = 4
 """Folders below the one that was named in which results are looked for."""
 
 BESIDE_BYTES = 8_000_000
-"""GeoJSON above this is read in a process of its own."""
+"""GeoJSON above this is read in a process of its own, and its index kept."""
 
 OPEN_SLIDES = 8
 """Slides whose files and decoded blocks are held at a time."""
@@ -162,13 +163,13 @@ class _Reading:
     def _read(self) -> None:
         result = self._shown.result
         try:
-            folder = Path(tempfile.mkdtemp(dir=self._shown.workspace))
             size = sum(path.stat().st_size for path in result.files(self._stem))
             if size > BESIDE_BYTES:
-                build_beside(result, self._stem, folder)
+                self._index = kept_index(result, self._stem, self._shown.workspace)
             else:
+                folder = Path(tempfile.mkdtemp(dir=self._shown.workspace))
                 build(result.objects(self._stem), folder)
-            self._index = ObjectIndex.open(folder)
+                self._index = ObjectIndex.open(folder)
         except WsisegError as error:
             self._error = error
         except OSError as error:

@@ -9,8 +9,9 @@ tree; any other is refused with its text, where it is needed.
 import ast
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ __all__ = ["BundleConfig"]
 
 REFERENCE = re.compile(r"@(?:[A-Za-z_]\w*)(?:(?:#|::)\w+)*")
 MAX_DEPTH = 30
+MAX_VALUES = 100_000
+"""Values that a configuration is followed to, and parts of one: ten names that each stand for ten
+times the next make ten thousand million of a few lines."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class BundleConfig:
 
     path: Path
     content: Mapping[str, Any]
+    _followed: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @classmethod
     def read(cls, path: Path) -> "BundleConfig":
@@ -60,8 +65,11 @@ class BundleConfig:
         Raises
         ------
         ModelCardError
-            If a reference leads nowhere or in a circle, or an expression is more than a literal.
+            If a reference leads nowhere or in a circle, an expression is more than a literal, or
+            there are too many values.
         """
+        if next(self._followed) > MAX_VALUES:
+            raise self._too_large()
         if depth > MAX_DEPTH:
             raise ModelCardError(f"{self.path}: references go round in a circle")
         if isinstance(value, Mapping):
@@ -121,8 +129,15 @@ class BundleConfig:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             left, right = inner(node.left), inner(node.right)
             if type(left) is type(right) and isinstance(left, str | int | float | list):
+                if isinstance(left, str | list) and len(left) + len(right) > MAX_VALUES:
+                    raise self._too_large()
                 return left + right
         raise self._refused(text)
+
+    def _too_large(self) -> ModelCardError:
+        return ModelCardError(
+            f"{self.path}: references make more than {MAX_VALUES} values of it; write it without"
+        )
 
     def _refused(self, text: str) -> ModelCardError:
         return ModelCardError(

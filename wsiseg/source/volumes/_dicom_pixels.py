@@ -129,7 +129,7 @@ def _decoded(frame: Frame) -> Voxels:
         if "missing dependencies" in str(error) or "plugins are missing" in str(error):
             raise SourceError(
                 f"{frame.path.name}: its compression needs a decoder that is missing; "
-                "pip install wsiseg[dicom]",
+                "pip install 'wsiseg[dicom]'",
                 path=frame.path,
             ) from error
         raise _undecodable(frame, error) from error

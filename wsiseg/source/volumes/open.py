@@ -197,7 +197,7 @@ def _dicom(
     except ImportError as error:
         raise SourceError(
             f"{path.name}: DICOM needs a package that is missing ({error.name}); "
-            "pip install wsiseg[dicom]",
+            "pip install 'wsiseg[dicom]'",
             path=path,
         ) from error
     return open_dicom(path, series=series, allow_gap=allow_gap, tilt=tilt, affine=affine)

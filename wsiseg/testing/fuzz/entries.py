@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,9 @@ from wsiseg.run import (
 from wsiseg.source import Pyramid
 from wsiseg.source import open as open_slide
 from wsiseg.testing.fuzz.originals import CLASSES, MPP, SHAPE, TILE, Entry, Original
+from wsiseg.testing.fuzz.scans import SCANS
 from wsiseg.testing.models import make_colour_model
+from wsiseg.testing.scan_models import make_scan_model
 from wsiseg.testing.slides import make_svs, tissue_disc
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ ACCEPTED = 0.5
 
 OPENED = ("annotations.geojson", "tissue.geojson")
 """Files of a result that are compared."""
+
+SCAN_FILES = ("labels.nii.gz",)
+"""The same of a scan."""
 
 ON_DAMAGE = ("raise", "replace", "nodata")
 
@@ -80,7 +85,7 @@ class Grounds:
         """A healthy slide."""
         path = self.folder / "z-healthy.svs"
         make_svs(path, tissue_disc(SHAPE, seed=1)[0], levels=(1, 4), tile=TILE, mpp=MPP)
-        return self._with_results(path)
+        return self._with_results(path, self.model)
 
     @cached_property
     def dicom_sibling(self) -> Sibling:
@@ -89,12 +94,20 @@ class Grounds:
 
         path = self.folder / "z-healthy.dcm"
         write_level(path, tissue_disc(SHAPE, seed=1)[0], mpp=MPP, tile=TILE, series=7)
-        return self._with_results(path)
+        return self._with_results(path, self.model)
 
-    def _with_results(self, path: Path) -> Sibling:
+    @cached_property
+    def scan_sibling(self) -> Sibling:
+        """A healthy scan."""
+        path = self.folder / "z-healthy.nii"
+        (self.folder / "scan").mkdir()
+        SCANS["nifti"](self.folder / "scan").rename(path)
+        return self._with_results(path, self.scan_model, SCAN_FILES)
+
+    def _with_results(self, path: Path, model: "Model", names: Sequence[str] = OPENED) -> Sibling:
         out = self.folder / f"reference{path.suffix}"
-        segment_folder([path], self.model, out, options=self.options)
-        return Sibling(path, {name: _hash(out / path.stem / name) for name in OPENED})
+        segment_folder([path], model, out, options=self.options)
+        return Sibling(path, {name: _hash(out / path.stem / name) for name in names})
 
     @cached_property
     def model_folder(self) -> Path:
@@ -107,6 +120,16 @@ class Grounds:
         from wsiseg.model import load_for_run
 
         return load_for_run(self.model_folder, self.options.run)
+
+    @cached_property
+    def scan_model(self) -> "Model":
+        """The same for scans, loaded."""
+        from wsiseg.model import load_for_run
+
+        folder = make_scan_model(
+            self.folder / "scan-model", patch=(4, 8, 8), spacing_mm=None, full=576.0
+        )
+        return load_for_run(folder, self.options.run)
 
     @cached_property
     def slide(self) -> Pyramid:
@@ -154,14 +177,28 @@ def _slide(original: Original, path: Path, random: Random, grounds: Grounds) -> 
 
 
 def _scan(original: Original, path: Path, random: Random, grounds: Grounds) -> str:
+    """Read all of a scan, then run over it in a batch with a healthy one."""
+    options: dict[str, bool | str] = {}
+    if random.random() < ACCEPTED:
+        options = {"allow_gap": True, "tilt": "shear"}
+    refusal = None
+    try:
+        _read_scan(path, options)
+    except WsisegError as error:
+        refusal = error
+    if random.random() < SEGMENT_SHARE[refusal is None]:
+        _run_scans(path, grounds)
+    if refusal is not None:
+        raise refusal
+    return "read"
+
+
+def _read_scan(path: Path, options: dict[str, bool | str]) -> None:
     """List what a scan is, and read all of it: as stored, and turned."""
     from wsiseg.geometry import Box
     from wsiseg.run import describe_scan
     from wsiseg.source import open_volume
 
-    options: dict[str, bool | str] = {}
-    if random.random() < ACCEPTED:
-        options = {"allow_gap": True, "tilt": "shear"}
     _each(
         lambda: describe_scan(str(path), **options),  # type: ignore[arg-type]
         lambda: open_slide(path).close(),
@@ -173,7 +210,15 @@ def _scan(original: Original, path: Path, random: Random, grounds: Grounds) -> s
         for view in (volume, volume.oriented("RAS")):
             whole = Box.of_shape(view.shape)
             view.read(whole.intersect(Box((0, 0, 0), (64, 64, 64))))
-    return "read"
+
+
+def _run_scans(path: Path, grounds: Grounds) -> None:
+    """Segment a scan in a batch with a healthy one."""
+    sibling, out = grounds.scan_sibling, path.parent / "out"
+    healthy = shutil.copyfile(sibling.path, path.parent / sibling.path.name)
+    jobs = list_slides([str(path), str(healthy)], volumes=True)
+    report = segment_folder(jobs, grounds.scan_model, out, options=grounds.options)
+    _judge(report, out / healthy.stem, sibling)
 
 
 def _read_all(slide: Pyramid) -> None:
