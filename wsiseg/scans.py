@@ -22,7 +22,7 @@ from wsiseg.volume.body import Body, find_body
 from wsiseg.volume.regrid import on_grid_of
 from wsiseg.volume.scan import Scan
 
-__all__ = ["OneScan", "Scans", "place_scan", "plan_of_scan", "segment_scan"]
+__all__ = ["OneScan", "Scans", "kept_classes", "place_scan", "plan_of_scan", "segment_scan"]
 
 DEFAULTS = RunOptions()
 
@@ -39,6 +39,7 @@ def plan_of_scan(
     *,
     priors: Mapping[str, OneScan] = NO_PRIORS,
     options: RunOptions = DEFAULTS,
+    probabilities: Sequence[str] = (),
 ) -> ScanPlan:
     """Return the windows, bytes, memory and seconds a segmentation will take, without doing it.
 
@@ -55,7 +56,8 @@ def plan_of_scan(
     placed, body = place_scan(scan, model.card, priors)
     setups = lay_out_scan(model.card, placed)
     selected = windows_with_body(body, setups)
-    return plan_scan(model, placed, setups, selected, options)
+    kept = kept_classes(model.card, probabilities)
+    return plan_scan(model, placed, setups, selected, options, probabilities=kept)
 
 
 def segment_scan(
@@ -64,6 +66,7 @@ def segment_scan(
     *,
     priors: Mapping[str, OneScan] = NO_PRIORS,
     options: RunOptions = DEFAULTS,
+    probabilities: Sequence[str] = (),
     work_dir: Path | None = None,
     journal: Journal | None = None,
     listen: Listener = ignore,
@@ -83,6 +86,9 @@ def segment_scan(
         outside.
     options
         How the machine is used.
+    probabilities
+        Classes whose probabilities are kept beside the labels; `("all",)`: every one. They take
+        two bytes per voxel and class, on the disk.
     work_dir
         Where voxels wait while it runs; default: a temporary folder that lives as long as the
         program.
@@ -104,7 +110,7 @@ def segment_scan(
     ModelError
         If the model cannot be used, or is one for slides.
     UsageError
-        If the scan has other channels than the model reads.
+        If the scan has other channels than the model reads, or there is no such class.
     MemoryBudgetError
         If the run would need more memory than allowed.
     """
@@ -112,9 +118,18 @@ def segment_scan(
     require_task(model, "semantic")
     model = load_for_run(model, options)
     set_allocator(model.backend)
+    kept = kept_classes(model.card, probabilities)
     placed, body = place_scan(scan, model.card, priors)
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    run = partial(_run, body=body, options=options, folder=folder, journal=journal, listen=listen)
+    run = partial(
+        _run,
+        body=body,
+        options=options,
+        kept=kept,
+        folder=folder,
+        journal=journal,
+        listen=listen,
+    )
     focus = None
     if model.card.stages[-1].within is not None:
         focus = run_in_focus(model, placed, run)
@@ -127,7 +142,7 @@ def segment_scan(
         model=model,
         options=options,
         plan=plan,
-        turned=output.labels,
+        files=output.files,
         reports=output.reports,
         seconds=time.perf_counter() - started,
         heatmaps=output.heatmaps,
@@ -141,6 +156,7 @@ def _run(
     *,
     body: Body,
     options: RunOptions,
+    kept: tuple[str, ...],
     folder: Path,
     journal: Journal | None,
     listen: Listener,
@@ -148,11 +164,44 @@ def _run(
     """Lay a model over the part of a scan that is looked at, plan it and run it."""
     setups = lay_out_scan(model.card, placed)
     selected = windows_with_body(body, setups)
-    resume = ScanResume(journal, placed, model) if journal is not None else None
+    resume = ScanResume(journal, placed, model, kept) if journal is not None else None
     paces = resume.paces(setups, selected) if resume is not None else {}
-    plan = plan_scan(model, placed, setups, selected, options, paces=paces, folder=folder)
+    plan = plan_scan(
+        model,
+        placed,
+        setups,
+        selected,
+        options,
+        probabilities=kept,
+        paces=paces,
+        folder=folder,
+    )
     output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
     return plan, output
+
+
+def kept_classes(card: ModelCard, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes whose probabilities are kept, in the order of the card.
+
+    Raises
+    ------
+    UsageError
+        If there is no such class, or the model is for slides.
+    """
+    known = card.channel_names
+    if wanted and card.axes != "zyx":
+        raise UsageError(
+            f"probabilities: are written of scans, {card.name} is a model for slides, which have "
+            "heatmaps in any case; leave --probabilities out"
+        )
+    if tuple(wanted) == ("all",):
+        return known
+    if strange := [name for name in wanted if name not in known]:
+        raise UsageError(
+            f"probabilities: {card.name} has no class {strange[0]!r}; needed some of "
+            f"{', '.join(known)}, or all"
+        )
+    return tuple(name for name in known if name in wanted)
 
 
 def place_scan(

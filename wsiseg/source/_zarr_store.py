@@ -129,7 +129,7 @@ class CheckedStore(WrapperStore[Store]):
         if value is not None and byte_range is None:
             limit = self._limit(key)
             if limit is not None:
-                limit.check(memoryview(value.as_numpy_array()))
+                limit.check(value.as_numpy_array().data)
         return value
 
     def _limit(self, key: str) -> "ChunkLimit | None":
@@ -171,7 +171,7 @@ class ChunkLimit:
             claimed = int.from_bytes(header[4:8], "little")
         elif self.codec == "zstd":
             claimed = _zstd_size(header)
-        elif self.codec in UNPACKERS and length * MOST_PACKED[self.codec] > MAX_BLOCK_BYTES:
+        elif self.codec and length * MOST_PACKED[self.codec] > MAX_BLOCK_BYTES:
             unpacker = UNPACKERS[self.codec]()
             unpacked = unpacker.decompress(content, self.nbytes + 1)
             if len(unpacked) > self.nbytes or (unpacker.eof and unpacker.unused_data):
