@@ -139,7 +139,7 @@ def likeliest(probabilities: NDArray[np.float64], *, has_background: bool) -> ND
     """
     if not probabilities.shape[1]:
         return np.full(len(probabilities), -1, np.int64)
-    best = probabilities.argmax(axis=1)
+    best: NDArray[np.int64] = probabilities.argmax(axis=1)
     if has_background:
         return best
     rest = 1 - probabilities.sum(axis=1)

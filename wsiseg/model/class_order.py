@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,8 @@ def background_first(names: Sequence[str]) -> tuple[int, ...]:
 def reordered_values(values: NDArray[np.float32], order: Sequence[int]) -> NDArray[np.float32]:
     """Return logits (n, class) in another order; see `reordered_graph`."""
     least = values.min(axis=1, keepdims=True) - np.float32(BELOW)
-    return np.concatenate([values, least], axis=1)[:, list(order)]
+    every: NDArray[np.float32] = np.concatenate([values, least], axis=1)
+    return every[:, list(order)]
 
 
 def reordered_graph(weights: bytes, order: Sequence[int], *, name: str) -> bytes:
@@ -66,7 +68,8 @@ def reordered_graph(weights: bytes, order: Sequence[int], *, name: str) -> bytes
     places = np.array([last if i == MADE_UP else i for i in order], np.int64)
     graph.initializer.append(numpy_helper.from_array(places, "wsiseg.order"))
     graph.initializer.append(numpy_helper.from_array(np.array(BELOW, np.float32), "wsiseg.below"))
-    inputs, options = [output.name], {"axes": [1]}
+    inputs: list[str] = [output.name]
+    options: dict[str, Any] = {"axes": [1]}
     if opset_of(model) >= 18:  # axes became an input
         graph.initializer.append(numpy_helper.from_array(np.array([1]), "wsiseg.axis"))
         inputs, options = [output.name, "wsiseg.axis"], {}
@@ -79,6 +82,6 @@ def reordered_graph(weights: bytes, order: Sequence[int], *, name: str) -> bytes
         ]
     )
     graph.ClearField("output")
-    shape = ["n", len(order)]
-    graph.output.append(helper.make_tensor_value_info("wsiseg.ordered", TensorProto.FLOAT, shape))
+    made = helper.make_tensor_value_info("wsiseg.ordered", TensorProto.FLOAT, ["n", len(order)])
+    graph.output.append(made)
     return bytes(model.SerializeToString())
