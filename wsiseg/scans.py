@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from wsiseg.engine import Journal, Listener, ignore, temporary_folder
+from wsiseg.engine.execute import Pace
 from wsiseg.engine.scan_focus import run_in_focus
 from wsiseg.engine.scan_graph import lay_out_scan
-from wsiseg.engine.scan_plan import ScanPlan, plan_scan
+from wsiseg.engine.scan_plan import NO_PACES, ScanPlan, plan_scan
 from wsiseg.engine.scan_resume import ScanResume
 from wsiseg.engine.scan_run import ScanOutput, run_scan, windows_with_body
 from wsiseg.errors import ModelError, UsageError
@@ -60,13 +61,14 @@ def plan_of_scan(
     return plan_scan(model, placed, setups, selected, options, probabilities=kept)
 
 
-def segment_scan(
+def segment_scan(  # noqa: PLR0913 - what runs, how it is driven, and where it waits
     scan: Scans,
     model: Model | str | Path,
     *,
     priors: Mapping[str, OneScan] = NO_PRIORS,
     options: RunOptions = DEFAULTS,
     probabilities: Sequence[str] = (),
+    paces: Mapping[str, Pace] = NO_PACES,
     work_dir: Path | None = None,
     journal: Journal | None = None,
     listen: Listener = ignore,
@@ -89,6 +91,9 @@ def segment_scan(
     probabilities
         Classes whose probabilities are kept beside the labels; `("all",)`: every one. They take
         two bytes per voxel and class, on the disk.
+    paces
+        How stages were driven by a run that is to be repeated, by their names; `journal` knows how
+        those of the run were that it goes on with.
     work_dir
         Where voxels wait while it runs; default: a temporary folder that lives as long as the
         program.
@@ -121,15 +126,7 @@ def segment_scan(
     kept = kept_classes(model.card, probabilities)
     placed, body = place_scan(scan, model.card, priors)
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    run = partial(
-        _run,
-        body=body,
-        options=options,
-        kept=kept,
-        folder=folder,
-        journal=journal,
-        listen=listen,
-    )
+    run = _Run(body, options, kept, paces, folder, journal, listen)
     focus = None
     if model.card.stages[-1].within is not None:
         focus = run_in_focus(model, placed, run)
@@ -150,34 +147,47 @@ def segment_scan(
     )
 
 
-def _run(
-    model: Model,
-    placed: Scan,
-    *,
-    body: Body,
-    options: RunOptions,
-    kept: tuple[str, ...],
-    folder: Path,
-    journal: Journal | None,
-    listen: Listener,
-) -> tuple[ScanPlan, ScanOutput]:
-    """Lay a model over the part of a scan that is looked at, plan it and run it."""
-    setups = lay_out_scan(model.card, placed)
-    selected = windows_with_body(body, setups)
-    resume = ScanResume(journal, placed, model, kept) if journal is not None else None
-    paces = resume.paces(setups, selected) if resume is not None else {}
-    plan = plan_scan(
-        model,
-        placed,
-        setups,
-        selected,
-        options,
-        probabilities=kept,
-        paces=paces,
-        folder=folder,
-    )
-    output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
-    return plan, output
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Lays a model over the part of a scan that is looked at, plans it and runs it."""
+
+    body: Body
+    options: RunOptions
+    kept: tuple[str, ...]
+    paces: Mapping[str, Pace]
+    folder: Path
+    journal: Journal | None
+    listen: Listener
+
+    def __call__(self, model: Model, placed: Scan) -> tuple[ScanPlan, ScanOutput]:
+        """Return the plan, and what came of it."""
+        setups = lay_out_scan(model.card, placed)
+        selected = windows_with_body(self.body, setups)
+        resume, paces = None, self.paces
+        if self.journal is not None:
+            resume = ScanResume(self.journal, placed, model, self.kept)
+            paces = {**paces, **resume.paces(setups, selected)}
+        plan = plan_scan(
+            model,
+            placed,
+            setups,
+            selected,
+            self.options,
+            probabilities=self.kept,
+            paces=paces,
+            folder=self.folder,
+        )
+        output = run_scan(
+            model,
+            placed,
+            setups,
+            selected,
+            plan,
+            self.folder,
+            resume=resume,
+            listen=self.listen,
+        )
+        return plan, output
 
 
 def kept_classes(card: ModelCard, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from wsiseg.model.ensemble import MirroredPredictor
 from wsiseg.options import MemoryPlan, RunOptions
 from wsiseg.volume.scan import SLAB_BYTES, Scan
 
-__all__ = ["ScanPlan", "ScanStagePlan", "mirrored", "plan_scan"]
+__all__ = ["NO_PACES", "ScanPlan", "ScanStagePlan", "mirrored", "plan_scan"]
 
 GPU_BATCH_VOXELS = 1 << 21
 """Patch voxels per batch on a GPU: two patches of 96 x 96 x 96."""
