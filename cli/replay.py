@@ -18,13 +18,14 @@ __all__ = ["replay"]
 
 def replay(
     record: Annotated[
-        Path, typer.Argument(help="The run.json of a slide, or its folder.", show_default=False)
+        Path,
+        typer.Argument(help="The run.json of a slide or scan, or its folder.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the new files.")] = Path(
         "replay"
     ),
     slide: Annotated[
-        Path | None, typer.Option("--slide", help="The slide, if it is not where it was.")
+        Path | None, typer.Option("--slide", help="The slide or scan, if it is not where it was.")
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="The model, if it is not where it was.")

@@ -100,6 +100,13 @@ MinArea = Annotated[float, Option(min=0.0, help="Drop objects below this many µ
 MinHole = Annotated[float, Option(min=0.0, help="Fill holes below this many µm².")]
 Detections = Annotated[bool, Option("--detections", help="Write QuPath detections.")]
 Gzip = Annotated[bool, Option("--gzip", help="Write .geojson.gz.")]
+Probabilities = Annotated[
+    str,
+    Option(
+        "--probabilities",
+        help="Of scans: write the probabilities of these classes, too, by commas; or all.",
+    ),
+]
 Decode = Annotated[
     Decoding, Option("--decoding", help="Reduce JPEG (2000) while decoding: exact, auto, scaled.")
 ]
@@ -160,6 +167,7 @@ def segment(
     min_hole: MinHole = 0.0,
     detections: Detections = False,
     gzip: Gzip = False,
+    probabilities: Probabilities = "",
     backend: RunBy = "auto",
     device: Device = "auto",
     precision: Numbers = "float32",
@@ -198,6 +206,7 @@ def segment(
             min_hole_um2=min_hole,
             object_type="detection" if detections else "annotation",
             compress=gzip,
+            probabilities=tuple(name.strip() for name in probabilities.split(",") if name.strip()),
         ),
         run=replace(
             run_options(backend, device, precision, batch, threads, memory, memory_plan),

@@ -399,7 +399,10 @@ def shiftFor(header, server) {
     return [offset[0] - shown[0], offset[1] - shown[1]]
 }
 
-/** Read all objects of one kind, or throw before anything is changed: [header, objects]. */
+/**
+ * Read all objects of one kind, or throw before anything is changed. Objects nested in others stand
+ * in the list, too; `around` says in which: id -> id.
+ */
 def readResult(result, kind) {
     def file = result.file ?: filesOf(result.folder, kind)[0]
     if (file == null)
@@ -412,13 +415,13 @@ def readResult(result, kind) {
         parts = new Gson().fromJson(file.getText('UTF-8'), Map).files.collect {
             [file: new File(file.getParentFile(), it.file), bytes: it.bytes as long, objects: it.objects as int]
         }
-    def objects = []
+    def objects = [], around = [:]
     parts.each { part ->
         if (!part.file.isFile() || (part.bytes != null && part.file.length() != part.bytes))
             throw new IllegalStateException("${part.file}: is ${part.file.isFile() ? 'not whole' : 'missing'}; copy the folder of the result once more")
         def read
         try {
-            read = PathIO.readObjects(part.file)
+            read = flattened(PathIO.readObjects(part.file), around)
         } catch (Exception error) {
             throw new IllegalStateException("${part.file}: QuPath cannot read it (${inOneLine(error)}); wsiseg verify-geojson names the object", error)
         }
@@ -428,7 +431,17 @@ def readResult(result, kind) {
     }
     if (objects.isEmpty() && !(header != null && header.empty))
         throw new IllegalStateException("${file}: no objects in it; wsiseg verify-geojson says why")
-    return [header: header, objects: objects]
+    return [header: header, objects: objects, around: around]
+}
+
+/** Objects and those nested in them, taken apart. */
+def flattened(objects, around) {
+    return objects.collectMany { object ->
+        def inside = object.getChildObjectsAsArray().toList()
+        inside.each { around[it.getID()] = object.getID() }
+        object.clearChildObjects()
+        return [object] + flattened(inside, around)
+    }
 }
 
 /** What a single file is: of one model and kind the new takes the place of the old. */
@@ -455,7 +468,7 @@ def importResult(data, result, settings) {
         refuseOutside(one.objects, data.getServer())
         read[kind] = one
     }
-    def counts = read.collectEntries { kind, one -> [kind, replaceObjects(data, kind, one.header, one.objects, settings)] }
+    def counts = read.collectEntries { kind, one -> [kind, replaceObjects(data, kind, one, settings)] }
     def told = counts.collect { kind, count -> "${kind}: ${tell(count)}" }
     def note = nest(data.getHierarchy(), settings.hierarchy, counts.values().any { it.added > 0 })
     def other = result.image != null && fileOf(data.getServer().getURIs()) != null &&
@@ -489,9 +502,18 @@ def classOf(object) {
     return object.getPathClass() == null ? '' : object.getPathClass().toString()
 }
 
+def typeOf(object) {
+    return [object.isAnnotation(), object.isTile(), object.isCell(), object.getROI().isPoint()]
+}
+
+/** Whether somebody edited or locked an annotation since its import, when it looked as `was`. */
+def isTouched(object, was) {
+    return was && (!sameLooks(looksOf(object), was.looks) || classOf(object) != was.name || (object.isLocked() && !was.locked))
+}
+
 /** Put objects in the place of those of an earlier import; returns how many became what. */
-def replaceObjects(data, kind, header, objects, settings) {
-    def hierarchy = data.getHierarchy()
+def replaceObjects(data, kind, read, settings) {
+    def hierarchy = data.getHierarchy(), header = read.header, objects = read.objects
     def model = header != null && header.model ? header.model.toString().replaceFirst(/\s+\S+$/, '') : ''
     def key = "wsiseg: ${kind}${model ? ' of ' + model : ''}".toString()
     def before = [:] // id -> what it looked like when imported; [] for detections
@@ -518,17 +540,20 @@ def replaceObjects(data, kind, header, objects, settings) {
         remove.addAll(found.drop(1)) // imported twice without this script
         counts.doubles += found.size() - 1
         def old = found[0]
-        def edited = isAnnotation && (classOf(old) != classOf(fresh) || !sameLooks(looksOf(old), looksOf(fresh)))
-        if (!edited) {
-            old.getMeasurementList().putAll(fresh.getMeasurementList())
-            counts.updated++
-        } else if (settings.edited == 'replace') {
+        def isOther = typeOf(old) != typeOf(fresh) // exported as cells, and annotations before
+        def edited = isOther ? isTouched(old, before[old.getID()])
+            : isAnnotation && (classOf(old) != classOf(fresh) || !sameLooks(looksOf(old), looksOf(fresh)))
+        if (edited && settings.edited != 'replace') {
+            counts.kept++
+            return
+        }
+        if (edited || isOther) {
             remove << old
             add << fresh
-            counts.updated++
         } else {
-            counts.kept++
+            old.getMeasurementList().putAll(fresh.getMeasurementList())
         }
+        counts.updated++
     }
     def now = objects.collect { it.getID() } as Set
     if (settings.stale != 'keep')
@@ -536,8 +561,7 @@ def replaceObjects(data, kind, header, objects, settings) {
             if (now.contains(id) || !present[id])
                 return
             def old = present[id][0]
-            def touched = was && (!sameLooks(looksOf(old), was.looks) || classOf(old) != was.name || (old.isLocked() && !was.locked))
-            if (touched && settings.edited != 'replace') {
+            if (isTouched(old, was) && settings.edited != 'replace') {
                 counts.kept++
             } else {
                 remove.addAll(present[id])
@@ -548,10 +572,18 @@ def replaceObjects(data, kind, header, objects, settings) {
         hierarchy.removeObjects(remove, true)
     if (add)
         hierarchy.addObjects(add)
-    else
-        hierarchy.fireHierarchyChangedEvent(this)
+    putInside(hierarchy, add.findAll { read.around[it.getID()] }, read.around)
+    hierarchy.fireHierarchyChangedEvent(this)
     data.setProperty(key, lines.join('\n'))
     return counts
+}
+
+/** Nest new objects as their file has them. */
+def putInside(hierarchy, added, around) {
+    if (!added)
+        return
+    def present = hierarchy.getAllObjects(false).collectEntries { [it.getID(), it] }
+    added.groupBy { around[it.getID()] }.each { id, inside -> present[id].addChildObjects(inside) }
 }
 
 def tell(counts) {

@@ -95,11 +95,21 @@ class ExportOptions:
     compress: bool = False
     """Write `.geojson.gz` instead of `.geojson`."""
 
+    probabilities: tuple[str, ...] = ()
+    """Of scans: classes whose probabilities are written beside the labels; `all`: every one.
+    Slides have heatmaps in any case."""
+
     def __post_init__(self) -> None:
         _need_choice(self, "frame", Frame)
         _need_choice(self, "object_type", ObjectType)
         for name in ("simplify_um", "min_area_um2", "min_hole_um2"):
             _need_number(self, name)
+        given = self.probabilities
+        if not isinstance(given, tuple | list) or any(
+            not isinstance(name, str) or not name for name in given
+        ):
+            raise _refusal(self, "probabilities", "a tuple of names of classes")
+        object.__setattr__(self, "probabilities", tuple(given))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

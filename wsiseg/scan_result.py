@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsiseg.draw.canvas import Pixels
 from wsiseg.engine import Publishing, StageReport, finished_folder
+from wsiseg.engine.scan_export import ScanFiles
 from wsiseg.engine.scan_focus import FocusedRun
 from wsiseg.engine.scan_plan import ScanPlan
 from wsiseg.engine.scan_record import scan_record
@@ -18,10 +19,10 @@ from wsiseg.model import Model
 from wsiseg.options import RunOptions
 from wsiseg.source import Volume
 from wsiseg.stitch import HeatmapStore
-from wsiseg.volume.arrays import VolumeArray
+from wsiseg.volume.arrays import Turned, VolumeArray
 from wsiseg.volume.nifti import write_nifti
-from wsiseg.volume.prepare import WorkFile
 from wsiseg.volume.preview import class_colors, ml_text, preview
+from wsiseg.volume.probabilities import MOST
 from wsiseg.volume.report import STATISTICS_FILES, ScanReport, scan_report
 from wsiseg.volume.scan import Scan
 from wsiseg.volume.statistics import ScanClass, StatisticsOptions
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScanResult"]
 
-LABELS = "labels.nii.gz"
+LABELS, PROBABILITIES = "labels.nii.gz", "probabilities.nii.gz"
 
 UNCOLOURED = (64, 64, 64)
 """Of classes whose card names no colour."""
@@ -47,8 +48,8 @@ class ScanResult:
     model: Model
     options: RunOptions
     plan: ScanPlan
-    turned: WorkFile
-    """Labels in the frame of the model, uint8; see `labels`."""
+    files: ScanFiles
+    """Labels and probabilities in the frame of the model; see `labels` and `probabilities`."""
 
     reports: tuple[StageReport, ...]
     seconds: float
@@ -66,7 +67,24 @@ class ScanResult:
     @property
     def labels(self) -> NDArray[np.uint8]:
         """Labels in the stored axes of the scan `(z, y, x)`: 0 background, k is class k."""
-        return self.scan.turn.inverse().apply(self.turned.map())
+        return self.scan.turn.inverse().apply(self.files.labels.map())
+
+    @property
+    def probabilities(self) -> dict[str, NDArray[np.float32]]:
+        """Probabilities in the stored axes of the scan `(z, y, x)`, of the classes asked for.
+
+        Each array is made when it is asked for, four bytes per voxel.
+        """
+        back = self.scan.turn.inverse()
+        return {
+            name: back.apply(one).astype(np.float32) / np.float32(MOST)
+            for name, one in zip(self.files.names, self._codes(), strict=True)
+        }
+
+    def _codes(self) -> NDArray[np.uint16]:
+        """Return what the file of probabilities holds, (class, z, y, x)."""
+        file = self.files.probabilities
+        return np.empty((0, *self.scan.whole), np.uint16) if file is None else file.map()
 
     def __repr__(self) -> str:
         return f"<ScanResult {self.scan.name}: {self.model.card.name}>"
@@ -81,7 +99,7 @@ class ScanResult:
     def volumes_ml(self) -> dict[str, float]:
         """Return the volume of each class in millilitres."""
         counts = np.zeros(256, np.int64)
-        for plane in self.turned.map():
+        for plane in self.files.labels.map():
             counts += np.bincount(plane.reshape(-1), minlength=256)
         ml = self.scan.affine.voxel_mm3 / 1000
         names = [spec.name for spec in self.model.card.classes]
@@ -113,7 +131,8 @@ class ScanResult:
         """Write the files of this scan to `out/<name>/` and return that folder.
 
         `labels.nii.gz` on the grid of the scan, `statistics.json` and `.csv`, `preview.png`, and
-        `run.json`. The folder appears when everything in it is there.
+        `run.json`; `probabilities.nii.gz`, a volume per class, where that was asked for. The folder
+        appears when everything in it is there.
 
         Raises
         ------
@@ -129,6 +148,10 @@ class ScanResult:
             stored = self.volume
             like = Path(stored.path) if stored.path else None
             write_nifti(folder / LABELS, self.labels, stored.affine, like=like)
+            if self.files.names:
+                turned = Turned(np.moveaxis(self._codes(), 0, -1), self.scan.turn.inverse())
+                path = folder / PROBABILITIES
+                write_nifti(path, turned, stored.affine, like=like, one=MOST)
             self.report().write(folder, STATISTICS_FILES)
             (folder / "run.json").write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2))
         return Path(out) / name
@@ -189,6 +212,8 @@ class ScanResult:
         colors = class_colors(self.classes)
         told = [{"value": c.value, "name": c.name, "color": colors[c.value]} for c in self.classes]
         found = {**record, "classes": told}
+        if self.files.names:
+            found["options"]["export"] = {"probabilities": list(self.files.names)}
         if self.focus is not None:
             boxes = [[list(box.start), list(box.stop)] for box in self.focus.boxes]
             found["focus"] = {"boxes": boxes, "settled": self.focus.settled}

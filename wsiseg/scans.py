@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from wsiseg.engine import Journal, Listener, ignore, temporary_folder
+from wsiseg.engine.execute import Pace
 from wsiseg.engine.scan_focus import run_in_focus
 from wsiseg.engine.scan_graph import lay_out_scan
-from wsiseg.engine.scan_plan import ScanPlan, plan_scan
+from wsiseg.engine.scan_plan import NO_PACES, ScanPlan, plan_scan
 from wsiseg.engine.scan_resume import ScanResume
 from wsiseg.engine.scan_run import ScanOutput, run_scan, windows_with_body
 from wsiseg.errors import ModelError, UsageError
@@ -22,7 +23,7 @@ from wsiseg.volume.body import Body, find_body
 from wsiseg.volume.regrid import on_grid_of
 from wsiseg.volume.scan import Scan
 
-__all__ = ["OneScan", "Scans", "place_scan", "plan_of_scan", "segment_scan"]
+__all__ = ["OneScan", "Scans", "kept_classes", "place_scan", "plan_of_scan", "segment_scan"]
 
 DEFAULTS = RunOptions()
 
@@ -39,6 +40,7 @@ def plan_of_scan(
     *,
     priors: Mapping[str, OneScan] = NO_PRIORS,
     options: RunOptions = DEFAULTS,
+    probabilities: Sequence[str] = (),
 ) -> ScanPlan:
     """Return the windows, bytes, memory and seconds a segmentation will take, without doing it.
 
@@ -55,15 +57,18 @@ def plan_of_scan(
     placed, body = place_scan(scan, model.card, priors)
     setups = lay_out_scan(model.card, placed)
     selected = windows_with_body(body, setups)
-    return plan_scan(model, placed, setups, selected, options)
+    kept = kept_classes(model.card, probabilities)
+    return plan_scan(model, placed, setups, selected, options, probabilities=kept)
 
 
-def segment_scan(
+def segment_scan(  # noqa: PLR0913 - what runs, how it is driven, and where it waits
     scan: Scans,
     model: Model | str | Path,
     *,
     priors: Mapping[str, OneScan] = NO_PRIORS,
     options: RunOptions = DEFAULTS,
+    probabilities: Sequence[str] = (),
+    paces: Mapping[str, Pace] = NO_PACES,
     work_dir: Path | None = None,
     journal: Journal | None = None,
     listen: Listener = ignore,
@@ -83,6 +88,12 @@ def segment_scan(
         outside.
     options
         How the machine is used.
+    probabilities
+        Classes whose probabilities are kept beside the labels; `("all",)`: every one. They take
+        two bytes per voxel and class, on the disk.
+    paces
+        How stages were driven by a run that is to be repeated, by their names; `journal` knows how
+        those of the run were that it goes on with.
     work_dir
         Where voxels wait while it runs; default: a temporary folder that lives as long as the
         program.
@@ -104,7 +115,7 @@ def segment_scan(
     ModelError
         If the model cannot be used, or is one for slides.
     UsageError
-        If the scan has other channels than the model reads.
+        If the scan has other channels than the model reads, or there is no such class.
     MemoryBudgetError
         If the run would need more memory than allowed.
     """
@@ -112,9 +123,10 @@ def segment_scan(
     require_task(model, "semantic")
     model = load_for_run(model, options)
     set_allocator(model.backend)
+    kept = kept_classes(model.card, probabilities)
     placed, body = place_scan(scan, model.card, priors)
     folder = journal.folder if journal is not None else work_dir or temporary_folder()
-    run = partial(_run, body=body, options=options, folder=folder, journal=journal, listen=listen)
+    run = _Run(body, options, kept, paces, folder, journal, listen)
     focus = None
     if model.card.stages[-1].within is not None:
         focus = run_in_focus(model, placed, run)
@@ -127,7 +139,7 @@ def segment_scan(
         model=model,
         options=options,
         plan=plan,
-        turned=output.labels,
+        files=output.files,
         reports=output.reports,
         seconds=time.perf_counter() - started,
         heatmaps=output.heatmaps,
@@ -135,24 +147,71 @@ def segment_scan(
     )
 
 
-def _run(
-    model: Model,
-    placed: Scan,
-    *,
-    body: Body,
-    options: RunOptions,
-    folder: Path,
-    journal: Journal | None,
-    listen: Listener,
-) -> tuple[ScanPlan, ScanOutput]:
-    """Lay a model over the part of a scan that is looked at, plan it and run it."""
-    setups = lay_out_scan(model.card, placed)
-    selected = windows_with_body(body, setups)
-    resume = ScanResume(journal, placed, model) if journal is not None else None
-    paces = resume.paces(setups, selected) if resume is not None else {}
-    plan = plan_scan(model, placed, setups, selected, options, paces=paces, folder=folder)
-    output = run_scan(model, placed, setups, selected, plan, folder, resume=resume, listen=listen)
-    return plan, output
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Lays a model over the part of a scan that is looked at, plans it and runs it."""
+
+    body: Body
+    options: RunOptions
+    kept: tuple[str, ...]
+    paces: Mapping[str, Pace]
+    folder: Path
+    journal: Journal | None
+    listen: Listener
+
+    def __call__(self, model: Model, placed: Scan) -> tuple[ScanPlan, ScanOutput]:
+        """Return the plan, and what came of it."""
+        setups = lay_out_scan(model.card, placed)
+        selected = windows_with_body(self.body, setups)
+        resume, paces = None, self.paces
+        if self.journal is not None:
+            resume = ScanResume(self.journal, placed, model, self.kept)
+            paces = {**paces, **resume.paces(setups, selected)}
+        plan = plan_scan(
+            model,
+            placed,
+            setups,
+            selected,
+            self.options,
+            probabilities=self.kept,
+            paces=paces,
+            folder=self.folder,
+        )
+        output = run_scan(
+            model,
+            placed,
+            setups,
+            selected,
+            plan,
+            self.folder,
+            resume=resume,
+            listen=self.listen,
+        )
+        return plan, output
+
+
+def kept_classes(card: ModelCard, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes whose probabilities are kept, in the order of the card.
+
+    Raises
+    ------
+    UsageError
+        If there is no such class, or the model is for slides.
+    """
+    known = card.channel_names
+    if wanted and card.axes != "zyx":
+        raise UsageError(
+            f"probabilities: are written of scans, {card.name} is a model for slides, which have "
+            "heatmaps in any case; leave --probabilities out"
+        )
+    if tuple(wanted) == ("all",):
+        return known
+    if strange := [name for name in wanted if name not in known]:
+        raise UsageError(
+            f"probabilities: {card.name} has no class {strange[0]!r}; needed some of "
+            f"{', '.join(known)}, or all"
+        )
+    return tuple(name for name in known if name in wanted)
 
 
 def place_scan(

@@ -12,7 +12,7 @@ from wsiseg.model import Model, card_of
 from wsiseg.options import SegmentOptions
 from wsiseg.result import Result
 from wsiseg.scan_result import ScanResult
-from wsiseg.scans import NO_PRIORS, OneScan, Scans, plan_of_scan, segment_scan
+from wsiseg.scans import NO_PRIORS, OneScan, Scans, kept_classes, plan_of_scan, segment_scan
 from wsiseg.source import Pyramid, Volume, is_volume
 from wsiseg.tissue import TissueMask
 
@@ -90,7 +90,7 @@ def segment(
         Of scans: channels known from elsewhere, by name; see `wsiseg.scans.segment_scan`.
     options
         What counts as tissue, what annotations look like, how the machine is used; of scans the
-        last counts.
+        last counts, and whose probabilities are written.
     work_dir
         Where heatmaps are written; default: a temporary folder that lives as long as the program.
     journal
@@ -118,10 +118,12 @@ def segment(
             model,
             priors=priors,
             options=options.run,
+            probabilities=options.export.probabilities,
             work_dir=work_dir,
             journal=journal,
             listen=listen,
         )
+    kept_classes(card_of(model), options.export.probabilities)
     return pipeline.segment(
         _slide(image, model, priors),
         model,
@@ -157,7 +159,13 @@ def plan(
     model = demo_for(image) if model is None else model
     if card_of(model).axes == "zyx":
         _require_plain(options)
-        return plan_of_scan(_scans(image, model), model, priors=priors, options=options.run)
+        return plan_of_scan(
+            _scans(image, model),
+            model,
+            priors=priors,
+            options=options.run,
+            probabilities=options.export.probabilities,
+        )
     return pipeline.plan(_slide(image, model, priors), model, options=options, tissue=tissue)
 
 

@@ -18,6 +18,13 @@ CLASSES = (
     LabelClass("Tumor", (200, 0, 0)),
     LabelClass("Immune: CD3é", (160, 90, 160)),
 )
+ODD = (
+    LabelClass("Hintergrund", (0, 0, 0)),
+    LabelClass("Tumor, \"in situ\" — <5 % & 'x'", (200, 0, 0)),
+    LabelClass("Größe: \\ 腫瘍", (160, 90, 160)),
+)
+"""Classes with names that some formats must quote, escape or encode."""
+
 MPP = (0.5, 0.25)  # y, x
 DOWNSAMPLE = (2.0, 4.0)
 SHAPE = (700, 610)

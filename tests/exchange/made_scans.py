@@ -12,7 +12,7 @@ from wsiseg.volume.nifti import write_nifti
 
 CLASSES = [
     {"value": 1, "name": "liver", "color": [213, 94, 0]},
-    {"value": 2, "name": "a lesion", "color": [0, 114, 178]},
+    {"value": 2, "name": "Läsion \\ 病変", "color": [0, 114, 178]},
     {"value": 7, "name": "never found", "color": [0, 158, 115]},
 ]
 

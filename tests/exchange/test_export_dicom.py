@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import shapely
-from made_results import CLASSES, SIZE, make_result, mask_area
+from made_results import CLASSES, ODD, SIZE, make_result, mask_area
 
 from wsiseg.errors import RunError, UsageError, WsisegError
 from wsiseg.exchange import ExportRequest, FinishedResult, export_result
@@ -32,7 +32,12 @@ def source(data_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, source):
-    folder = make_result(tmp_path_factory.mktemp("dicom") / "case")
+    return on_dicom(tmp_path_factory.mktemp("dicom") / "case", source)
+
+
+def on_dicom(folder, source):
+    """Return a made result of the slide."""
+    make_result(folder)
     record = json.loads((folder / "run.json").read_text())
     record["slide"] |= {"path": str(source[0]), "reader": "dicom"}
     (folder / "run.json").write_text(json.dumps(record))
@@ -78,6 +83,19 @@ def test_an_ann_holds_the_areas_of_the_mask(result, tmp_path):
         found[group.label] = sum(areas)
     assert found == pytest.approx(mask_area(result), rel=1e-12)
     assert report.notes["outlines cut into pieces without holes"] > 0
+
+
+def test_classes_of_any_name(source, tmp_path, monkeypatch):
+    hd = pytest.importorskip("highdicom")
+    monkeypatch.setattr("made_results.CLASSES", ODD)
+    folder = on_dicom(tmp_path / "odd", source)
+    names = [item.name.replace("\\", "/") for item in ODD[1:]]
+    (path,) = export_result(folder, "dicom-seg", tmp_path).files
+    seg = hd.seg.segread(path)
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == names
+    (path,) = export_result(folder, "dicom-ann", tmp_path).files
+    groups = hd.ann.annread(path).get_annotation_groups()
+    assert sorted(group.label for group in groups) == sorted(names)
 
 
 def test_uids_stay(result, tmp_path):

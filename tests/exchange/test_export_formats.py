@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from made_results import (
     DOWNSAMPLE,
     IMAGE,
     MIRAX,
+    ODD,
     SIZE,
     make_result,
     mask_area,
@@ -43,6 +45,35 @@ def export(result, out, to, **asked):
 
 def labels_of(codes):
     return np.where(codes[0] > 0, codes.argmax(axis=0), 0)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_classes_of_any_name_stay_what_they_are(tmp_path, monkeypatch):
+    import geopandas
+    import tifffile
+    import zarr
+
+    monkeypatch.setattr("made_results.CLASSES", ODD)
+    folder = make_result(tmp_path / "odd")
+    names = [item.name for item in ODD]
+    (path,) = export(folder, tmp_path, "wsinfer", tile_um=64).files
+    with path.open(encoding="utf-8", newline="") as file:
+        assert next(csv.reader(file))[4:] == [f"prob_{name}" for name in names]
+    mask, heatmap = export(folder, tmp_path, "ome-tiff").files
+    with tifffile.TiffFile(mask) as tiff:
+        values = ElementTree.fromstring(tiff.ome_metadata).iterfind(".//{*}M")
+        assert [value.text.rsplit(" ", 1)[0] for value in values] == names
+    with tifffile.TiffFile(heatmap) as tiff:
+        channels = ElementTree.fromstring(tiff.ome_metadata).iterfind(".//{*}Channel")
+        assert [channel.get("Name") for channel in channels] == names
+    (path,) = export(folder, tmp_path, "ome-zarr").files
+    label = zarr.open_group(path, mode="r")["labels/classes"].attrs["image-label"]
+    assert [item["class"] for item in label["properties"]] == names
+    (path,) = export(folder, tmp_path, "geoparquet").files
+    areas = geopandas.read_parquet(path).dissolve("class").geometry.area.to_dict()
+    assert areas == pytest.approx(mask_area(folder), rel=1e-9)
+    (path,) = export(folder, tmp_path, "coco").files
+    assert {c["name"] for c in json.loads(path.read_bytes())["categories"]} == set(names[1:])
 
 
 # --- WSInfer

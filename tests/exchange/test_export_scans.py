@@ -9,7 +9,7 @@ import pydicom
 import pytest
 import shapely
 import zarr
-from made_scans import SIGNS, dicom_result, scan_result, series_lps, some_labels
+from made_scans import CLASSES, SIGNS, dicom_result, scan_result, series_lps, some_labels
 from ome_zarr.io import parse_url  # type: ignore[import-untyped]
 from ome_zarr.reader import Reader  # type: ignore[import-untyped]
 from typer.testing import CliRunner
@@ -73,8 +73,8 @@ def test_seg_and_rtstruct_lie_where_the_labels_are(tmp_path, signs, orientation)
     (seg,) = export_result(folder, "dicom-seg", tmp_path / "export").files
     (rt,) = export_result(folder, "rtstruct", tmp_path / "export").files
     for found in (seg_points(seg), rt_points(rt, lps, labels.shape)):
-        assert set(found) == {"liver", "a lesion"}
-        for value, name in ((1, "liver"), (2, "a lesion")):
+        assert set(found) == {"liver", "Läsion / 病変"}
+        for value, name in ((1, "liver"), (2, "Läsion / 病変")):
             expected = world_points(labels, lps, value)
             assert found[name].shape == expected.shape
             assert np.abs(found[name] - expected).max() < SAME_MM
@@ -251,7 +251,7 @@ def test_meshes_nifti_and_overwriting(tmp_path, nifti_result):
     out = tmp_path / "export"
     for kind in ("stl", "ply", "obj"):
         files = export_result(folder, kind, out).files
-        assert [file.name for file in files] == [f"case.liver.{kind}", f"case.a-lesion.{kind}"]
+        assert [file.name for file in files] == [f"case.liver.{kind}", f"case.Läsion-病変.{kind}"]
     corners = np.loadtxt(
         [x[2:] for x in (out / "case.liver.obj").read_text().splitlines() if x[0] == "v"]
     )
@@ -268,7 +268,7 @@ def test_names_come_from_the_files_beside(tmp_path, nifti_result):
     folder, _, _ = nifti_result
     assert is_scan_result(folder)
     assert find_results(folder.parent) == [folder]
-    assert [one.name for one in FinishedScan(folder).classes][:2] == ["liver", "a lesion"]
+    assert [one.name for one in FinishedScan(folder).classes][:2] == ["liver", CLASSES[1]["name"]]
     (folder / "run.json").unlink()
     assert [one.name for one in FinishedScan(folder).classes] == ["label 1", "label 2"]
     (folder / "statistics.json").write_text(json.dumps({"classes": [{"value": 2, "name": "x"}]}))

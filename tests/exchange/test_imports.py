@@ -210,6 +210,15 @@ def test_tiles_come_back_with_their_probabilities(tmp_path, to):
     assert compared > 0.6 * len(found) > 20
 
 
+def test_what_probabilities_leave_of_one_is_background(tmp_path):
+    rows = {"0.2,0.1": None, "0.4,0.25": "Tumor", "0.1,0.9": "Stroma", "0.45,0.55": "Stroma"}
+    lines = [f"{64 * i},0,64,64,{row}" for i, row in enumerate(rows)]
+    table = "\n".join(["minx,miny,width,height,prob_Tumor,prob_Stroma", *lines])
+    found, _ = imported(tmp_path, text(tmp_path / "a.csv", table))
+    names = [f["properties"].get("classification", {}).get("name") for f in found]
+    assert names == list(rows.values())
+
+
 def test_wsinfer_tables_that_are_none(tmp_path):
     path = text(tmp_path / "a.csv", "x,y\n1,2\n")
     with pytest.raises(AnnotationError, match="needed the columns minx"):

@@ -146,13 +146,13 @@ WSINFER: dict[str, Any] = {
 }
 
 
-def wsinfer(folder: Path, **changes: Any) -> Path:
+def wsinfer(folder: Path, classes: int = 2, **changes: Any) -> Path:
     torch.manual_seed(0)
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(WSINFER | changes))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, the zoo's files are not
-        traced = torch.jit.trace(Classifier(3, 2).eval(), torch.zeros(1, 3, 4, 4))
+        traced = torch.jit.trace(Classifier(3, classes).eval(), torch.zeros(1, 3, 4, 4))
         torch.jit.save(traced, folder / "torchscript_model.pt")
     return folder
 
@@ -173,6 +173,32 @@ def test_a_zoo_model_becomes_a_package(tmp_path: Path) -> None:
     ready = ((pixels / 255.0 - [0.1, 0.5, 0.9]) / [0.5, 1.0, 2.0]).mean((1, 2))
     wanted = ready @ head.weight.detach().numpy().T + head.bias.detach().numpy()
     np.testing.assert_allclose(model.predictors[0](pixels), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["Grade3", "Grade4+5", "Benign"], ["Benign", "Grade3", "Grade4+5"]),
+        (["Tumor", "not tumor", "Other"], ["not tumor", "Tumor", "Other"]),
+        (["Lepidic", "Nodule", "Solid"], ["background", "Lepidic", "Nodule", "Solid"]),
+    ],
+)
+def test_every_class_of_a_zoo_model_but_background_is_found(
+    tmp_path: Path, names: list[str], wanted: list[str]
+) -> None:
+    source = wsinfer(tmp_path / "zoo", 3, class_names=names, num_classes=3)
+    with pytest.warns(WsisegWarning, match="TorchScript runs once"):
+        model = load_model(add_model(source, trust=True))
+    assert [known.name for known in model.card.classes] == wanted
+    pixels = noise(3, 4, 4, 3)
+    torch.manual_seed(0)
+    head = Classifier(3, 3).head
+    ready = ((pixels / 255.0 - [0.1, 0.5, 0.9]) / [0.5, 1.0, 2.0]).mean((1, 2))
+    logits = ready @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+    found = model.predictors[0](pixels)
+    for i, name in enumerate(wanted):
+        own = logits[:, names.index(name)] if name in names else logits.min(axis=1) - 30
+        np.testing.assert_allclose(found[:, i], own, atol=1e-5)
 
 
 def test_a_checkpoint_is_no_torchscript(tmp_path: Path) -> None:

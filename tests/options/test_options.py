@@ -42,6 +42,7 @@ REFUSED = {
         "simplify_um": NO_NUMBERS,
         "min_area_um2": NO_NUMBERS,
         "min_hole_um2": NO_NUMBERS,
+        "probabilities": (None, "liver", ("",), (1,), {"liver"}, True),
     },
     RunOptions: {
         "backend": NO_NAMES,

@@ -39,13 +39,15 @@ def groovies() -> dict[str, list[Path]]:
 class QuPath:
     """A Java process that runs scripts; one for all tests."""
 
-    def __init__(self, jars: list[Path]) -> None:
+    def __init__(self, jars: list[Path], *options: str, **environment: str) -> None:
         path = os.pathsep.join(map(str, [*jars, HERE / "fakes"]))
-        java = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]
+        java = [str(shutil.which("java")), "-Xshare:auto", "-XX:TieredStopAtLevel=1"]
+        java += ["-Dfile.encoding=UTF-8", *options]
         self._process = subprocess.Popen(
             [*java, "-cp", path, "groovy.ui.GroovyMain", HERE / "runner.groovy"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
             text=True,
             encoding="utf-8",
         )
@@ -84,6 +86,17 @@ def started(name: str) -> Iterator[QuPath]:
     if name not in FOUND:
         pytest.skip(NEEDED)
     process = QuPath(FOUND[name])
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def bare_qupath(tmp_path):
+    """One whose PATH is empty, with a home folder of its own: `tmp_path / "home"`."""
+    if not FOUND:
+        pytest.skip(NEEDED)
+    home = f"-Duser.home={tmp_path / 'home'}"
+    process = QuPath(FOUND[max(FOUND, key=version)], home, PATH="", WSISEG="")
     yield process
     process.close()
 

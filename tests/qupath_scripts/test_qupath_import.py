@@ -8,8 +8,9 @@ import uuid
 
 import pytest
 import shapely
-from worlds import feature, image, result, square
+from worlds import annotations, feature, image, result, square
 
+from wsiseg.annotations import write_annotations
 from wsiseg.geometry import Box
 
 SHAPES = [square(100, 100), square(400, 400, 50), square(1000, 2000, 200)]
@@ -378,3 +379,86 @@ def test_shapes_with_holes_keep_their_area(qupath, tmp_path):
     result(tmp_path, SLIDE, [ring, shapely.box(0, 0, 10, 10)])
     (first,) = imported(qupath, tmp_path)
     assert sorted(each["area"] for each in first["images"][0]["objects"]) == [100, ring.area]
+
+
+@pytest.mark.parametrize("how", [{}, {"move": [30, 0]}], ids=["as it was", "moved"])
+def test_objects_exported_as_something_else_become_that(qupath, tmp_path, how):
+    result(tmp_path / "annotations", SLIDE, SHAPES)
+    folder = result(tmp_path / "cells", SLIDE, SHAPES, kind="cell")
+    written = json.loads((folder / "annotations.geojson").read_text())["features"]
+    edit = {"image": 0, "id": written[0]["id"], **how}
+    again = {"script": "import_annotations", "args": [str(tmp_path / "cells")]}
+    _, second = imported(qupath, tmp_path / "annotations", edit, again)
+    kinds = {each["id"]: each["kind"] for each in second["images"][0]["objects"]}
+    assert kinds.pop(written[0]["id"]) == ("annotation" if how else "cell")
+    assert list(kinds.values()) == ["cell", "cell"]
+
+
+def nested(out, shapes, *, tissue, **options):
+    """Write a result whose objects are children of pieces of tissue, as an export can do."""
+    told = {key: options.pop(key) for key in ("frame", "limits") if key in options}
+    pieces = annotations(SLIDE, tissue, classes=[1] * len(tissue), **options)
+    found = annotations(SLIDE, shapes, **options)
+    extra = {"model": "breast-tumour-demo 1.0.0"}
+    write_annotations(out / "slide", found, parents=pieces, extra=extra, **told)
+    return out
+
+
+def families(outcome):
+    """Return the parent's x of each object (None: no parent) by its own x."""
+    found = {each["id"]: each for each in outcome["images"][0]["objects"]}
+    return {each["x"]: each["parent"] and found[each["parent"]]["x"] for each in found.values()}
+
+
+TISSUE = [square(50, 50, 800), square(950, 1950, 260)]
+
+
+def test_nested_objects_come_with_their_parents_and_once(every_qupath, tmp_path):
+    nested(tmp_path, SHAPES, tissue=TISSUE)
+    first, second = imported(every_qupath, tmp_path, None, args=["hierarchy=no"])
+    assert families(first) == {50: None, 950: None, 100: 50, 400: 50, 1000: 950}
+    assert families(second) == families(first)
+    assert "0 added, 5 were there" in lines(second, "done")[0]
+
+
+def test_what_changed_among_nested_objects_is_seen(qupath, tmp_path):
+    nested(tmp_path / "old", SHAPES, tissue=TISSUE)
+    nested(tmp_path / "new", [SHAPES[0], square(600, 600)], tissue=TISSUE, probability=0.5)
+    new = {"script": "import_annotations", "args": [str(tmp_path / "new"), "hierarchy=no"]}
+    _, second = imported(qupath, tmp_path / "old", new, args=["hierarchy=no"])
+    assert families(second) == {50: None, 950: None, 100: 50, 600: 50}
+    (kept,) = [each for each in second["images"][0]["objects"] if each["x"] == 100]
+    assert kept["measurements"]["wsiseg: Mean probability"] == 0.5
+    assert "1 added, 3 were there, 2 of an earlier result removed" in lines(second, "done")[0]
+
+
+def test_objects_come_though_their_tissue_is_there(qupath, tmp_path):
+    nested(tmp_path / "objects", SHAPES, tissue=TISSUE)
+    drawn = json.loads((tmp_path / "objects" / "slide" / "annotations.geojson").read_text())
+    pieces = [f | {"properties": {"objectType": "annotation"}} for f in drawn["features"]]
+    images = [image(SLIDE, objects=pieces)]
+    (first,) = imported(qupath, tmp_path / "objects", images=images, args=["hierarchy=no"])
+    assert {each["x"] for each in first["images"][0]["objects"]} == {50, 950, 100, 400, 1000}
+
+
+@pytest.mark.parametrize("frame", ["qupath", "level0"])
+def test_nested_objects_move_with_the_frame(qupath, tmp_path, frame):
+    nested(
+        tmp_path, [square(1000, 1000)], tissue=[square(900, 900, 400)], size=(4000, 3000),
+        vendor="mirax", bounds=BOUNDS, frame=frame,
+    )  # fmt: skip
+    path = "OpenslideImageServer: file:/c.mrxs[x=200,y=300,w=2000,h=2000]"
+    for told, corner in (
+        ({"width": 2000, "height": 2000, "path": path}, 200),
+        ({"width": 4000, "height": 3000}, 0),
+    ):
+        images = [image(SLIDE, **told)]
+        (first,) = imported(qupath, tmp_path, images=images, args=["hierarchy=no"])
+        assert families(first) == {900 - corner: None, 1000 - corner: 900 - corner}
+
+
+def test_nested_objects_count_in_parts(qupath, tmp_path):
+    nested(tmp_path, SHAPES, tissue=TISSUE, limits=(3, 10**9))
+    assert (tmp_path / "slide" / "annotations.index.json").exists()
+    (first,) = imported(qupath, tmp_path)
+    assert len(ids(first)) == 5, first

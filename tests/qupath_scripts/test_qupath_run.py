@@ -148,6 +148,18 @@ def test_what_cannot_start_is_told(qupath, slide, told, wsiseg, message):
     assert message in first["error"]
 
 
+def test_a_program_that_is_on_no_path_is_asked_for_or_found_at_home(bare_qupath, slide, tmp_path):
+    if any((Path(usual) / "wsiseg").exists() for usual in ("/usr/local/bin", "/usr/bin")):
+        pytest.skip("wsiseg is installed for everybody here")
+    (lost,) = segmented(bare_qupath, slide, "")
+    assert "the program wsiseg was not found; in a terminal where it works" in lost["error"]
+    assert "`which wsiseg`" in lost["error"]
+    stand_in(tmp_path / "home" / "miniforge3" / "bin", slide)
+    (found,) = segmented(bare_qupath, slide, "")
+    assert found["error"] is None, found
+    assert found["lines"][-1].endswith("annotations: 1 added")
+
+
 def test_a_flood_of_messages_does_not_block(qupath, slide, tmp_path):
     flood = "for n in range(20000): print('note', n, 'x' * 20, file=sys.stderr)\n"
     started = time.monotonic()

@@ -186,12 +186,6 @@ def test_what_is_no_record_is_refused(tmp_path, content):
         replay(tmp_path / "gone.json", tmp_path / "again")
 
 
-def test_a_scan_is_refused_with_what_to_do(tmp_path):
-    (tmp_path / "run.json").write_text('{"scan": {"path": "a.nii"}, "command": "segment"}')
-    with pytest.raises(RunError, match=r"is of a scan.*another --out"):
-        replay(tmp_path, tmp_path / "again")
-
-
 def test_a_run_is_not_replaced_by_its_repetition(result):
     with pytest.raises(UsageError, match="where the run itself is"):
         replay(result, result.parent)

@@ -100,7 +100,7 @@ def test_a_real_scan_gives_what_the_fine_stage_finds_alone(data_dir, tmp_path):
     result = segment_scan(scan, model)
     alone = segment_scan(scan, make_scan_model(tmp_path / "a", spacing_mm=None, full=full))
     box = result.focus.boxes[-1]
-    found, wanted = (one.turned.map() for one in (result, alone))
+    found, wanted = (one.files.labels.map() for one in (result, alone))
     assert np.array_equal(found[box.slices()], wanted[box.slices()])
     outside = np.ones(found.shape, bool)
     outside[box.slices()] = False

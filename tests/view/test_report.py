@@ -158,13 +158,15 @@ def test_failures_are_told_with_what_to_do_and_stand_for_themselves(pages):
 def test_scans_are_on_the_page_of_their_run(tmp_path):
     folder = tmp_path / "out" / "neck"
     folder.mkdir(parents=True)
-    summary = {"slide": "neck.nii.gz", "model": "cord 1", "cord_ml": 3.9, "tiles": 27, "seconds": 3}
+    summary = {"slide": "neck.nii.gz", "model": "cord 1", "cord_ml": 3.9, "tiles": 27, "seconds": 3,
+               "voxels": "60 x 55 x 52"}  # fmt: skip
     record = {"scan": {}, "summary": summary, "stages": [{"stage": "cord", "seconds": 2}]}
     (folder / "run.json").write_text(json.dumps(record))
     save_png(folder / "preview.png", np.zeros((60, 180, 3), np.uint8))
     text = run_page(tmp_path / "out", [summary | {"folder": "neck"}], [])
+    assert "1 scan done, 0 failed" in text
     page = Page(text)
-    assert page.row("")[1:] == ["Slide", "cord, ml", "Tiles", "Time"]
+    assert page.row("")[1:] == ["Name", "cord, ml", "Tiles", "Time"]
     assert ["", "neck.nii.gz", "3.9", "27", "3.0 s"] in page.rows
     assert page.links == ["./neck/"]
     assert len(page.fetched) == 1

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 from view_made import index_of
 
 from wsiseg.view.build import page_files
@@ -144,6 +145,8 @@ def test_two_results_move_together(page):
     loaded(page)
     page.keyboard.press("c")
     until(page, "!!wsiseg.compare.pane?.about")
+    zooms = "[wsiseg.main, wsiseg.compare.pane].map((pane) => pane.place().zoom)"
+    until(page, f"Math.abs({zooms}[0] / {zooms}[1] - 1) < 0.001")  # at once, before any move
     page.keyboard.press("3")
     until(page, "Math.abs(wsiseg.main.place().zoom - 1) < 1e-6")
     until(page, "Math.abs(wsiseg.compare.pane.place().zoom - 1) < 0.01")
@@ -164,3 +167,55 @@ def test_a_link_leads_to_its_place_and_slides_are_sorted(page, link):
     page.click("#list button.icon")
     assert page.inner_text("#list li:first-child b") == "b"
     assert page.evaluate("document.querySelector('#list img').naturalWidth") > 0
+
+
+LONG = "A class whose name nobody ever found the time to shorten, <b>markup</b> and all"
+
+
+def test_pictures_of_reports_keep_their_shape(browser, run, tmp_path):
+    tall = Image.new("RGB", (500, 1200))  # more than the page lets it be
+    for name in "ab":
+        tall.save(run / name / "overview.png")
+    command = [sys.executable, "-c", SERVE, "report", str(run)]
+    subprocess.run(command, check=True, capture_output=True)
+    context = browser.new_context(viewport={"width": 900, "height": 700})
+    opened = context.new_page()
+    for path, media in ((run / "report.html", "screen"), (run / "a" / "report.html", "print")):
+        opened.emulate_media(media=media)
+        opened.goto(path.as_uri())
+        sides = "[one.width / one.height, one.naturalWidth / one.naturalHeight]"
+        shapes = opened.evaluate(f"[...document.images].map((one) => {sides})")
+        assert shapes
+        assert all(shown == pytest.approx(own, rel=0.03) for shown, own in shapes)
+    context.close()
+
+
+def rename_tumor(run):
+    """Give a class of the result that is not open yet a long name."""
+    for path in (run / "b").rglob("*"):
+        if path.name in {"annotations.geojson", ".zattrs"}:
+            path.write_text(path.read_text().replace("Tumor", LONG))
+
+
+@pytest.mark.parametrize("width", [1000, 760])
+def test_a_narrow_window_shows_everything(page, run, link, width):
+    rename_tumor(run)
+    page.set_viewport_size({"width": width, "height": 700})
+    page.goto("about:blank")
+    page.goto(f"{link}#slide=out/b")
+    until(page, "window.wsiseg?.main?.images.size >= 7")
+    page.keyboard.press("m")
+    page.keyboard.press("c")
+    until(page, "!!wsiseg.compare.pane?.about")
+    parts = "#bar > *, #side *, #panes, .scale"
+    outside = f"""[...document.querySelectorAll("{parts}")].filter((one) => {{
+        const box = one.getBoundingClientRect();
+        const column = one.closest("#stage, #side").getBoundingClientRect();
+        return box.width && (box.left < column.left - 1 || box.right > column.right + 1);
+    }}).map((one) => one.outerHTML.slice(0, 80))"""
+    assert page.evaluate(outside) == []
+    assert LONG in page.inner_text("#side")
+    stage = "document.getElementById('stage').getBoundingClientRect().right"
+    assert page.evaluate(stage) <= page.evaluate(
+        "document.getElementById('side').getBoundingClientRect().left"
+    )

@@ -1,6 +1,8 @@
 """The last stage of a scan as labels on its own voxels: by which rule, and in which parts."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,14 +18,55 @@ from wsiseg.stitch import Codes, Reducer, Sink, Slab, Values
 from wsiseg.volume.block_export import BlockExport, Part, parts_of
 from wsiseg.volume.export import FusedExport, PlaneMath
 from wsiseg.volume.prepare import WorkFile
+from wsiseg.volume.probabilities import ProbabilityPlanes
 from wsiseg.volume.rules import ArgmaxRule, LabelRule, RegionRule, ThresholdRule
 from wsiseg.volume.scan import Scan
 
-__all__ = ["blank_values", "label_rule", "labels_of_scan", "parts_of_scan"]
+__all__ = ["ScanFiles", "blank_values", "label_rule", "labels_of_scan", "parts_of_scan"]
 
 SURE = 10.0
 """Raw value of the background, or less than 0 of a region, where no window looked: a probability
 of 1 - 5e-5 of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFiles:
+    """Where the last stage's results wait, in the axes of the network."""
+
+    labels: WorkFile
+    """uint8 (z, y, x)."""
+
+    names: tuple[str, ...] = ()
+    """Of the classes whose probabilities are kept."""
+
+    probabilities: WorkFile | None = None
+    """Codes, uint16 (class, z, y, x), 65535 for 1; `None` where none are wanted."""
+
+    @classmethod
+    def create(cls, shape: Sequence[int], folder: Path, names: tuple[str, ...]) -> "ScanFiles":
+        """Return empty files in a folder.
+
+        Raises
+        ------
+        DiskFullError
+            If there is no room.
+        """
+        kept = WorkFile((len(names), *shape), folder, np.uint16) if names else None
+        return cls(WorkFile(shape, folder, np.uint8), names, kept)
+
+    def clear(self, card: ModelCard, stage: StageSpec) -> None:
+        """Make all of it background."""
+        self.labels.map()[...] = 0
+        if self.probabilities is not None:
+            made = _probabilities(card, stage, self.names, self.sinks)
+            assert made is not None
+            blank = made.codes(np.asarray(blank_values(card, stage), np.float32))
+            self.probabilities.map()[...] = blank[:, None, None, None]
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """What takes labels, and probabilities if wanted."""
+        return [_PlaneFile(one) for one in (self.labels, self.probabilities) if one is not None]
 
 
 def parts_of_scan(setup: StageSetup, scan: Scan, spans: Sequence[Span]) -> tuple[Part, ...]:
@@ -54,7 +97,7 @@ def labels_of_scan(
     setup: StageSetup,
     scan: Scan,
     parts: Sequence[Part],
-    labels: WorkFile,
+    outputs: ScanFiles,
     planes: KeptPlanes | None,
     *,
     device: str | None,
@@ -65,8 +108,8 @@ def labels_of_scan(
     ----------
     card, setup, scan, parts
         The model, its last stage, the part looked at, and the blocks it is walked in.
-    labels
-        Gets the labels.
+    outputs
+        Get the labels, and the probabilities where they are wanted.
     planes
         What is finished, and keeps what is made.
     device
@@ -77,7 +120,7 @@ def labels_of_scan(
     maps, orders = [one.inverse for one in layout.maps], layout.export_orders
     blank = np.asarray(blank_values(card, setup.spec), np.float32)
 
-    def make(part: Part, sink: Sink) -> FusedExport:
+    def make(part: Part, sinks: Sequence[Sink]) -> FusedExport:
         wanted = np.ones(scan.whole[0], np.bool_) if planes is None else planes.wanted(part)
         within = [maps[1], part.index]
         start, stop = scan.box.start, scan.box.stop
@@ -89,18 +132,29 @@ def labels_of_scan(
             box=Box((*start[:2], left), (*stop[:2], right)),
             whole=scan.whole,
             rule=label_rule(card, setup.spec),
-            labels=sink,
+            labels=sinks[0],
             blank=blank.tolist(),
+            probabilities=_probabilities(card, setup.spec, outputs.names, sinks),
             wanted=lambda plane: bool(wanted[plane]),
             planes=None if device is None else _device_planes(within, orders[1:], blank, device),
             columns=part.columns,
         )
 
-    sink: Sink = _PlaneFile(labels)
-    export: Reducer = BlockExport(parts, make, sink if planes is None else planes.sink(sink))
+    sinks: Sequence[Sink] = outputs.sinks
+    export: Reducer = BlockExport(parts, make, sinks if planes is None else planes.sinks(sinks))
     if setup.spec.output.stitched == "raw" and setup.scaling != IDENTITY:
         return _Scaled(export, setup.scaling)
     return export
+
+
+def _probabilities(
+    card: ModelCard, stage: StageSpec, names: Sequence[str], sinks: Sequence[Sink]
+) -> ProbabilityPlanes | None:
+    if not names:
+        return None
+    channels = [card.channel_names.index(name) for name in names]
+    raw = stage.output.stitched == "raw"
+    return ProbabilityPlanes(sinks[1], channels, stage.output.activation if raw else "none")
 
 
 def _device_planes(
@@ -152,13 +206,16 @@ class _Scaled:
 
 
 class _PlaneFile:
-    """Keeps labels in a file; a `Sink`."""
+    """Keeps labels, or a volume per class, in a file; a `Sink`."""
 
-    def __init__(self, labels: WorkFile) -> None:
-        self._labels = labels
+    def __init__(self, file: WorkFile) -> None:
+        self._file = file
 
     def write(self, box: Box, codes: Codes) -> None:
-        self._labels.map()[box.slices()] = codes
+        array = self._file.map()
+        if array.ndim == 4:
+            array = np.moveaxis(array, 0, -1)
+        array[box.slices()] = codes
 
     def finish(self) -> None:
         """Nothing is left to do."""

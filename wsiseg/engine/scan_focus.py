@@ -89,16 +89,16 @@ def run_in_focus(model: Model, scan: Scan, run: Run) -> FocusedRun:
     plan, output = run(coarse, scan)
     names = [one.name for one in model.card.classes]
     wanted = [names.index(name) for name in spec.classes] or list(range(1, len(names)))
-    found = _box_of(output.labels.map(), wanted)
+    found = _box_of(output.files.labels.map(), wanted)
     if found is None:
-        output.labels.map()[...] = 0
+        output.files.clear(fine.card, fine.card.stages[-1])
         return FocusedRun(scan, plan, output, (), True)
     margin = [math.ceil(spec.margin_mm / mm) for mm in scan.affine.spacing_mm]
     boxes = [found.grow(margin).intersect(scan.box)]
     while True:
         part = scan.within(boxes[-1])
         late_plan, late = run(fine, part)
-        sides = _touched(late.labels.map(), part.box, scan.box)
+        sides = _touched(late.files.labels.map(), part.box, scan.box)
         if not any(map(any, sides)) or len(boxes) > spec.grow:
             break
         boxes.append(_grown(boxes[-1], sides, margin).intersect(scan.box))
@@ -162,6 +162,4 @@ def _joined(early: ScanPlan, late: ScanPlan) -> ScanPlan:
 
 
 def _both(early: ScanOutput, late: ScanOutput) -> ScanOutput:
-    return ScanOutput(
-        late.labels, {**early.heatmaps, **late.heatmaps}, early.reports + late.reports
-    )
+    return ScanOutput(late.files, {**early.heatmaps, **late.heatmaps}, early.reports + late.reports)

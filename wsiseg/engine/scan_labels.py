@@ -105,7 +105,7 @@ def labels_of(
     orders: list[Literal[0, 1]] = [0 if axis == coarse else 1 for axis in range(3)]
     shape = theirs.shape
 
-    def make(part: Part, labels: Sink) -> FusedExport:
+    def make(part: Part, sinks: Sequence[Sink]) -> FusedExport:
         return FusedExport(
             [*maps[:2], part.index],
             orders,
@@ -113,10 +113,10 @@ def labels_of(
             box=Box((0, 0, part.voxels[0]), (*shape[:2], part.voxels[1])),
             whole=shape,
             rule=rule,
-            labels=labels,
+            labels=sinks[0],
             blank=blank,
             columns=part.columns,
         )
 
     parts = parts_of(spans, maps[2], orders[2], first=0, whole=shape[2])
-    return BlockExport(parts, make, sink)
+    return BlockExport(parts, make, [sink])

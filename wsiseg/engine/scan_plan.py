@@ -23,7 +23,7 @@ from wsiseg.model.ensemble import MirroredPredictor
 from wsiseg.options import MemoryPlan, RunOptions
 from wsiseg.volume.scan import SLAB_BYTES, Scan
 
-__all__ = ["ScanPlan", "ScanStagePlan", "mirrored", "plan_scan"]
+__all__ = ["NO_PACES", "ScanPlan", "ScanStagePlan", "mirrored", "plan_scan"]
 
 GPU_BATCH_VOXELS = 1 << 21
 """Patch voxels per batch on a GPU: two patches of 96 x 96 x 96."""
@@ -84,6 +84,9 @@ class ScanPlan:
     looked_at: tuple[tuple[int, ...], tuple[int, ...]]
     """First and last + 1 voxel of the part that networks see."""
 
+    probabilities: tuple[str, ...]
+    """Classes whose probabilities are kept."""
+
     stages: tuple[ScanStagePlan, ...]
     projected_bytes: int
     memory_bytes: int
@@ -104,6 +107,7 @@ def plan_scan(
     selected: Sequence[NDArray[np.bool_]],
     options: RunOptions,
     *,
+    probabilities: tuple[str, ...] = (),
     paces: Mapping[str, Pace] = NO_PACES,
     folder: Path | None = None,
 ) -> ScanPlan:
@@ -111,6 +115,8 @@ def plan_scan(
 
     Parameters
     ----------
+    probabilities
+        Classes whose probabilities are kept beside the labels.
     paces
         How stages were driven by an earlier run that is gone on with, by their names; taken again
         where options allow it.
@@ -125,7 +131,8 @@ def plan_scan(
         If the plan of memory asked for cannot be.
     """
     budget = options.memory_bytes or int(machine_memory() * 0.75)
-    stages, spent, work = [], 0, math.prod(scan.whole)
+    voxels = math.prod(scan.whole)
+    stages, spent, work = [], 0, voxels + 2 * voxels * len(probabilities)
     for s, (setup, chosen) in enumerate(zip(setups, selected, strict=True)):
         pinned = paces.get(setup.spec.name)
         if pinned is not None and options.batch_size not in (None, pinned.batch_size):
@@ -147,6 +154,7 @@ def plan_scan(
         model=model.card.title,
         shape=scan.whole,
         looked_at=(scan.box.start, scan.box.stop),
+        probabilities=probabilities,
         stages=tuple(stages),
         projected_bytes=projected,
         memory_bytes=budget,

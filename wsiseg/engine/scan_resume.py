@@ -28,7 +28,7 @@ from wsiseg.volume.scan import Scan
 
 __all__ = ["CODES", "LABELS", "KeptPlanes", "ScanResume"]
 
-CODES, LABELS = "codes", "labels"
+CODES, LABELS, PROBABILITIES = "codes", "labels", "probabilities"
 """Names of the arrays of a stage, for what is kept."""
 
 LIBRARIES = ("scipy", "nibabel", "pydicom")
@@ -48,9 +48,10 @@ class KeptPlanes:
         """Return which planes of the whole scan are to be made of a block, bool (plane,)."""
         return self.rows.missing(part.columns)
 
-    def sink(self, labels: Sink) -> Sink:
-        """Return a sink that takes the missing planes, and gives all to `labels`."""
-        return self.rows.sink(LABELS, labels)
+    def sinks(self, sinks: Sequence[Sink]) -> list[Sink]:
+        """Return sinks that take the missing planes, and give all to labels and probabilities."""
+        parts = (LABELS, PROBABILITIES)
+        return [self.rows.sink(part, sink) for part, sink in zip(parts, sinks, strict=False)]
 
     def missing(self, span: Span) -> NDArray[np.bool_]:
         """Return which planes of the network's grid are needed of a block, bool (plane,)."""
@@ -76,10 +77,14 @@ class ScanResume:
         The part looked at.
     model
         That runs.
+    names
+        Of the classes whose probabilities are kept.
     """
 
-    def __init__(self, journal: Journal, scan: Scan, model: Model) -> None:
-        self._journal, self._scan, self._model = journal, scan, model
+    def __init__(
+        self, journal: Journal, scan: Scan, model: Model, names: tuple[str, ...] = ()
+    ) -> None:
+        self._journal, self._scan, self._model, self._names = journal, scan, model, names
         self._about = _about(scan)
         self._made: dict[str, str] = {}
 
@@ -110,7 +115,8 @@ class ScanResume:
         log = self._journal.begin(entry)
         self._made[setup.spec.output.name] = entry.id
         if last:
-            return KeptRows(log, (LABELS,), self._scan.whole[0])
+            parts = (LABELS, PROBABILITIES) if self._names else (LABELS,)
+            return KeptRows(log, parts, self._scan.whole[0])
         return KeptRows(log, (CODES,), setup.placement.shape[0])
 
     def _what(
@@ -129,6 +135,7 @@ class ScanResume:
             "regions": [region.model_dump(mode="json") for region in card.regions],
             "calibration": asdict(setup.scaling),
             "threshold": card.threshold if last else None,
+            "probabilities": self._names if last else None,
             "grid": [asdict(setup.grid), setup.reference.downsample, setup.reference.origin],
             "windows that run": digest_of(selected),
             "earlier heatmap": [made.get(name) for name in read],

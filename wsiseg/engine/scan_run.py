@@ -15,7 +15,13 @@ from wsiseg.engine.graph import StageSetup, kept_channels
 from wsiseg.engine.inputs import connect
 from wsiseg.engine.kept import KeptRows, Span, column_span
 from wsiseg.engine.on_device import device_of
-from wsiseg.engine.scan_export import blank_values, label_rule, labels_of_scan, parts_of_scan
+from wsiseg.engine.scan_export import (
+    ScanFiles,
+    blank_values,
+    label_rule,
+    labels_of_scan,
+    parts_of_scan,
+)
 from wsiseg.engine.scan_labels import StageLabels, label_readers, labels_of
 from wsiseg.engine.scan_memory import beyond_of
 from wsiseg.engine.scan_plan import ScanPlan, mirrored
@@ -25,7 +31,7 @@ from wsiseg.model.activation import activate
 from wsiseg.model.card import SCAN, StageSpec
 from wsiseg.stitch import HeatmapStore, Probabilities, Reducer, Reducers, Sink, Slab
 from wsiseg.volume.body import Body
-from wsiseg.volume.prepare import PreparedScan, WorkFile, prepare_scan
+from wsiseg.volume.prepare import PreparedScan, prepare_scan
 from wsiseg.volume.scan import Scan
 
 __all__ = ["ScanOutput", "prepare_inputs", "run_scan", "windows_with_body"]
@@ -35,8 +41,8 @@ __all__ = ["ScanOutput", "prepare_inputs", "run_scan", "windows_with_body"]
 class ScanOutput:
     """What the stages gave."""
 
-    labels: WorkFile
-    """uint8, the whole scan in the network's axes."""
+    files: ScanFiles
+    """Labels, and probabilities where wanted, of the whole scan in the network's axes."""
 
     heatmaps: Mapping[str, HeatmapStore]
     """Of earlier stages, by output name."""
@@ -80,7 +86,7 @@ def run_scan(
     card = model.card
     heatmaps: dict[str, HeatmapStore] = {}
     reports: list[StageReport] = []
-    labels = WorkFile(scan.whole, folder, np.uint8)
+    files = ScanFiles.create(scan.whole, folder, plan.probabilities)
     as_labels: dict[tuple[int, int], StageLabels] = {}
     for s, setup in enumerate(setups):
         stage, last = plan.stages[s], s == len(setups) - 1
@@ -94,7 +100,7 @@ def run_scan(
             if last:
                 parts = parts_of_scan(setup, scan, spans)
                 kept = planes = None if rows is None else KeptPlanes(rows, setup, scan, parts)
-                reducer = labels_of_scan(card, setup, scan, parts, labels, planes, device=device)
+                reducer = labels_of_scan(card, setup, scan, parts, files, planes, device=device)
             else:
                 reducer = _between(card, setups, s, folder, stack, rows, as_labels, spans)
             scans: dict[int, Readable] = {**prepare_inputs(card, scan, setup, folder, stack)}
@@ -119,7 +125,7 @@ def run_scan(
             heatmaps[name] = HeatmapStore.open(folder / f"stage-{name}.zarr")
     for found in as_labels.values():
         found.close()
-    return ScanOutput(labels, heatmaps, tuple(reports))
+    return ScanOutput(files, heatmaps, tuple(reports))
 
 
 def prepare_inputs(

@@ -6,7 +6,7 @@ from typing import Any
 from wsiseg.annotations import AnnotationClass
 from wsiseg.errors import RunError
 
-__all__ = ["LONGEST_MEANING", "MAKER", "algorithm", "kind", "load_highdicom"]
+__all__ = ["CHARACTERS", "MAKER", "algorithm", "kind", "load_highdicom", "short_text"]
 
 MAKER = "wsiseg"
 
@@ -39,6 +39,9 @@ ORGANS: Mapping[str, tuple[str, str]] = {
 SCHEME = "99WSISEG"
 LONGEST_MEANING = 64
 
+CHARACTERS = "ISO_IR 192"
+"""UTF-8, whatever the images are in: classes are named in any script."""
+
 
 def load_highdicom() -> Any:  # noqa: ANN401
     """Return the package.
@@ -63,7 +66,7 @@ def kind(item: AnnotationClass, number: int, prefix: str) -> dict[str, Any]:
     from pydicom.sr.coding import Code
 
     name = item.name.strip().lower().replace("_", " ")
-    meaning = item.name[:LONGEST_MEANING]
+    meaning = short_text(item.name)
     if name in KNOWN:
         category = codes.SCT.MorphologicallyAbnormalStructure
         code = Code(KNOWN[name][0], "SCT", KNOWN[name][1])
@@ -81,7 +84,12 @@ def algorithm(highdicom: Any, record: Mapping[str, Any]) -> Any:  # noqa: ANN401
 
     model = record.get("model", {})
     return highdicom.AlgorithmIdentificationSequence(
-        name=str(model.get("name", MAKER))[:LONGEST_MEANING],
-        version=str(model.get("version", "unknown"))[:LONGEST_MEANING],
+        name=short_text(str(model.get("name", MAKER))),
+        version=short_text(str(model.get("version", "unknown"))),
         family=codes.DCM.ArtificialIntelligence,
     )
+
+
+def short_text(text: str) -> str:
+    """Return a text as DICOM takes it: of 64 characters, without the one that separates values."""
+    return text.replace("\\", "/")[:LONGEST_MEANING]

@@ -11,7 +11,8 @@ from wsiseg.annotations import AnnotationClass, Annotations, ImageRef
 from wsiseg.annotations.base import UNCLASSIFIED
 from wsiseg.annotations.columns import FoundObjects, clean_name, usual_color
 from wsiseg.errors import AnnotationError
-from wsiseg.exchange.objects import BACKGROUND, rectangles
+from wsiseg.exchange.objects import rectangles
+from wsiseg.exchange.tiles import BACKGROUND, likeliest
 from wsiseg.exchange.to_clam import hdf5
 
 __all__ = ["from_clam", "from_wsinfer"]
@@ -143,9 +144,10 @@ def _likeliest(
         AnnotationClass(clean_name(name) or name, usual_color(name, i))
         for i, name in enumerate(kept)
     )
-    index = np.array([kept.index(name) if name in kept else UNCLASSIFIED for name in names])
-    best: NDArray[np.int64] = index[probabilities.argmax(axis=1)]
-    return classes, best
+    index = [kept.index(name) if name in kept else UNCLASSIFIED for name in names]
+    best = likeliest(probabilities, has_background=len(kept) < len(names))
+    found: NDArray[np.int64] = np.array([*index, UNCLASSIFIED])[best]  # -1 is the last
+    return classes, found
 
 
 def _tiles(

@@ -18,11 +18,11 @@ from wsiseg.annotations.peaks import find_peaks
 from wsiseg.annotations.simplify import simplify
 from wsiseg.exchange.finished import FinishedResult
 from wsiseg.exchange.request import ExportRequest
-from wsiseg.exchange.tiles import HeatmapTiles
+from wsiseg.exchange.tiles import BACKGROUND, HeatmapTiles, likeliest
 from wsiseg.stitch import ChunkRows, HeatmapStore
 from wsiseg.stitch.reduce import STEPS
 
-__all__ = ["BACKGROUND", "heatmap_peaks", "heatmap_tiles", "rectangles", "result_objects", "shaped"]
+__all__ = ["heatmap_peaks", "heatmap_tiles", "rectangles", "result_objects", "shaped"]
 
 TYPES: dict[str, ObjectType] = {
     "annotations": "annotation",
@@ -32,7 +32,6 @@ TYPES: dict[str, ObjectType] = {
     "tiles": "tile",
     "peaks": "detection",
 }
-BACKGROUND = "background"
 ROUNDS = 40
 """Doublings of the tolerance until an outline has few enough vertices."""
 
@@ -41,9 +40,6 @@ PEAK_DEPTH = 0.1
 
 PEAK_PIXELS = 1 << 22
 """Heatmap pixels looked at once for peaks."""
-
-LEAST_PROBABILITY = 0.5
-"""From which a tile has its likeliest class, where the heatmap has no channel for background."""
 
 
 def result_objects(
@@ -101,17 +97,17 @@ def heatmap_tiles(result: FinishedResult, request: ExportRequest) -> Iterator[An
         AnnotationClass(name, colors.get(name, usual_color(name, i)))
         for i, name in enumerate(names)
     )
-    index_of = np.array([names.index(n) if n in names else UNCLASSIFIED for n in tiles.channels])
-    least = 0.0 if background in tiles.channels else LEAST_PROBABILITY
+    index_of = [names.index(n) if n in names else UNCLASSIFIED for n in tiles.channels]
+    index_or_none = np.array([*index_of, UNCLASSIFIED])  # -1 is the last
+    has_background = background in tiles.channels
     some = False
     for table in tiles:
         some = True
-        best = table.probabilities.argmax(axis=1)
-        likely = table.probabilities.max(axis=1) >= least
+        best = likeliest(table.probabilities, has_background=has_background)
         columns = zip(tiles.channels, table.probabilities.T, strict=True)
         yield Annotations(
             rectangles(table.boxes),
-            np.where(likely, index_of[best], UNCLASSIFIED),
+            index_or_none[best],
             classes,
             image,
             {f"prob_{name}": np.round(column, 4) for name, column in columns},

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from wsiseg import __version__
 from wsiseg.annotations import AnnotationClass
 from wsiseg.errors import RunError
-from wsiseg.exchange._dicom import LONGEST_MEANING, MAKER, algorithm, kind, load_highdicom
+from wsiseg.exchange._dicom import (
+    CHARACTERS,
+    MAKER,
+    algorithm,
+    kind,
+    load_highdicom,
+    short_text,
+)
 from wsiseg.exchange._writing import whole_file
 from wsiseg.exchange.finished_scan import FinishedScan
 from wsiseg.exchange.request import ExportReport, ExportRequest
@@ -53,7 +60,7 @@ def scan_to_dicom_seg(result: FinishedScan, out: Path, request: ExportRequest) -
                 segment_descriptions=[
                     highdicom.seg.SegmentDescription(
                         segment_number=number,
-                        segment_label=item.name[:LONGEST_MEANING],
+                        segment_label=short_text(item.name),
                         **kind(item, number, "segmented_property"),
                         algorithm_type="AUTOMATIC",
                         algorithm_identification=algorithm(highdicom, result.record),
@@ -69,6 +76,7 @@ def scan_to_dicom_seg(result: FinishedScan, out: Path, request: ExportRequest) -
                 manufacturer_model_name=MAKER,
                 software_versions=__version__,
                 device_serial_number="0",
+                specific_character_set=CHARACTERS,
                 content_label="LABELS",
                 series_description=f"Segmentation by {MAKER}",
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsiseg import __version__
 from wsiseg.annotations.trace import trace_labels
 from wsiseg.errors import RunError
-from wsiseg.exchange._dicom import LONGEST_MEANING, MAKER
+from wsiseg.exchange._dicom import CHARACTERS, MAKER, short_text
 from wsiseg.exchange._writing import whole_file
 from wsiseg.exchange.finished_scan import FinishedScan
 from wsiseg.exchange.pieces import without_holes
@@ -34,7 +34,7 @@ DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"
 KEPT = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
-    *("ReferringPhysicianName", "SpecificCharacterSet"),
+    "ReferringPhysicianName",
 )
 """Of the series: patient and study, which DICOM demands to be the same."""
 
@@ -124,10 +124,11 @@ def _structure_set(
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    made.SpecificCharacterSet = CHARACTERS
     for name in KEPT:
         if name in base:
             made[name] = base[name]
-        elif name != "SpecificCharacterSet":
+        else:
             setattr(made, name, None)
     uid = UID(scan_uid(result, base, "rtstruct", "instance"))
     made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = UID(RT_STRUCTURE_SET)
@@ -194,7 +195,7 @@ def _roi(number: int, one: ScanClass, frame: str) -> Any:  # noqa: ANN401
     roi = Dataset()
     roi.ROINumber = number
     roi.ReferencedFrameOfReferenceUID = frame
-    roi.ROIName = one.name[:LONGEST_MEANING]
+    roi.ROIName = short_text(one.name)
     roi.ROIGenerationAlgorithm = "AUTOMATIC"
     return roi
 

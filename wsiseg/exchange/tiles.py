@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from wsiseg.errors import UsageError
 from wsiseg.stitch import ChunkRows, HeatmapStore
 
-__all__ = ["HeatmapTiles", "TileTable", "whole_edges"]
+__all__ = ["BACKGROUND", "HeatmapTiles", "TileTable", "likeliest", "whole_edges"]
 
+BACKGROUND = "background"
 CELLS_UM = 8.0
 """Cells wider than this are tiles by themselves: those of a classifier."""
 
@@ -124,6 +125,26 @@ def _sums(
     rows = np.add.reduceat(plane, starts[0], axis=0, dtype=np.int64)
     sums: NDArray[np.int64] = np.add.reduceat(rows, starts[1], axis=1)
     return sums
+
+
+def likeliest(probabilities: NDArray[np.float64], *, has_background: bool) -> NDArray[np.int64]:
+    """Return the column (n,) of the likeliest class, -1 where background is likelier.
+
+    Parameters
+    ----------
+    probabilities
+        (n, class)
+    has_background
+        Whether background has a column; else its probability is what the others leave of 1.
+    """
+    if not probabilities.shape[1]:
+        return np.full(len(probabilities), -1, np.int64)
+    best: NDArray[np.int64] = probabilities.argmax(axis=1)
+    if has_background:
+        return best
+    rest = 1 - probabilities.sum(axis=1)
+    found: NDArray[np.int64] = np.where(probabilities.max(axis=1) >= rest, best, -1)
+    return found
 
 
 def whole_edges(boxes: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from wsiseg.annotations import AnnotationClass
 from wsiseg.annotations.prepared import prepared_polygons
 from wsiseg.errors import RunError, UsageError
-from wsiseg.exchange._dicom import LONGEST_MEANING, MAKER, algorithm, kind, load_highdicom
+from wsiseg.exchange._dicom import (
+    CHARACTERS,
+    MAKER,
+    algorithm,
+    kind,
+    load_highdicom,
+    short_text,
+)
 from wsiseg.exchange._writing import whole_file
 from wsiseg.exchange.finished import FinishedResult
 from wsiseg.exchange.objects import result_objects
@@ -71,7 +78,7 @@ def to_dicom_seg(result: FinishedResult, out: Path, request: ExportRequest) -> E
                 segment_descriptions=[
                     highdicom.seg.SegmentDescription(
                         segment_number=number,
-                        segment_label=item.name[:LONGEST_MEANING],
+                        segment_label=short_text(item.name),
                         **kind(item, number, "segmented_property"),
                         algorithm_type="AUTOMATIC",
                         algorithm_identification=algorithm(highdicom, result.record),
@@ -180,7 +187,7 @@ def _annotation_group(
     return highdicom.ann.AnnotationGroup(
         number=number,
         uid=_uid(result, f"group {group.item.name}"),
-        label=group.item.name[:LONGEST_MEANING],
+        label=short_text(group.item.name),
         **kind(group.item, number, "annotated_property"),
         graphic_type="POLYGON",
         graphic_data=group.outlines,
@@ -256,6 +263,7 @@ def _instance(result: FinishedResult, base: Any, kind: str) -> dict[str, Any]:  
         "manufacturer_model_name": MAKER,
         "software_versions": str(result.record.get("wsiseg", "unknown")),
         "device_serial_number": "0",
+        "specific_character_set": CHARACTERS,
     }
 
 

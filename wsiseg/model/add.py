@@ -17,6 +17,7 @@ from wsiseg.errors import ModelCardError, ModelError, WeightsError, WsisegWarnin
 from wsiseg.model.cache import user_models
 from wsiseg.model.card import CARD_FILE, SLIDE, ModelCard, StageSpec
 from wsiseg.model.child import run_module
+from wsiseg.model.class_order import reordered_graph, reordered_values
 from wsiseg.model.fpl import FPL_SUFFIX, Pipeline, read_pipeline
 from wsiseg.model.importers.imported import Selection
 from wsiseg.model.package import Example, Package, npz_bytes, publish
@@ -88,8 +89,9 @@ def add_model(
     if (source / CARD_FILE).is_file():
         parsed, files = _from_package(source)
     elif (source / CONFIG_FILE).is_file():
-        content = card_from_wsinfer(source / CONFIG_FILE, name=name or source.name)
-        parsed, files = _from_weights([_torchscript(source)], content, trust=trust)
+        content, order = card_from_wsinfer(source / CONFIG_FILE, name=name or source.name)
+        weights = [_torchscript(source)]
+        parsed, files = _from_weights(weights, content, trust=trust, order=order)
     elif pipeline := _pipeline(source):
         default = re.sub(r"[^a-z0-9]+", "-", pipeline.name.lower()).strip("-")
         content, paths = card_from_pipeline(
@@ -163,9 +165,16 @@ def _pipeline(source: Path) -> Pipeline | None:
 
 
 def _from_weights(
-    paths: Sequence[Path], content: dict[str, Any], *, trust: bool
+    paths: Sequence[Path],
+    content: dict[str, Any],
+    *,
+    trust: bool,
+    order: tuple[int, ...] | None = None,
 ) -> tuple[ModelCard, dict[str, bytes]]:
-    """Return card and files for networks, one per stage; `content` is the card without hashes."""
+    """Return card and files for networks, one per stage; `content` is the card without hashes.
+
+    `order` is where the classes of a TorchScript classifier stand in its output.
+    """
     card = _complete(content, paths)
     stages: list[StageSpec] = []
     files: dict[str, bytes] = {}
@@ -174,6 +183,9 @@ def _from_weights(
         inputs = _noise(spec)
         if path.suffix.lower() in PICKLES:
             weights, output = _convert(path, card, inputs, trust=trust)
+            if order is not None and order != tuple(range(len(order))):
+                weights = reordered_graph(weights, order, name=str(path))
+                output = reordered_values(output, order)
         else:
             weights, output = _in_order(read_file(path), spec, path), None
         sha256 = hashlib.sha256(weights).hexdigest()

@@ -16,7 +16,7 @@ from wsiseg.model.card import SLIDE, InputSpec, StageSpec
 from wsiseg.model.package import Package
 from wsiseg.model.steps import LEAST_SPAN, affine, spreads
 
-__all__ = ["complete_graph", "complete_stage", "ordered_inputs", "parse_graph"]
+__all__ = ["complete_graph", "complete_stage", "opset_of", "ordered_inputs", "parse_graph"]
 
 Found = TypeVar("Found", bound=Message)
 
@@ -98,7 +98,7 @@ def complete_graph(model: onnx.ModelProto, stage: StageSpec, classes: int, *, na
         raw.append(_raw_input(f"wsiseg.input{i}", value, spec))
         first = raw[-1].name
         if spreads(spec):
-            spread = _spread(graph, first, len(spec.patch) + 2, opset=_opset(model))
+            spread = _spread(graph, first, len(spec.patch) + 2, opset=opset_of(model))
             nodes += spread
             first = spread[-1].output[0]
         nodes += _preprocess(graph, first, value, spec, channels_last=last[i])
@@ -191,7 +191,7 @@ def _raw_input(name: str, value: onnx.ValueInfoProto, spec: InputSpec) -> onnx.V
     )
 
 
-def _opset(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto) -> int:
     """Return the version of the standard operators."""
     return max(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 

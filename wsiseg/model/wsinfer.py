@@ -11,11 +11,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
 
 from wsiseg.errors import ModelCardError
+from wsiseg.model.class_order import MADE_UP, background_first
 
 __all__ = ["CONFIG_FILE", "TORCHSCRIPT_FILE", "card_from_wsinfer", "spread_colors"]
 
 CONFIG_FILE = "config.json"
 TORCHSCRIPT_FILE = "torchscript_model.pt"
+MADE_UP_NAME = "background"
 
 
 class Transform(BaseModel):
@@ -36,8 +38,10 @@ class WsinferConfig(BaseModel):
     transform: list[Transform]
 
 
-def card_from_wsinfer(path: Path, *, name: str) -> dict[str, Any]:
-    """Return the content of a card, hashes left out, for a classifier with one input.
+def card_from_wsinfer(path: Path, *, name: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return the content of a card, hashes left out, and the place of each class in the output.
+
+    The card's first class stays unannotated; see `background_first`.
 
     `Resize` becomes another spacing: a patch of 350 px at 0.25 µm resized to 224 px is a patch of
     224 px at 0.391 µm. The slide is then sampled once.
@@ -60,15 +64,17 @@ def card_from_wsinfer(path: Path, *, name: str) -> dict[str, Any]:
             f"{path}: num_classes {config.num_classes} but {len(config.class_names)} class_names; "
             "correct the file"
         )
+    order = background_first(config.class_names)
+    names = [MADE_UP_NAME if i == MADE_UP else config.class_names[i] for i in order]
     patch, steps = _transforms(config, path)
     spacing = config.spacing_um_px * config.patch_size_pixels / patch
-    return {
+    card = {
         "schema_version": 1,
         "name": name,
         "version": "1",
         "task": "semantic",
         "axes": "yx",
-        "classes": spread_colors(config.class_names),
+        "classes": spread_colors(names),
         "stages": [
             {
                 "name": "patches",
@@ -94,9 +100,10 @@ def card_from_wsinfer(path: Path, *, name: str) -> dict[str, Any]:
             "license": "not stated in config.json",
             "trained_on": "not stated in config.json",
             "intended_use": f"patch classification with {config.architecture}",
-            "limits": f"the first class, {config.class_names[0]}, stays unannotated",
+            "limits": f"the first class, {names[0]}, stays unannotated",
         },
     }
+    return card, order
 
 
 def spread_colors(names: list[str]) -> list[dict[str, Any]]:

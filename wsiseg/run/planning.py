@@ -17,7 +17,7 @@ from wsiseg.run.inputs import SlideJob, as_jobs, require_any
 from wsiseg.run.limits import bear_the_blame
 from wsiseg.run.reports import failure_text
 from wsiseg.run.turns import open_scans
-from wsiseg.scans import plan_of_scan
+from wsiseg.scans import kept_classes, plan_of_scan
 from wsiseg.source import open as open_slide
 from wsiseg.source import open_volume
 
@@ -46,6 +46,7 @@ def plan_folder(
     require_any(jobs)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
+    kept_classes(card_of(model), options.export.probabilities)
     if folder.apart:
         work = partial(_worker, model=model, options=options)
         yield from each_on_a_device(jobs, ("cpu",), work, _lost, limit_s=folder.timeout_s)
@@ -78,8 +79,13 @@ def _planned(job: SlideJob, model: Model, options: SegmentOptions) -> Row:
                 open_volume(job.path, reader=job.reader, **asdict(job.choice)) as scan,
                 open_scans(job, scan) as scans,
             ):
-                priors = dict(job.priors)
-                planned = plan_of_scan(scans, model, priors=priors, options=options.run)
+                planned = plan_of_scan(
+                    scans,
+                    model,
+                    priors=dict(job.priors),
+                    options=options.run,
+                    probabilities=options.export.probabilities,
+                )
                 return _row(job) | planned.to_dict()
         with open_slide(job.path, mpp=job.mpp, reader=job.reader) as slide:
             return _row(job) | plan(slide, model, options=options).to_dict()

@@ -1,9 +1,8 @@
 """A run repeated from its `run.json`: the same bytes, or what differs and why that may be."""
 
 import hashlib
-import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,23 @@ import orjson
 from numpy.typing import NDArray
 
 from wsiseg.embedding import Embeddings, embed
-from wsiseg.engine import Journal, Listener, Pinned, fingerprint, ignore, versions
+from wsiseg.engine import Journal, Listener, Pinned, ignore
 from wsiseg.engine.decoding import DecodingChoice
-from wsiseg.engine.execute import Pace
 from wsiseg.engine.marker import UNKNOWN, Marker, digest
-from wsiseg.engine.provenance import code_fingerprint, hardware
 from wsiseg.engine.working import slide_journal
-from wsiseg.errors import HeatmapError, ModelError, RunError, UsageError
-from wsiseg.model import load_model
-from wsiseg.model.gpus import count_gpus
+from wsiseg.errors import HeatmapError, RunError, UsageError
 from wsiseg.options import (
-    Backend,
     DamageOptions,
     EmbedOptions,
     ExportOptions,
-    Precision,
-    RunOptions,
     SegmentOptions,
     TissueOptions,
     UncertaintyOptions,
 )
 from wsiseg.pipeline import segment
 from wsiseg.result import Result
+from wsiseg.run.recorded import RecordedRun, Repeated, paces_of, require_same
+from wsiseg.run.replay_scans import ScanRun
 from wsiseg.source import READERS, Pyramid
 from wsiseg.source import open as open_slide
 from wsiseg.stitch import ChunkRows, HeatmapStore, LabelStore
@@ -91,7 +85,7 @@ def replay(
     Parameters
     ----------
     record
-        The `run.json` of a slide, or its folder.
+        The `run.json` of a slide or scan, or its folder.
     out
         The files are written to `out/<name of the record's folder>/`.
     slide, model
@@ -102,7 +96,7 @@ def replay(
     Raises
     ------
     RunError
-        If the record cannot be read or is of a scan, or the slide is not the one of the record.
+        If the record cannot be read, or the slide or scan is not the one of the record.
     ModelError
         If the model is not there, or not the one of the record.
     UsageError
@@ -115,144 +109,67 @@ def replay(
     if (out / name).resolve() == folder.resolve():
         raise UsageError(f"{out}: is where the run itself is; choose another --out")
     try:
-        if "scan" in said:
-            raise RunError(
-                f"{path}: is of a scan: needed the run.json of a slide; run `wsiseg segment` on "
-                "the scan with another --out, and compare"
-            )
-        run = _Run(said, slide, model)
+        run = _of_record(said, slide, model)
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(path, error) from error
     run.load()
-    with run.open() as opened, slide_journal(out, name, run.command) as journal:
-        result = run.again(opened, journal, listen)
-        written = result.write(out, name=name)
-    stages = result.plan.stages
-    other = [stage.stage for stage in stages if not run.was_driven_so(stage.stage, stage.pace)]
+    with slide_journal(out, name, run.command) as journal:
+        written, paces = run.repeat(out, name, journal, listen)
+    other = [stage for stage, pace in paces.items() if not run.was_driven_so(stage, pace)]
     reasons = [*run.circumstances(), *(f"stage {s}: other batches or columns" for s in other)]
     same, differences = _compare(folder, written)
     return ReplayReport(written, tuple(reasons), tuple(same), tuple(differences))
 
 
-class _Run:
-    """What a record says, and what of it there is here."""
+def _of_record(
+    said: Mapping[str, Any], slide: Path | str | None, model: Path | str | None
+) -> "_SlideRun | ScanRun":
+    return ScanRun(said, slide, model) if "scan" in said else _SlideRun(said, slide, model)
+
+
+class _SlideRun(RecordedRun):
+    """The run on a slide."""
 
     def __init__(
         self, said: Mapping[str, Any], slide: Path | str | None, model: Path | str | None
     ) -> None:
-        self._said = said
-        self._slide = slide or said["slide"]["path"]
-        self._model = model
-        self.command: str = said["command"]
+        super().__init__(said, slide, model)
         plan, options = said["plan"], said["options"]
-        stages = {stage["stage"]: Pace(**stage["pace"]) for stage in plan["stages"]}
         patches = {stage["stage"]: tuple(stage["patch"]) for stage in plan["stages"]}
-        self.pinned = Pinned(None, DecodingChoice(**plan["decoding"]), stages, patches)
-        here = RunOptions(**options["run"])
-        here = replace(here, threads=None, memory_bytes=None, batch_size=None)
-        wanted = said["model"]["device"].partition(":")[0]
-        self._device = "cuda" if wanted == "cuda" and count_gpus() else "cpu"
+        decoding = DecodingChoice(**plan["decoding"])
+        self.pinned = Pinned(None, decoding, self.paces, patches)
         tissue = TissueOptions(**options["tissue"])
         self.options: SegmentOptions | EmbedOptions
         if self.command == "embed":
-            self.options = EmbedOptions(tissue=tissue, run=here, parquet=options["parquet"])
-        else:
-            export = ExportOptions(**options["export"])
-            layers = UncertaintyOptions(**options["uncertainty"])
-            damage = DamageOptions(**options["damage"])
-            self.options = SegmentOptions(
-                tissue=tissue, export=export, run=here, uncertainty=layers, damage=damage
-            )
-
-    def load(self) -> None:
-        """Load the model, by its backend if that is here, and refuse another model."""
-        said = self._said["model"]
-        moved = self._device != said["device"].partition(":")[0]
-        precision: Precision = "float32" if moved else said["precision"]
-        backends: list[Backend] = ["auto"] if moved else [said["backend"], "auto"]
-        places = [self._model] if self._model else [said["path"], said["name"]]
-        problem: ModelError | None = None
-        for place, backend in itertools.product(places, backends):
-            try:
-                self.model = load_model(
-                    place, backend=backend, device=self._device, precision=precision
-                )
-                break
-            except ModelError as error:
-                problem = problem or error
-        else:
-            raise ModelError(f"{said['name']}: {problem}; give --model") from problem
-        if self.model.digest != said["digest"]:
-            raise ModelError(
-                f"{self.model.path}: is not the model of the run: needed digest "
-                f"{said['digest'][:16]}, found {self.model.digest[:16]}; give --model"
-            )
-
-    def open(self) -> Pyramid:
-        """Open the slide, and refuse another one."""
-        said = self._said["slide"]
-        if self._slide is None:
-            raise RunError(f"{said['name']}: the run was not on a file; give --slide")
-        found = fingerprint(self._slide)
-        if found is None:
-            raise RunError(
-                f"{self._slide}: is not there; needed the slide of the run: give --slide"
-            )
-        if found != said["sha256_sampled"]:
-            raise RunError(
-                f"{self._slide}: is not the slide of the run: needed fingerprint "
-                f"{str(said['sha256_sampled'])[:16]}, found {found[:16]}; give --slide"
-            )
-        reader = said["reader"] if said["reader"] in READERS else None
-        mpp = tuple(said["mpp"]) if said["mpp_from"] == "user" else None
-        return open_slide(self._slide, mpp=mpp, reader=reader)
-
-    def again(self, slide: Pyramid, journal: Journal, listen: Listener) -> Result | Embeddings:
-        """Do it again."""
-        if isinstance(self.options, EmbedOptions):
-            return embed(
-                slide,
-                self.model,
-                options=self.options,
-                journal=journal,
-                pinned=self.pinned,
-                listen=listen,
-            )
-        return segment(
-            slide,
-            self.model,
-            options=self.options,
-            journal=journal,
-            pinned=self.pinned,
-            listen=listen,
+            self.options = EmbedOptions(tissue=tissue, run=self.run, parquet=options["parquet"])
+            return
+        self.options = SegmentOptions(
+            tissue=tissue,
+            export=ExportOptions(**options["export"]),
+            run=self.run,
+            uncertainty=UncertaintyOptions(**options["uncertainty"]),
+            damage=DamageOptions(**options["damage"]),
         )
 
-    def was_driven_so(self, stage: str, pace: Pace) -> bool:
-        """Tell whether a stage was driven as it is now, as far as that may change bits."""
-        before = self.pinned.paces.get(stage)
-        return before is not None and replace(before, workers=pace.workers) == pace
+    def _open(self) -> Pyramid:
+        """Open the slide, and refuse another one."""
+        said = self.said["slide"]
+        path = require_same(self.place, said, "slide")
+        reader = said["reader"] if said["reader"] in READERS else None
+        mpp = tuple(said["mpp"]) if said["mpp_from"] == "user" else None
+        return open_slide(path, mpp=mpp, reader=reader)
 
-    def circumstances(self) -> Iterator[str]:
-        """Yield what differs between then and now."""
-        said, model = self._said["model"], self.model
-        named, name = (Path(path).name for path in (self._said["slide"]["path"], self._slide))
-        if named != name:
-            yield f"name of the slide: {named} then, {name} now"
-        now = {"wsiseg's code": code_fingerprint()} | versions()
-        then = {"wsiseg's code": self._said["code"]} | self._said["versions"]
-        for name in then | now:
-            if then.get(name) != now.get(name):
-                yield f"{name}: {then.get(name, 'none')} then, {now.get(name, 'none')} now"
-        found = {
-            "backend": model.backend,
-            "device": model.device.partition(":")[0],
-            "processor": hardware(model.device),
-            "precision": model.precision,
-        }
-        for name, value in found.items():
-            before = said[name].partition(":")[0] if name == "device" else said[name]
-            if before != value:
-                yield f"{name}: {before} then, {value} now"
+    def repeat(self, out: Path, name: str, journal: Journal, listen: Listener) -> Repeated:
+        """Do it again; return where the files are, and how each stage was driven."""
+        with self._open() as slide:
+            result = self._again(slide, journal, listen)
+            return result.write(out, name=name), paces_of(result.plan.stages)
+
+    def _again(self, slide: Pyramid, journal: Journal, listen: Listener) -> Result | Embeddings:
+        chosen: dict[str, Any] = {"journal": journal, "pinned": self.pinned, "listen": listen}
+        if isinstance(self.options, EmbedOptions):
+            return embed(slide, self.model, options=self.options, **chosen)
+        return segment(slide, self.model, options=self.options, **chosen)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

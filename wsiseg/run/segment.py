@@ -21,7 +21,7 @@ from wsiseg.run.parts import adopt_parts, drop_parts
 from wsiseg.run.records import run_settings, settings_of
 from wsiseg.run.reports import FolderReport, SlideReport
 from wsiseg.run.turns import Ground, Row, Task, Turn, Work, open_scans, take_turn
-from wsiseg.scans import segment_scan
+from wsiseg.scans import kept_classes, segment_scan
 from wsiseg.source import Pyramid, Volume
 
 __all__ = ["SegmentWork", "segment_folder", "segment_slide"]
@@ -77,6 +77,7 @@ def segment_folder(
     out, jobs = Path(out), as_jobs(jobs, volumes=work.volumes, channels=work.channels)
     require_task(model, "semantic")
     require_layers(model, options.uncertainty)
+    kept_classes(card_of(model), options.export.probabilities)
     require_any(jobs)
     devices: tuple[str, ...] = ()
     if scheduler is not None:
@@ -209,6 +210,7 @@ def _segment_scan(scan: Volume, turn: Turn, *, model: Model, options: SegmentOpt
             model,
             priors=dict(turn.job.priors),
             options=options.run,
+            probabilities=options.export.probabilities,
             journal=journal,
             listen=turn.listen,
         )

@@ -12,7 +12,7 @@ from wsiseg.geometry import Box
 __all__ = ["MAX_CLASSES", "Codes", "Slab", "Values", "row_blocks"]
 
 Values = NDArray[np.float32]
-Codes = NDArray[np.uint8]
+Codes = NDArray[np.uint8 | np.uint16]
 
 MAX_CLASSES = 256
 """Labels are uint8."""

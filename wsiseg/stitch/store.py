@@ -13,7 +13,6 @@ from wsiseg.geometry import Box, Spacing
 from wsiseg.machine import HeapTrimmer
 from wsiseg.stitch.placement import Placement
 from wsiseg.stitch.pyramid import partial_path
-from wsiseg.stitch.slab import Codes
 
 if TYPE_CHECKING:
     import zarr
@@ -107,7 +106,7 @@ def read_placement(shape: tuple[int, ...], entry: Mapping[str, Any]) -> Placemen
     )
 
 
-def read_codes(array: "zarr.Array[Any]", box: Box) -> Codes:
+def read_codes(array: "zarr.Array[Any]", box: Box) -> NDArray[np.uint8]:
     """Return uint8 `(*lead, *box.shape)`: the codes in the box, 0 outside the array."""
     lead = array.shape[: array.ndim - len(box.shape)]
     codes = np.zeros((*lead, *box.shape), dtype=np.uint8)

@@ -76,17 +76,20 @@ class BlockExport:
     parts
         Of the blocks, in order; those without voxels are left out.
     make
-        Makes the export of a block, given its sink.
-    labels
-        Gets what all of them give, and is finished once.
+        Makes the export of a block, given its sinks.
+    sinks
+        Get what all of them give, and are finished once.
     """
 
     def __init__(
-        self, parts: Sequence[Part], make: Callable[[Part, Sink], FusedExport], labels: Sink
+        self,
+        parts: Sequence[Part],
+        make: Callable[[Part, Sequence[Sink]], FusedExport],
+        sinks: Sequence[Sink],
     ) -> None:
         self._parts = {part.decided[0]: part for part in parts}
         self._make = make
-        self._labels = labels
+        self._sinks = sinks
         self._left: int | None = None
         self._export: FusedExport | None = None
 
@@ -100,14 +103,16 @@ class BlockExport:
                 raise HeatmapError(f"slab {slab.box} begins no block: needed one of {self._parts}")
             self._left = left
             filled = part.voxels[1] > part.voxels[0]
-            self._export = self._make(part, _Unfinished(self._labels)) if filled else None
+            sinks = [_Unfinished(sink) for sink in self._sinks]
+            self._export = self._make(part, sinks) if filled else None
         if self._export is not None:
             self._export.push(slab.within(left, left + self._parts[left].index.source))
 
     def finish(self) -> None:
-        """Write what is left, and finish the labels."""
+        """Write what is left, and finish the sinks."""
         self._end()
-        self._labels.finish()
+        for sink in self._sinks:
+            sink.finish()
 
     def _end(self) -> None:
         if self._export is not None:

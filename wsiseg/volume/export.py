@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsiseg.geometry import Box
 from wsiseg.resample import AxisMap, bracket
 from wsiseg.stitch import Codes, Sink
+from wsiseg.volume.probabilities import ProbabilityPlanes
 from wsiseg.volume.rules import LabelRule
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class FusedExport:
     channels
         Values per voxel.
     box, whole
-        The part of the scan that is written, and the shape of all of it; the rest is 0.
+        The part of the scan that is written, and the shape of all of it; labels beyond are 0.
     rule
         Makes labels of planes.
     labels
@@ -155,7 +156,7 @@ class FusedExport:
     blank
         Values of voxels that no window decided, float (channel,).
     probabilities
-        Also given every plane, float32 `(y, x, channel)`, with its number; `None`: nobody.
+        Also made of every plane, those of `blank` beyond the box; `None`: none are.
     wanted
         Tells whether a plane of the whole scan is to be made; the others are left out.
     planes
@@ -175,13 +176,14 @@ class FusedExport:
         rule: LabelRule,
         labels: Sink,
         blank: Sequence[float],
-        probabilities: Callable[[int, Planes], None] | None = None,
+        probabilities: ProbabilityPlanes | None = None,
         wanted: Callable[[int], bool] = lambda _: True,
         planes: PlaneMath | None = None,
         columns: tuple[int, int] | None = None,
     ) -> None:
         self._low, self._high, self._share = bracket(maps[0], 0, maps[0].target, order=orders[0])
-        self._math = planes or HostPlanes(maps[1:], orders[1:], np.asarray(blank, np.float32))
+        self._blank = np.asarray(blank, np.float32)
+        self._math = planes or HostPlanes(maps[1:], orders[1:], self._blank)
         self._channels = channels
         self._box, self._whole = box, tuple(whole)
         self._columns = columns or (0, self._whole[2])
@@ -205,6 +207,8 @@ class FusedExport:
         """Write what is left, and finish the labels."""
         self._blank_planes(self._whole[0])
         self._labels.finish()
+        if self._probabilities is not None:
+            self._probabilities.sink.finish()
 
     def _is_read(self, plane: int) -> bool:
         """Return whether a wanted plane of the scan lies beside a plane of the grid."""
@@ -231,25 +235,32 @@ class FusedExport:
         share = float(np.float32(self._share[place]))
         keep = self._probabilities is not None
         labels, kept = self._math.reduced(one, other, share, self._rule, keep=keep)
-        self._put(number, labels)
-        if kept is not None and self._probabilities is not None:
-            self._probabilities(number, kept)
-
-    def _put(self, number: int, labels: Codes) -> None:
-        place = self._place(number)
-        plane = np.zeros(place.shape, np.uint8)
-        (_, y, x), (_, y1, x1) = self._box.start, self._box.stop
-        left = self._columns[0]
-        plane[0, y:y1, x - left : x1 - left] = labels
-        self._labels.write(place, plane)
+        self._put(number, labels, kept)
         self._written = number + 1
 
     def _blank_planes(self, stop: int) -> None:
         """Write empty planes up to one of the whole scan."""
         for number in range(self._written, stop):
-            place = self._place(number)
-            self._labels.write(place, np.zeros(place.shape, np.uint8))
+            self._put(number)
         self._written = max(self._written, stop)
+
+    def _put(self, number: int, labels: Codes | None = None, values: Planes | None = None) -> None:
+        """Write a plane of the whole scan, of what is known in the box and blank beyond it."""
+        place = self._place(number)
+        (_, y, x), (_, y1, x1) = self._box.start, self._box.stop
+        left = self._columns[0]
+        inside = (0, slice(y, y1), slice(x - left, x1 - left))
+        plane = np.zeros(place.shape, np.uint8)
+        if labels is not None:
+            plane[inside] = labels
+        self._labels.write(place, plane)
+        if self._probabilities is None:
+            return
+        outside = self._probabilities.codes(self._blank)
+        codes = np.tile(outside, (*place.shape, 1))
+        if values is not None:
+            codes[inside] = self._probabilities.codes(values)
+        self._probabilities.sink.write(place, codes)
 
     def _place(self, number: int) -> Box:
         left, right = self._columns

@@ -29,6 +29,7 @@ def write_nifti(
     *,
     like: Path | str | None = None,
     stored: Affine | None = None,
+    one: int | None = None,
 ) -> Path:
     """Write labels or probabilities as a NIfTI-1 file, `.nii` or `.nii.gz`.
 
@@ -42,7 +43,8 @@ def write_nifti(
     array
         Integers (z, y, x): written in the smallest type that holds them all, which takes a pass
         over the array unless it is uint8 already. Floats (z, y, x) or (z, y, x, c): float32, a
-        volume per channel. Read slab by slab along the first axis of the file.
+        volume per channel. Read slab by slab along the first axis of the file. uint16 stands for
+        shares of `one`, if that is given.
     affine
         Of the array.
     like
@@ -51,6 +53,8 @@ def write_nifti(
     stored
         Affine of the scan as stored, where the array was turned (permuted and flipped) against it:
         the array is turned back, exactly.
+    one
+        What stands for 1 in an array (z, y, x, c) of uint16: readers get the values divided by it.
 
     Raises
     ------
@@ -64,11 +68,11 @@ def write_nifti(
     path = Path(path)
     if stored is not None:
         array, affine = _turned_back(array, affine, stored)
-    dtype = _file_dtype(array)
+    dtype = _file_dtype(array) if one is None else np.dtype("<u2")
     known = NiftiGeometry.of_file(Path(like)) if like is not None else None
     geometry = known or NiftiGeometry.of_affine(affine)
     geometry = geometry.for_grid(affine, array.shape[:3])
-    header = pack_header(geometry, array.shape, dtype)
+    header = pack_header(geometry, array.shape, dtype, slope=1.0 if one is None else 1 / one)
     with _whole(path) as file:
         file.write(header)
         for part in _file_parts(array):

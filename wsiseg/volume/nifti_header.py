@@ -182,6 +182,7 @@ def pack_header(
     dtype: np.dtype[Any],
     *,
     largest: float = 0.0,
+    slope: float = 1.0,
 ) -> bytes:
     """Return the first 352 bytes of a NIfTI-1 file.
 
@@ -195,6 +196,8 @@ def pack_header(
         Little-endian, one of those of NIfTI.
     largest
         Value up to which viewers shall show.
+    slope
+        By which readers multiply what is stored.
 
     Raises
     ------
@@ -212,7 +215,7 @@ def pack_header(
         *(*parameters, code),
         *(DATATYPES[dtype.str[1:]], dtype.itemsize * 8, 0),
         *(*geometry.pixdim, 1.0, 1.0, 1.0, 1.0),
-        *(float(DATA_AT), 1.0, 0.0, 0, 0, geometry.units),
+        *(float(DATA_AT), slope, 0.0, 0, 0, geometry.units),
         *(largest, 0.0, 0.0, 0.0, 0, 0, b"wsiseg", b""),
         *(geometry.qform_code, geometry.sform_code),
         *(*geometry.quaternion, *geometry.offset, *geometry.sform),

@@ -12,6 +12,7 @@ from wsiseg.errors import ModelCardError
 from wsiseg.model.networks.agu_net import AGUNet
 from wsiseg.model.networks.agu_net3d import AGUNet3D
 from wsiseg.model.networks.double_unet import DoubleUNet
+from wsiseg.model.networks.fuse import Fuse
 from wsiseg.model.networks.mobilenet import MobileNetV2
 from wsiseg.model.networks.monai_nets import MONAI_SEGMENTERS, monai_segmenter
 from wsiseg.model.networks.nnunet import NnUNet
@@ -240,6 +241,7 @@ _FACTORIES: dict[str, Factory] = {
     "wsiseg.agu_net": _segmenter(AGUNet, AGU_NET),
     "wsiseg.dagu_net": _segmenter(AGUNet, {**AGU_NET, "dual_attention": True}),
     "wsiseg.double_unet": _segmenter(DoubleUNet, DOUBLE_UNET),
+    "wsiseg.fuse": _segmenter(Fuse, {}),
     "wsiseg.unet3d": _segmenter(UNet3D, UNET_3D),
     "wsiseg.residual_unet3d": _segmenter(UNet3D, {**UNET_3D, "residual": True}),
     "wsiseg.agu_net3d": _segmenter(AGUNet3D, AGU_NET_3D),

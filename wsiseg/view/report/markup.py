@@ -36,7 +36,7 @@ th { font-weight: 600; border-bottom-color: #888; }
 .text { text-align: left; overflow-wrap: anywhere; } td.text { min-width: 6rem; }
 .facts th { text-align: left; font-weight: 400; color: var(--soft); border-bottom: 1px solid
   var(--line); white-space: nowrap; } .facts td { text-align: left; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; } img { border: 1px solid var(--line); }
+figure { margin: 1rem 0; } img { width: auto; height: auto; border: 1px solid var(--line); }
 figure img { max-width: 100%; max-height: 46rem; } td img { display: block; max-width: 150px;
   max-height: 150px; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 2px;
@@ -150,7 +150,4 @@ def picture(pixels: NDArray[np.uint8], alt: str) -> str:
     packed = encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorsubsampling="444")
     data = base64.b64encode(packed).decode()
     y, x = pixels.shape[:2]
-    return (
-        f'<img src="data:image/jpeg;base64,{data}" width="{x}" height="{y}" alt="{text(alt)}" '
-        'style="height:auto">'
-    )
+    return f'<img src="data:image/jpeg;base64,{data}" width="{x}" height="{y}" alt="{text(alt)}">'

@@ -62,7 +62,8 @@ def run_page(
     """
     name = out.resolve().name
     rows = sorted(rows, key=lambda row: str(row.get("folder", "")))
-    lead = f"{len(rows)} slide{'s' * (len(rows) != 1)} done, {len(failures)} failed"
+    done = [f"{count} {name}{'s' * (count != 1)}" for name, count in _counts(rows).items()]
+    lead = f"{' and '.join(done)} done, {len(failures)} failed"
     models = dict.fromkeys(str(row.get("model") or "") for row in rows)
     return document(
         f"{name}: {lead}",
@@ -76,6 +77,13 @@ def run_page(
             _slides(out, rows, pages or {}, embed=embed),
         ],
     )
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    """Return how many slides and scans there are, of what there is."""
+    scans = sum(bool(row.get("voxels")) for row in rows)
+    counts = {"slide": len(rows) - scans, "scan": scans}
+    return {name: count for name, count in counts.items() if count} or {"slide": 0}
 
 
 def _failures(rows: Sequence[Row]) -> str:
@@ -126,7 +134,7 @@ def _time(out: Path, rows: Sequence[Row], *, in_parts: bool) -> str:
         for name, seconds in _seconds(out, row, in_parts=in_parts).items():
             parts[name] = parts.get(name, 0.0) + seconds
     total = math.fsum(parts.values())
-    return f"<h2>Time: {duration(total)}, summed over slides</h2>{bar(parts)}" if total else ""
+    return f"<h2>Time: {duration(total)}, summed over all</h2>{bar(parts)}" if total else ""
 
 
 def _seconds(out: Path, row: Row, *, in_parts: bool) -> dict[str, float]:
@@ -149,7 +157,7 @@ def _slides(out: Path, rows: Sequence[Row], pages: Mapping[str, str], *, embed: 
     figures = _other_figures(rows)
     columns: dict[str, list[str]] = {
         "": [_thumbnail(out, row, embed=embed) for row in rows],
-        "Slide": [_name(row, pages) for row in rows],
+        "Name": [_name(row, pages) for row in rows],
         "Tissue, mm²": [_shown(row, "tissue_mm2") for row in rows],
     }
     for name in of_area:
@@ -164,8 +172,9 @@ def _slides(out: Path, rows: Sequence[Row], pages: Mapping[str, str], *, embed: 
     columns["Time"] = [duration(_figure(row, "seconds")) for row in rows]
     shown = {head: cells for head, cells in columns.items() if any(cells) or not head}
     lines = list(zip(*shown.values(), strict=True))
-    note = '<p class="note">All figures of each slide: summary.csv.</p>'
-    return "<h2>Slides</h2>" + table(tuple(shown), lines, left=2) + note
+    note = '<p class="note">All figures of each: summary.csv.</p>'
+    heading = " and ".join(f"{name}s" for name in _counts(rows)).capitalize()
+    return f"<h2>{heading}</h2>" + table(tuple(shown), lines, left=2) + note
 
 
 def _other_figures(rows: Sequence[Row]) -> list[str]:

@@ -17,6 +17,7 @@ export class Compare {
     const own = listed.results[main.number];
     const others = listed.results.filter((one) => one.kind === "slide" && one !== own);
     const same = (one) => one.name === own?.name || one.summary.slide === own?.summary.slide;
+    others.sort((a, b) => (a.group === own?.group) - (b.group === own?.group)); // other runs first
     const option = (one, text) => h("option", { value: String(one.number) }, text ?? nameOf(one));
     this.choice.replaceChildren(
       h("option", { value: "" }, "Compare with …"),
@@ -30,6 +31,7 @@ export class Compare {
 
   toggle() {
     if (this.pane) return this.close();
+    this.renew(); // the slide may still be loading
     const options = [...this.choice.options].slice(1);
     if (options.length) this.choose((options[1] ?? options[0]).value);
   }
@@ -43,6 +45,8 @@ export class Compare {
       this.app.panes = [this.app.main, this.pane];
     }
     await this.pane.show(Number(value), this.app.main.place());
+    this.lead(this.app.main);
+    this.follow(this.app.main); // which is smaller now
     this.renew();
     this.app.settled(this.app.main);
   }

@@ -58,7 +58,7 @@ export class Inspector {
 
   *aboutObject() {
     const { object, correction } = this;
-    yield h("p", { class: "object" }, swatch(this.colorOf(object.class)), h("b", {}, object.class ?? "no class"));
+    yield h("p", { class: "object" }, swatch(this.colorOf(object.class)), h("b", { title: object.class }, object.class ?? "no class"));
     yield table(Object.entries(object.measurements).map(([name, value]) => measured(name, value)));
     yield this.actions();
     if (correction) {

@@ -25,7 +25,7 @@ export class LayerPanel {
     const name = layer.title === HEADINGS[layer.kind] ? layer.title : `${HEADINGS[layer.kind]}: ${layer.title}`;
     const note = layer.trouble ?? (layer.isReading ? "reading …" : layer.count === undefined ? "" : figure(layer.count));
     const parts = [
-      h("label", { class: "switch" }, check, h("span", {}, layer.stem === "annotations" ? "Outlines" : name), h("small", {}, note), h("kbd", {}, KEYS[layer.kind])),
+      h("label", { class: "switch" }, check, h("span", { title: name }, layer.stem === "annotations" ? "Outlines" : name), h("small", {}, note), h("kbd", {}, KEYS[layer.kind])),
     ];
     if (settings.visible) parts.push(this.opacity(settings, change), ...this.more(layer, change));
     return h("div", { class: settings.visible ? "layer on" : "layer", "data-layer": layer.key }, parts);
@@ -63,7 +63,7 @@ export class LayerPanel {
         else hidden.add(value);
         change({ hidden }, { isColored: true, quietly: true });
       };
-      yield h("label", { class: "class" }, box, swatch(known.color), known.name);
+      yield h("label", { class: "class" }, box, swatch(known.color), h("span", { title: known.name }, known.name));
     }
   }
 }

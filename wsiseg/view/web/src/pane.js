@@ -75,6 +75,7 @@ export class Pane {
     this.overlay.setCorrections([]);
     this.layers = layersOf(number, about);
     this.app.settingsFor(this);
+    this.app.layersChanged(this); // nothing of the slide before stays in the panels
     const missing = about.slide.missing;
     this.title.replaceChildren(about.name, missing ? h("em", {}, missing) : "");
     if (about.slide.levels.length) await this.add({ source: slideSource(number, about), at: { x: 0, y: 0, width: 1 } }, 1);

@@ -81,7 +81,8 @@ export class VolumePane {
     this.low = low;
     this.high = high;
     const opacity = h("input", { type: "range", min: "0", max: "100", value: String(this.opacity * 100), oninput: () => this.setOpacity(opacity.value / 100) });
-    const ct = volume.modality !== "MR";
+    // Where nobody says what it is: air in Hounsfield units is -1000, MR has no such values.
+    const ct = volume.modality === "CT" || (volume.modality !== "MR" && scan?.global_min < -500);
     this.panel.replaceChildren(
       h("h2", {}, "View"),
       h("div", { class: "zooms" }, VIEWS.map(([name, type]) => h("button", { onclick: () => this.nv.setSliceType(type) }, name))),
@@ -103,7 +104,7 @@ export class VolumePane {
 
   classRow(one) {
     const box = h("input", { type: "checkbox", checked: true, onchange: () => this.hide(one.value, !box.checked) });
-    return h("label", { class: "class" }, box, swatch(one.color), one.name);
+    return h("label", { class: "class" }, box, swatch(one.color), h("span", { title: one.name }, one.name));
   }
 
   hide(value, isHidden) {

@@ -46,6 +46,7 @@ class PathIO {
             new FakeROI(type, parts), known == null ? null : PathClass.of(known.name, rgb))
         object.setLocked(feature.properties?.isLocked ?: false)
         (feature.properties?.measurements ?: [:]).each { measure, value -> object.getMeasurementList().put(measure, value as double) }
+        object.addChildObjects((feature.properties?.childObjects ?: []).collect { read(it) })
         return object
     }
 

@@ -27,8 +27,24 @@ class PathObject {
     boolean isAnnotation() { kind == 'annotation' }
     boolean isDetection() { kind == 'detection' || kind == 'tile' || kind == 'cell' }
     boolean isTile() { kind == 'tile' }
+    boolean isCell() { kind == 'cell' }
     boolean isLocked() { locked }
     void setLocked(boolean value) { locked = value }
     FakeMeasurements getMeasurementList() { list }
     PathObject getParent() { above }
+    PathObject[] getChildObjectsAsArray() { below as PathObject[] }
+
+    void addChildObjects(Collection<PathObject> objects) {
+        for (object in objects) {
+            if (object.above != null)
+                object.above.below.remove(object)
+            object.above = this
+        }
+        below.addAll(objects)
+    }
+
+    void clearChildObjects() {
+        below.each { it.above = null }
+        below.clear()
+    }
 }

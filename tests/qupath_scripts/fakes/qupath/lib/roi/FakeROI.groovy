@@ -21,6 +21,7 @@ class FakeROI {
     double getBoundsWidth() { (vertices().collect { it[0] as double }.max() as double) - getBoundsX() }
     double getBoundsHeight() { (vertices().collect { it[1] as double }.max() as double) - getBoundsY() }
     boolean isArea() { type.endsWith('Polygon') }
+    boolean isPoint() { type.endsWith('Point') }
     int getZ() { 0 }
     int getT() { 0 }
 

@@ -39,7 +39,7 @@ class PathObjectHierarchy {
             object.above = null
             if (keepChildren)
                 for (child in object.below.toList())
-                    put(child, parent)
+                    put(child, root)
         }
         changes++
     }
