@@ -56,8 +56,8 @@ def card_from_wsinfer(path: Path, *, name: str) -> tuple[dict[str, Any], Fitting
     The card's first class stays unannotated; see `background_first`.
 
     `Resize` to fewer pixels becomes another spacing: a patch of 350 px at 0.25 µm resized to 224 px
-    is a patch of 224 px at 0.391 µm. The slide is then sampled once. `Resize` to more becomes part of
-    the network, as no slide has pixels so fine.
+    is a patch of 224 px at 0.391 µm. The slide is then sampled once. `Resize` to more becomes part
+    of the network, as no slide has pixels so fine.
 
     Raises
     ------
