@@ -73,7 +73,7 @@ def test_classes_of_any_name_stay_what_they_are(tmp_path, monkeypatch):
     areas = geopandas.read_parquet(path).dissolve("class").geometry.area.to_dict()
     assert areas == pytest.approx(mask_area(folder), rel=1e-9)
     (path,) = export(folder, tmp_path, "coco").files
-    assert {c["name"] for c in json.loads(path.read_bytes())["categories"]} == set(names[1:])
+    assert [c["name"] for c in json.loads(path.read_bytes())["categories"]] == names[1:]
 
 
 # --- WSInfer
@@ -249,6 +249,17 @@ def test_coco_areas_and_masks_are_those_of_the_mask(result, tmp_path, codes):
         drawn = masks.decode(masks.merge(several))
         assert np.array_equal(drawn > 0, large == NAMES.index(name))
     assert len(data.anns) == report.objects
+
+
+def test_coco_numbers_classes_alike_for_all_slides_of_a_model(tmp_path, codes):
+    only_last = codes.copy()
+    only_last[1] = np.where(codes[1] > 0, 1, 0)
+    numbers = []
+    for name, own in (("both", codes), ("last", only_last)):
+        folder = make_result(tmp_path / name, codes=own)
+        (path,) = export(folder, tmp_path, "coco").files
+        numbers.append([c["name"] for c in json.loads(path.read_bytes())["categories"]])
+    assert numbers == [NAMES[1:], NAMES[1:]]
 
 
 def test_coco_is_in_level_0_whatever_qupath_shows(tmp_path):
