@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -24,7 +25,8 @@ from made_results import (
 from wsiseg.errors import RunError, UsageError
 from wsiseg.exchange import ExportRequest, export_result
 from wsiseg.exchange.pieces import without_holes
-from wsiseg.geometry import Spacing
+from wsiseg.geometry import Box, Spacing
+from wsiseg.stitch import HeatmapStore
 
 NAMES = [item.name for item in CLASSES]
 
@@ -99,6 +101,22 @@ def test_wsinfer_csv_has_whole_pixels_and_a_probability_per_class(result, tmp_pa
     known = np.argwhere(codes[0] > 0)
     y, x = (known * DOWNSAMPLE).astype(int).T
     assert seen[y[y < SIZE[0]], x[y < SIZE[0]]].all()
+
+
+def test_wsinfer_csv_has_background_though_the_heatmap_has_not(tmp_path, codes):
+    folder = make_result(tmp_path / "case")
+    placement = HeatmapStore.open(folder / "heatmap.zarr").placement
+    shutil.rmtree(folder / "heatmap.zarr")
+    with HeatmapStore.create(folder / "heatmap.zarr", placement, channels=NAMES[1:]) as writer:
+        writer.write(Box((0, 0), codes.shape[1:]), np.moveaxis(codes[1:], 0, -1))
+        writer.finish()
+    (path,) = export(folder, tmp_path, "wsinfer", tile_um=32).files
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[4:] == [f"prob_{name}" for name in NAMES]
+    assert all(
+        sum(float(r[f"prob_{n}"]) for n in NAMES) == pytest.approx(1, abs=0.01) for r in rows
+    )
 
 
 # --- OME-TIFF

@@ -175,6 +175,7 @@ def test_h2g_net_becomes_a_package_by_one_command(tmp_path, capsys, first, side)
         ("Tumor",),
     )
     assert (card.provenance.license, card.threshold) == ("MIT", 0.5)
+    assert card.classes[1].color == (200, 0, 0)  # as QuPath shows it
     pixels, inside = slide()
     options = SegmentOptions(tissue=TissueOptions(detector="none"))
     result = wsiseg.segment(wsiseg.open(pixels, mpp=1.0), "h2g-net", options=options)

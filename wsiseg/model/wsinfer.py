@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
 
+from wsiseg.draw.palette import QUPATH_COLORS
 from wsiseg.errors import ModelCardError
 from wsiseg.model.class_order import MADE_UP, background_first
 
@@ -121,11 +122,15 @@ def card_from_wsinfer(path: Path, *, name: str) -> tuple[dict[str, Any], Fitting
 
 
 def spread_colors(names: list[str]) -> list[dict[str, Any]]:
-    """Return classes of a card, their colours around the colour circle; the first stays grey."""
+    """Return classes of a card; the first stays grey.
+
+    Those that QuPath knows have its colours, which count there; others lie around the circle.
+    """
     classes: list[dict[str, Any]] = [{"name": names[0]}]
     for i, name in enumerate(names[1:]):
         rgb = colorsys.hsv_to_rgb(i / max(1, len(names) - 1), 0.9, 0.8)
-        classes.append({"name": name, "color": [round(255 * value) for value in rgb]})
+        own = tuple(round(255 * value) for value in rgb)
+        classes.append({"name": name, "color": list(QUPATH_COLORS.get(name, own))})
     return classes
 
 
