@@ -176,6 +176,58 @@ def test_a_foreign_file_needs_a_slide(tmp_path):
         import_annotations(path)
 
 
+UNREAD = {
+    "11_unclosed_ring", "14_geometry_null", "15_geometry_missing", "17_zero_area_collinear",
+    "18_subpixel_tiny", "29_plane", "30_plane_extra_key", "91_empty_fc", "92_not_geojson",
+    "93_empty_file", "96_feature_null_in_fc", "97_one_bad_of_many", "99_newline_delimited",
+    "9A_nan_coord", "c4", "c5", "c8", "c9",
+}  # fmt: skip
+"""What no object can be made of, or not all of them: QuPath reads nothing of it, or empty outlines,
+or another plane (29), or leaves a broken part out without a word (c8)."""
+
+OTHER_COUNT = {
+    "13_empty_coordinates": 1,  # QuPath adds an empty outline
+    "27_points": 2,  # and three lines
+    "37_objectType_variants": 8,  # and two TMA cores and a root
+    "84_children": 2,  # QuPath counts the parent alone
+}
+OWN_COLOR = {"41_class_name_color", "48_class_name_color_rgba"}
+"""Tumor in a colour that QuPath's own Tumor does not have: kept, and warned of."""
+
+
+@pytest.mark.realdata
+def test_every_case_measured_in_qupath_is_imported_or_named(data_dir, tmp_path):
+    cases = data_dir / "annotations" / "qupath_cases"
+    expected = json.loads((cases / "expected.json").read_text(encoding="utf-8"))
+    of, unread = slide((12_000, 12_000)), set()
+    for name, measured in expected.items():
+        case = name.split(".")[0]
+        try:
+            found = import_annotations(cases / name, of)
+            report = write_imported(found, tmp_path, case)
+        except AnnotationError:
+            unread.add(case)
+            assert not list(tmp_path.glob(f"{case}*"))
+            continue
+        codes = {f.code for f in verify_geojson(report.files[0]).findings if f.severity != "note"}
+        assert codes == ({"class-color-lost"} if case in OWN_COLOR else set()), name
+        counts = {m["objects"] for m in measured.values() if "raises" not in m}
+        wanted = {OTHER_COUNT[case]} if case in OTHER_COUNT else counts
+        assert not wanted or report.objects in wanted, name
+    assert unread == UNREAD
+    assert len(expected) == 83
+
+
+def test_objects_without_ids_get_different_ones_whatever_they_are(tmp_path):
+    twins = [feature(1, objectType=kind) for kind in ("annotation", "detection", "cell")]
+    for one in twins:
+        del one["id"]
+    first, _ = imported(tmp_path / "a", text(tmp_path / "a.geojson", twins))
+    again, _ = imported(tmp_path / "b", text(tmp_path / "a.geojson", twins))
+    assert len({f["id"] for f in first}) == 3
+    assert [f["id"] for f in first] == [f["id"] for f in again]
+
+
 # --- WSInfer, CLAM
 
 

@@ -58,14 +58,16 @@ class Features:
         The frame of the result.
     """
 
-    def __init__(self, annotations: Annotations, frame: Frame) -> None:
+    def __init__(
+        self, annotations: Annotations, frame: Frame, seen: set[int] | None = None
+    ) -> None:
         self._annotations = annotations
         self._properties = _first_properties(annotations)
         for column in annotations.measurements:
             if not is_unicode(column):
                 raise AnnotationError(f"measurement name {column!r} is not text; rename it")
         kind = PointPreparation if annotations.are_points else Preparation
-        self._preparation = kind(annotations, frame)
+        self._preparation = kind(annotations, frame, seen)
         self._frame = frame
         self.written = 0
 

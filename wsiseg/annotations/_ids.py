@@ -21,9 +21,19 @@ DASHES = (8, 12, 16, 20)
 
 
 class Namer:
-    """Gives each object an id that depends on the image, the class and the outline alone."""
+    """Gives each object an id that depends on the image, the class and the outline alone.
 
-    def __init__(self, annotations: Annotations, frame: Frame) -> None:
+    Parameters
+    ----------
+    annotations, frame
+        The objects, and the frame of the outlines that are named.
+    seen
+        Takes what was given; objects of several `Annotations` in one file share it.
+    """
+
+    def __init__(
+        self, annotations: Annotations, frame: Frame, seen: set[int] | None = None
+    ) -> None:
         self._class_index = annotations.class_index
         # Level-0 coordinates are hashed, so that both frames give the same ids.
         offset = qupath_frame(annotations.image).offset if frame == "qupath" else (0, 0)
@@ -34,7 +44,7 @@ class Namer:
             for item in annotations.classes
         ]
         self._starts.append(b"\0".join((start, b"", b"")))  # UNCLASSIFIED, the last one
-        self._seen: set[int] = set()
+        self._seen: set[int] = set() if seen is None else seen
 
     def names(self, rows: NDArray[np.int64], outlines: Polygons) -> NDArray[np.bytes_]:
         """Return one UUID (version 5, RFC 9562) per object, all different within a file."""

@@ -44,10 +44,13 @@ class PointPreparation:
         Points in either frame.
     frame
         The frame of the result.
+    seen
+        See `Namer`.
     """
 
     annotations: Annotations
     frame: Frame
+    seen: set[int] | None = None
     repaired: int = 0
     clipped: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -55,7 +58,7 @@ class PointPreparation:
     def __iter__(self) -> Iterator[PreparedPoints]:
         offset = offset_to(self.annotations, self.frame)
         width, height = frame_size(self.annotations.image, self.frame)
-        namer = Namer(self.annotations, self.frame)
+        namer = Namer(self.annotations, self.frame, self.seen)
         held = cast("NDArray[np.object_]", self.annotations.outlines)
         for start in range(0, len(held), CHUNK):
             part = cast("NDArray[np.object_]", moved(held[start : start + CHUNK], offset))

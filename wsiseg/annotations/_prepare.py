@@ -57,10 +57,13 @@ class Preparation:
         Polygons in either frame.
     frame
         The frame of the result.
+    seen
+        See `Namer`.
     """
 
     annotations: Annotations
     frame: Frame
+    seen: set[int] | None = None
     repaired: int = 0
     clipped: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -68,7 +71,7 @@ class Preparation:
     def __iter__(self) -> Iterator[Prepared]:
         outlines = self.annotations.outlines
         offset = offset_to(self.annotations, self.frame)
-        namer = Namer(self.annotations, self.frame)
+        namer = Namer(self.annotations, self.frame, self.seen)
         for chunk in chunks(outlines):
             rows, cleaned = self._clean(moved(outlines[chunk], offset))
             rows, cleaned = self._clip(rows, cleaned)

@@ -9,7 +9,7 @@ import glob
 import gzip
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -182,6 +182,8 @@ class _AllFeatures:
             self._first = following
         self._several = chain([self._first], several)
         self._frame = frame
+        # What is in memory as a whole has ids that differ as a whole; else those of each part do.
+        self._seen: set[int] | None = set() if isinstance(annotations, Sequence) else None
         self._done: list[Features] = []
 
     def header(self, parents: Annotations | None = None) -> dict[str, Any]:
@@ -200,7 +202,7 @@ class _AllFeatures:
 
     def also(self, annotations: Annotations) -> Iterator[FeatureChunk]:
         """Yield the Features of other objects, which then count, too."""
-        features = Features(annotations, self._frame)
+        features = Features(annotations, self._frame, self._seen)
         self._done.append(features)
         yield from features
 

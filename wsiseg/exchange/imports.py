@@ -149,6 +149,13 @@ def write_imported(
         compress=request.compress,
         limits=request.limits,
     )
+    if not written.objects and written.dropped:
+        for path in written.files:
+            path.unlink()
+        raise AnnotationError(
+            f"nothing to write for {name!r}: nothing of the file can be shown "
+            f"({_listed(written.dropped)}); name another one"
+        )
     notes = Counter(found.left_out) + Counter(written.dropped)
     notes += Counter({"repaired": written.repaired, "cut at the slide's edge": written.clipped})
     return ExportReport(written.files, written.objects, dict(notes))
