@@ -120,7 +120,7 @@ def segmented(model: Any, values: np.ndarray) -> Any:
 
     scan = open_volume(values, affine=Affine.from_spacing((1, 1, 1)))
     with tempfile.TemporaryDirectory() as folder:
-        options = RunOptions(threads=1, batch_size=1)
+        options = RunOptions(threads=1)
         return segment_scan(scan, model, options=options, work_dir=Path(folder))
 
 
