@@ -260,9 +260,10 @@ def _pace(model: Model, setup: StageSetup, windows: int, options: RunOptions) ->
     alone = model.backend != "torch" or pixels > SLOW_ALONE
     batch = options.batch_size or (1 if alone else min(2, max(1, windows)))
     workers = min(cores, max(1, ceil_div(windows, batch))) if pixels <= SMALL_PATCH else 1
-    # One more than there are workers, so that none waits while an output is stitched.
     threads = max(1, cores // workers)
-    return Pace(batch, workers, width, threads=threads, ahead=workers + 1)
+    # One more than there are workers, so that none waits while an output is stitched; where one
+    # core does both, it would only take memory.
+    return Pace(batch, workers, width, threads=threads, ahead=workers + (cores > 1))
 
 
 def _time_batch(predictor: Predictor, setup: StageSetup, pace: Pace) -> float:
