@@ -228,7 +228,8 @@ def plain(record: Record) -> list[str]:
 def viewer(record: Record) -> list[str]:
     text = (
         f"{record['slide']}, {record['objects']:,} objects: link after {record['link_s']} s, first "
-        f"tile {record['first_tile_s']} s later; objects read in {record['objects_s']} s"
+        f"tile {record['first_tile_s']} s later; objects there after "
+        f"{record['objects_s']} s, at the next start after {record['objects_again_s']} s"
     )
     return [text, "", *plain(record)]
 

@@ -35,6 +35,9 @@ from .console import say
 
 __all__ = ["app", "main"]
 
+WrongUsage: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
+"""What the parser raises; typer gives no name to it."""
+
 app = typer.Typer(
     name="wsiseg",
     no_args_is_help=True,
@@ -92,11 +95,18 @@ def main() -> None:
     logging.getLogger("wsiseg.engine.resume").setLevel(logging.INFO)  # what goes on, and why not
     terminated = _interrupt_on_sigterm()
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except (SystemExit, KeyboardInterrupt):
         if terminated:
             raise SystemExit(128 + signal.SIGTERM) from None
         raise
+    except WrongUsage as error:
+        text, command = error.format_message(), error.ctx.command_path if error.ctx else "wsiseg"
+        is_help = "\n" in text  # of a command that was called without anything
+        line = f"error: {' '.join(text.split()).rstrip('.')}; see {command} --help"
+        say(text if is_help else line, style=None if is_help else "red")
+        raise SystemExit(2) from error
     except WsisegError as error:
         if "--debug" in sys.argv:
             raise

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import shapely
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from wsiseg.annotations import simplify as module
@@ -177,6 +177,20 @@ def test_small_holes_are_filled_where_nothing_is_in_them(mask, min_area, min_hol
         assert after.equals(shapely.union_all([before, *filled]))
 
 
+GRAZED = np.array(
+    [
+        [1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 0, 1, 1, 0],
+        [0, 1, 1, 0, 1, 1],
+    ],
+    np.uint8,
+)
+"""Simplified, a corner of it lies so near an edge that rounding puts it on the other side."""
+
+
+@example(mask=GRAZED, tolerance=3.0, decimals=2)
 @given(mask=masks(), tolerance=st.sampled_from([0.0, 0.9, 3.0]), decimals=st.integers(0, 2))
 def test_rounded_polygons_are_valid(mask, tolerance, decimals):
     exact = to_level0(trace_labels(mask).geometries, downsample=(0.611, 1.377))
@@ -188,9 +202,11 @@ def test_rounded_polygons_are_valid(mask, tolerance, decimals):
     assert (np.diff(rounded.index) >= 0).all()
     assert len(np.unique(rounded.index)) + rounded.dropped == len(exact)
     if decimals == 2:
-        assert (rounded.repaired, rounded.dropped) == (0, 0)
+        assert rounded.dropped == 0
+        assert tolerance or not rounded.repaired  # corners of pixels are far from each other
         # each vertex left out changes the area by less than the tolerance squared
-        changed = np.abs(shapely.area(rounded.geometries) - shapely.area(exact))
+        areas = np.bincount(rounded.index, shapely.area(rounded.geometries), len(exact))
+        changed = np.abs(areas - shapely.area(exact))
         vertices = shapely.get_num_coordinates(exact)
         assert (changed <= tolerance**2 * vertices + 0.01 * shapely.length(exact)).all()
 

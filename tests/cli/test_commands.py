@@ -423,3 +423,36 @@ def test_plans_and_info_name_the_slide(slides, model, tmp_path):
     }
     done = run("info", slides / "disc 😐.svs", "--reader", "nonsense")
     assert "disc 😐.svs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("view out --port 99999999", "'--port'"),
+        ("bogus", "'bogus'"),
+        ("models bogus", "'bogus'"),
+        ("segment a.svs --bogus", "--bogus"),
+        ("segment a.svs --precision wrong", "float32"),
+        ("info", "'slides'"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(monkeypatch, capsys, line, said):
+    monkeypatch.setattr("sys.argv", ["wsiseg", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("error: ")
+    assert said in shown.err
+    assert shown.err.endswith("--help\n")
+
+
+@pytest.mark.parametrize("line", ["", "models"])
+def test_nothing_at_all_is_answered_with_help(monkeypatch, capsys, line):
+    monkeypatch.setattr("sys.argv", ["wsiseg", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "Commands:" in "".join(capsys.readouterr())

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -24,7 +25,8 @@ from made_results import (
 from wsiseg.errors import RunError, UsageError
 from wsiseg.exchange import ExportRequest, export_result
 from wsiseg.exchange.pieces import without_holes
-from wsiseg.geometry import Spacing
+from wsiseg.geometry import Box, Spacing
+from wsiseg.stitch import HeatmapStore
 
 NAMES = [item.name for item in CLASSES]
 
@@ -73,7 +75,7 @@ def test_classes_of_any_name_stay_what_they_are(tmp_path, monkeypatch):
     areas = geopandas.read_parquet(path).dissolve("class").geometry.area.to_dict()
     assert areas == pytest.approx(mask_area(folder), rel=1e-9)
     (path,) = export(folder, tmp_path, "coco").files
-    assert {c["name"] for c in json.loads(path.read_bytes())["categories"]} == set(names[1:])
+    assert [c["name"] for c in json.loads(path.read_bytes())["categories"]] == names[1:]
 
 
 # --- WSInfer
@@ -99,6 +101,22 @@ def test_wsinfer_csv_has_whole_pixels_and_a_probability_per_class(result, tmp_pa
     known = np.argwhere(codes[0] > 0)
     y, x = (known * DOWNSAMPLE).astype(int).T
     assert seen[y[y < SIZE[0]], x[y < SIZE[0]]].all()
+
+
+def test_wsinfer_csv_has_background_though_the_heatmap_has_not(tmp_path, codes):
+    folder = make_result(tmp_path / "case")
+    placement = HeatmapStore.open(folder / "heatmap.zarr").placement
+    shutil.rmtree(folder / "heatmap.zarr")
+    with HeatmapStore.create(folder / "heatmap.zarr", placement, channels=NAMES[1:]) as writer:
+        writer.write(Box((0, 0), codes.shape[1:]), np.moveaxis(codes[1:], 0, -1))
+        writer.finish()
+    (path,) = export(folder, tmp_path, "wsinfer", tile_um=32).files
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[4:] == [f"prob_{name}" for name in NAMES]
+    assert all(
+        sum(float(r[f"prob_{n}"]) for n in NAMES) == pytest.approx(1, abs=0.01) for r in rows
+    )
 
 
 # --- OME-TIFF
@@ -249,6 +267,17 @@ def test_coco_areas_and_masks_are_those_of_the_mask(result, tmp_path, codes):
         drawn = masks.decode(masks.merge(several))
         assert np.array_equal(drawn > 0, large == NAMES.index(name))
     assert len(data.anns) == report.objects
+
+
+def test_coco_numbers_classes_alike_for_all_slides_of_a_model(tmp_path, codes):
+    only_last = codes.copy()
+    only_last[1] = np.where(codes[1] > 0, 1, 0)
+    numbers = []
+    for name, own in (("both", codes), ("last", only_last)):
+        folder = make_result(tmp_path / name, codes=own)
+        (path,) = export(folder, tmp_path, "coco").files
+        numbers.append([c["name"] for c in json.loads(path.read_bytes())["categories"]])
+    assert numbers == [NAMES[1:], NAMES[1:]]
 
 
 def test_coco_is_in_level_0_whatever_qupath_shows(tmp_path):

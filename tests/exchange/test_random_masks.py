@@ -51,6 +51,8 @@ def test_any_mask_is_clean_and_keeps_its_areas(tmp_path_factory, labels, downsam
         shape = shapely.geometry.shape(feature["geometry"])
         areas[name] += shape.area
         around[name] += shape.length
+        cells = (shapely.get_coordinates(shape) - (0 if vendor == "mirax" else 8)) / downsample
+        assert np.abs(cells - np.rint(cells)).max() * downsample <= 0.005 + 1e-6  # on pixels' edges
     for value, name in enumerate(areas, start=1):
         wanted = np.count_nonzero(labels == value) * downsample**2
         assert abs(areas[name] - wanted) <= 0.005 * around[name] + 1e-6  # half of 0.01 px

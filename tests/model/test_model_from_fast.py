@@ -175,6 +175,7 @@ def test_h2g_net_becomes_a_package_by_one_command(tmp_path, capsys, first, side)
         ("Tumor",),
     )
     assert (card.provenance.license, card.threshold) == ("MIT", 0.5)
+    assert card.classes[1].color == (200, 0, 0)  # as QuPath shows it
     pixels, inside = slide()
     options = SegmentOptions(tissue=TissueOptions(detector="none"))
     result = wsiseg.segment(wsiseg.open(pixels, mpp=1.0), "h2g-net", options=options)
@@ -226,10 +227,14 @@ def test_a_text_pipeline_of_that_shape(tmp_path):
     assert other.stages[0].inputs[0].spacing_um == (2.0, 2.0)
 
 
-def test_a_pipeline_of_patches(tmp_path):
-    dense(tmp_path / "nuclei.onnx", side=64, heat=False)
-    (tmp_path / "nuclei.fpl").write_text(PATCHES)
-    (stage,) = load_model(add_model(tmp_path / "nuclei.fpl")).card.stages
+@pytest.mark.parametrize("folder", [".", "some # folder"])
+@pytest.mark.parametrize("named", ["$CURRENT_PATH$/nuclei.onnx", "nuclei.onnx"])
+def test_a_pipeline_of_patches(tmp_path, monkeypatch, folder, named):
+    dense(tmp_path / folder / "nuclei.onnx", side=64, heat=False)
+    text = PATCHES.replace("$CURRENT_PATH$/nuclei.onnx", named)
+    (tmp_path / folder / "nuclei.fpl").write_text(text)
+    monkeypatch.chdir(tmp_path)  # paths as they are typed
+    (stage,) = load_model(add_model(Path(folder) / "nuclei.fpl")).card.stages
     assert (stage.kind, stage.output.halo, stage.inputs[0].spacing_um) == (
         "segmenter",
         (8, 8),

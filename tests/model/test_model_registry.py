@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_model import Classifier, content, noise
 
 from wsiseg.errors import ModelCardError, ModelError, WeightsError, WsisegWarning
@@ -199,6 +200,30 @@ def test_every_class_of_a_zoo_model_but_background_is_found(
     for i, name in enumerate(wanted):
         own = logits[:, names.index(name)] if name in names else logits.min(axis=1) - 30
         np.testing.assert_allclose(found[:, i], own, atol=1e-5)
+
+
+class Corner(torch.nn.Module):
+    """Logits are single pixels of an image of 10 x 10."""
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return torch.stack([patches[:, 0, 9, 3], patches[:, 1, 2, 7]], 1)
+
+
+def test_a_zoo_model_that_enlarges_its_patches_does_so(tmp_path: Path) -> None:
+    resize = {"name": "Resize", "arguments": {"size": 10}}
+    changes = {"patch_size_pixels": 4, "transform": [resize, {"name": "ToTensor"}]}
+    source = wsinfer(tmp_path / "zoo", **changes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(Corner(), torch.zeros(1, 3, 10, 10)).save(source / "torchscript_model.pt")
+    with pytest.warns(WsisegWarning, match="TorchScript runs once"):
+        model = load_model(add_model(source, trust=True))
+    spec = model.card.stages[0].inputs[0]
+    assert (spec.patch, spec.spacing_um) == ((4, 4), (0.25, 0.25))
+    pixels = noise(5, 4, 4, 3)
+    large = np.stack([np.asarray(Image.fromarray(p).resize((10, 10), 2)) for p in pixels]) / 255
+    wanted = np.stack([large[:, 9, 3, 0], large[:, 2, 7, 1]], 1)
+    np.testing.assert_allclose(model.predictors[0](pixels), wanted, atol=1 / 255)
 
 
 def test_a_checkpoint_is_no_torchscript(tmp_path: Path) -> None:

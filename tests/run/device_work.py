@@ -1,8 +1,10 @@
 """What spawned processes do in the tests of devices: they must find it in a module."""
 
+import logging
 import os
 import signal
 import time
+from pathlib import Path
 
 from wsiseg.engine import TilesDone
 from wsiseg.errors import ModelError
@@ -12,6 +14,17 @@ def make_square(device):
     def work(job, listen):
         listen(TilesDone(f"slide {job}", device, 1))
         return job, job * job, device, os.getpid()
+
+    return work
+
+
+def make_talkative(device):
+    def work(job, listen):
+        log = logging.getLogger("wsiseg.engine.resume")
+        log.debug("nobody wants this")
+        log.info("%s goes on", job)
+        log.warning("odd: %s", Path(job))
+        return job, device
 
     return work
 

@@ -1,5 +1,6 @@
 """One process per device: every job reported once, whatever happens to its process."""
 
+import logging
 import multiprocessing
 import time
 from functools import partial
@@ -83,6 +84,14 @@ def test_each_job_is_done_once_and_its_events_are_heard():
     assert sorted(report[:2] for report in reports) == [(i, i * i) for i in range(8)]
     assert len({report[3] for report in reports}) <= 2
     assert sorted(event.slide for event in events) == [f"slide {i}" for i in range(8)]
+
+
+def test_what_a_process_logs_is_said_here(caplog):
+    with caplog.at_level(logging.INFO, "wsiseg.engine.resume"):
+        run(["a", "b"], ["cpu"], device_work.make_talkative)
+    said = [("INFO", "{} goes on"), ("WARNING", "odd: {}")]
+    expected = [(level, text.format(job)) for job in "ab" for level, text in said]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == expected
 
 
 def test_jobs_go_to_whoever_is_free(tmp_path):

@@ -24,7 +24,7 @@ from lease_work import rows_of
 
 from wsiseg.engine.journal import FILE, SUFFIX
 from wsiseg.engine.working import journal_folder
-from wsiseg.errors import DiskFullError, LeaseError, UsageError
+from wsiseg.errors import DiskFullError, LeaseError, RunError, UsageError
 from wsiseg.options import FolderOptions, SegmentOptions
 from wsiseg.run import SlideJob, list_slides, parse_seconds, segment_folder, segment_slide
 from wsiseg.run import limits as limits_module
@@ -420,6 +420,13 @@ def test_a_slide_that_changes_meanwhile_fails_with_the_reason(own, jobs, out, ch
     assert re.search(words[change], report.failures[0].error)
     assert len(report.done) == 4
     assert not (out / "own").exists()
+
+
+def test_an_output_folder_that_is_a_file_is_named(jobs, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(RunError, match=r"mine: is a file: needed a folder.*choose another --out"):
+        run(jobs, tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_written_any_more_fails_slides_not_the_run(jobs, out, monkeypatch):

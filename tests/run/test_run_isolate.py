@@ -69,8 +69,18 @@ def test_a_crash_costs_its_slide_alone(slides, tmp_path):
     assert {path.name for path in out.iterdir()} == kept
 
 
+WITHOUT_SHARED_MEMORY = """
+import _multiprocessing
+def refuse(*_): raise OSError(28, "No space left on device")
+_multiprocessing.SemLock = refuse
+from wsiseg_cli.main import main
+main()
+"""
+"""As in a container whose `/dev/shm` is full: nothing may need a semaphore."""
+
+
 def test_the_command_line_says_it_in_one_line_and_goes_on(slides, model, tmp_path):
-    command = [sys.executable, "-c", "from wsiseg_cli.main import main; main()", "segment"]
+    command = [sys.executable, "-c", WITHOUT_SHARED_MEMORY, "segment"]
     command += [*(job.path for job in slides[:3]), "--isolate", "--quiet", "--mpp", "0.5"]
     command += ["--model", str(model), "--out", str(tmp_path / "out"), "--backend", "onnxruntime"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)

@@ -157,6 +157,22 @@ def test_a_chunk_that_unpacks_to_more_than_it_may_is_damaged(tmp_path, codec, ch
         slide.levels[0].read(Box((64, 64), (70, 70)))
 
 
+@pytest.mark.parametrize("index_location", ["start", "end"])
+def test_a_chunk_in_a_shard_that_claims_too_much_is_damaged(tmp_path, index_location):
+    shards = {"shape": (3, 128, 128), "index_location": index_location}
+    path = ome_zarr(tmp_path / "a.zarr", codec=BloscCodec(), shards=shards)
+    zarr.open_group(path)["0"][:] = 7
+    file = path / "0/c/0/0/0"
+    content = bytearray(file.read_bytes())
+    begins = 4 * 16 + 4 if index_location == "start" else 0
+    content[begins + 4 : begins + 8] = (2_000_000_000).to_bytes(4, "little")
+    file.write_bytes(content)
+    with wsiseg.open(path, on_damage="raise") as slide:
+        with pytest.raises(DamagedFileError, match="that claims 2000000000"):
+            slide.levels[0].read(SEEN)
+        assert (slide.levels[0].read(Box((64, 64), (70, 70))) == 7).all()
+
+
 @pytest.mark.parametrize("codec", ["gzip", "zlib", "bz2", "lzma"])
 def test_chunks_that_tell_no_size_are_unpacked_up_to_what_they_may_be(codec, monkeypatch):
     """A second stream behind the first one could be the gigantic one."""

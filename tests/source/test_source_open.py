@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 import wsiseg.source
 from wsiseg.errors import (
     DamagedFileError,
+    IncompleteSlideWarning,
     LevelError,
     MissingSpacingError,
     SourceError,
@@ -133,8 +135,9 @@ def test_installed_readers_are_asked_last(tmp_path: Path, monkeypatch, svs):
             "far.tif",
             b"II*\0\xff\xff\xff\x7f",
             DamagedFileError,
-            r"far\.tif: the TIFF holds no image",
+            r"far\.tif: the file ends at byte 8, before its directory; copy",
         ),
+        ("none.tif", b"II*\0\0\0\0\0", DamagedFileError, r"none\.tif: the TIFF holds no image"),
         ("noise.tif", b"II*\0\x08\0\0\0" + bytes(range(256)), SourceError, r"noise\.tif"),
         ("short.png", b"\x89PNG\r\n\x1a\n", SourceError, r"short\.png"),
         ("index.mrxs", b"\xff\xd8\xff\xe0" + bytes(99), UnsupportedFormatError, "folder index"),
@@ -184,7 +187,8 @@ def test_truncated_slides_never_show_white(tmp_path: Path, svs: Path):
     damaged = 0
     for keep in (0.02, 0.3, 0.6, 0.97):
         path = hostile.truncate(svs, tmp_path / "cut.svs", keep)
-        with contextlib.suppress(SourceError):
+        with contextlib.suppress(SourceError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", IncompleteSlideWarning)
             level = wsiseg.source.open(path).levels[0]
             for y in range(0, 600, 100):
                 box = Box((y, 0), (y + 100, 800))
@@ -193,6 +197,17 @@ def test_truncated_slides_never_show_white(tmp_path: Path, svs: Path):
                 except DamagedFileError:
                     damaged += 1
     assert damaged
+
+
+@pytest.mark.parametrize("make", [make_svs, make_ome_tiff])
+def test_levels_that_are_not_there_any_more_are_missed(tmp_path: Path, make):
+    """A copy that was cut short has its first level: the others would be lost without a word."""
+    path = make(tmp_path / "a.tiff", PIXELS, levels=(1, 2, 4), tile=128)
+    with wsiseg.source.open(path) as slide:
+        assert len(slide.levels) == 3
+    cut = hostile.truncate(path, tmp_path / "b.tiff", 0.4)
+    with pytest.warns(IncompleteSlideWarning, match=r"b\.tiff: the file ends at byte \d+, before"):
+        assert len(wsiseg.source.open(cut).levels) < 3
 
 
 @pytest.mark.realdata

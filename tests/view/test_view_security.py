@@ -1,5 +1,7 @@
 """Who is answered: by the link, on this machine, from the page; and no path reaches a file."""
 
+import shutil
+
 import pytest
 from view_made import TOKEN, index_of
 
@@ -85,6 +87,20 @@ def test_no_path_reaches_a_file(client, path):
     assert "made" not in answer.text
 
 
+@pytest.mark.parametrize("stem", ["corrections", "mine", "%2e%2e", "annotations%00"])
+def test_only_the_objects_of_a_result_are_shown(client, run, stem):
+    for name in ("corrections", "mine"):
+        shutil.copy(run / "a" / "annotations.geojson", run / "a" / f"{name}.geojson")
+    for path in (f"api/0/objects/{stem}", f"api/0/outlines/{stem}/0/0/0"):
+        assert client.get(f"{HERE}/{TOKEN}/{path}").status_code in {403, 404}, path
+
+
+def test_nobody_else_on_the_network_reaches_it():
+    serve = pytest.importorskip("wsiseg.view.serve")
+    with serve._listening(0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
 NUMBERS = ["-1", "77777", "1.5", "a", "9" * 30, "9" * 6000, "%F0%9F%98%80", "\u0663"]
 
 
@@ -97,8 +113,10 @@ def test_numbers_out_of_range_are_refused(client, shown, number):
         f"api/0/slide/0/{number}/0",
         f"api/0/slide/0/0/{number}",
         f"api/0/layer/{number}/0/0/0",
+        f"api/0/layer/0/{number}/0/0",
         f"api/0/layer/0/0/0/{number}",
         f"api/0/layer/0/0/0/0?hide={number}",
+        f"api/0/outlines/annotations/{number}/0/0",
         f"api/0/outlines/annotations/0/{number}/0",
         f"api/0/object/{number}",
     ):

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import orjson
 import pytest
+from PIL import Image
 from view_made import TOKEN, index_of, make_result
 
 from wsiseg.errors import RunError
@@ -149,6 +150,30 @@ def test_results_in_folders_of_folders_are_found(run, tmp_path):
     found = find_shown([tmp_path], workspace=tmp_path)
     assert [one.name for one in found] == ["a", "b"]
     assert find_shown([tmp_path / "deep" / "a"], workspace=tmp_path)[0].name == "a"
+
+
+def test_results_of_one_name_are_told_apart(run, tmp_path, made_run):
+    testclient = pytest.importorskip("starlette.testclient", reason="needs the extra `view`")
+    from wsiseg.view.server import Viewer, make_app
+
+    other = shutil.copytree(run, tmp_path / "second" / "out")
+    shutil.copytree(run / "b", run / "deep" / "a")
+    for folder, size in ((run / "a", (40, 90)), (run / "deep" / "a", (90, 40))):
+        record = orjson.loads((folder / "run.json").read_bytes())
+        record["slide"]["path"] = "gone.svs"  # so that the picture is of the result
+        (folder / "run.json").write_bytes(orjson.dumps(record))
+        Image.new("RGB", size).save(folder / "overview.png")
+    shown = find_shown([run, other], workspace=tmp_path)
+    names = [f"{one.group}/{one.name}" for one in shown]
+    here = tmp_path.name
+    own = [f"{here}/out/a", f"{here}/out/b", f"{here}/out/deep/a"]
+    assert names == [*own, "second/out/a", "second/out/b"]
+    viewer = Viewer(shown, {}, tmp_path / "mine")
+    assert len({viewer._corrections_path(one) for one in shown}) == len(shown)
+    app = make_app(viewer, TOKEN)
+    with testclient.TestClient(app, base_url=f"http://127.0.0.1/{TOKEN}/") as opened:
+        small = [opened.get(f"api/{number}/thumbnail").content for number in (0, 2)]
+    assert small[0] != small[1]
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])

@@ -10,7 +10,7 @@ import numpy as np
 from wsiseg.annotations import _gson
 from wsiseg.annotations._rules import Found
 
-__all__ = ["DEFAULT_COLORS", "AttributeReader", "Attributes"]
+__all__ = ["AttributeReader", "Attributes"]
 
 Rgb = tuple[int, int, int]
 
@@ -45,19 +45,6 @@ READ_KEYS = frozenset(TYPE_KEYS) | {
     "name",
     "nucleusGeometry",
 }
-
-DEFAULT_COLORS: Mapping[str, Rgb] = {
-    "Tumor": (200, 0, 0),
-    "Stroma": (150, 200, 150),
-    "Immune cells": (160, 90, 160),
-    "Necrosis": (50, 50, 50),
-    "Other": (255, 200, 0),
-    "Region*": (0, 0, 180),
-    "Ignore*": (180, 180, 180),
-    "Positive": (250, 62, 62),
-    "Negative": (112, 112, 225),
-}
-"""Classes QuPath starts with; their colors count, whatever a file says."""
 
 PLAIN_KEYS = frozenset({"type", "id", "geometry", "properties"})
 MAX_KNOWN = 1_000

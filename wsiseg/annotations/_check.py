@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsiseg.annotations import _gson
-from wsiseg.annotations._attributes import DEFAULT_COLORS, AttributeReader, Attributes, Rgb
+from wsiseg.annotations._attributes import AttributeReader, Attributes, Rgb
 from wsiseg.annotations._documents import Document, JsonWalk
 from wsiseg.annotations._findings import Findings, Load
 from wsiseg.annotations._judge import judge
 from wsiseg.annotations._outlines import Outline, read_geometry, read_outline
 from wsiseg.annotations._rules import READERS, RULES, Reader
+from wsiseg.draw.palette import QUPATH_COLORS
 
 __all__ = ["FileCheck"]
 
@@ -49,7 +50,7 @@ class FileCheck:
     def __init__(self) -> None:
         self.findings = Findings()
         self.loads: dict[Reader, Load] = {reader: Load() for reader in READERS}
-        self.colors: dict[str, Rgb | None] = dict(DEFAULT_COLORS)
+        self.colors: dict[str, Rgb | None] = dict(QUPATH_COLORS)
         self._ids: set[str] = set()
         self._is_read = True
         self._says_empty = False

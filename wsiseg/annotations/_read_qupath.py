@@ -93,7 +93,7 @@ def _add_document(drawing: Drawing, document: Document) -> None:
     drawing.is_list = drawing.is_list and is_collection and not items
     drawing.is_list = drawing.is_list and bool(document.content.strip())
     about = (walk.members or {}).get("wsiseg")
-    if isinstance(about, Mapping):
+    if isinstance(about, dict):
         _take_header(drawing, about)
 
 
@@ -112,12 +112,12 @@ def _unwrapped(item: object) -> Iterator[object]:
     if isinstance(item, list):
         for value in item:
             yield from _unwrapped(value)
-    elif isinstance(item, Mapping) and item.get("type") == "FeatureCollection":
+    elif isinstance(item, dict) and item.get("type") == "FeatureCollection":
         features = item.get("features")
         yield from features if isinstance(features, list) else []
-    elif isinstance(item, Mapping) and item.keys() & {"coordinates", "geometries"}:
+    elif isinstance(item, dict) and item.keys() & {"coordinates", "geometries"}:
         yield {"type": "Feature", "geometry": item}
-    elif isinstance(item, Mapping) and item.get("type") != "Feature" and "geometry" not in item:
+    elif isinstance(item, dict) and item.get("type") != "Feature" and "geometry" not in item:
         return  # some other JSON; the file then counts as empty
     else:
         yield item
@@ -125,9 +125,9 @@ def _unwrapped(item: object) -> Iterator[object]:
 
 def _add(drawing: Drawing, feature: object, where: str) -> None:
     """Add an object and its children."""
-    properties = feature.get("properties") if isinstance(feature, Mapping) else None
+    properties = feature.get("properties") if isinstance(feature, dict) else None
     properties = {} if properties is None else properties
-    if not isinstance(feature, Mapping) or not isinstance(properties, Mapping):
+    if not isinstance(feature, dict) or not isinstance(properties, dict):
         raise AnnotationError(f"{drawing.path}: {where}: not a Feature object; remove it")
     shown = properties.get("name") or feature.get("id")
     where = f"{where} ({shown!r})" if isinstance(shown, str) else where  # so found in QuPath
@@ -151,7 +151,7 @@ def outline_of(geometry: object, where: str) -> Outline:
             raise AnnotationError(f"{where}: {RULES[code].what} ({detail}); {RULES[code].remedy}")
 
     outline = read_outline(geometry, found)
-    plane = geometry.get("plane", {}) if isinstance(geometry, Mapping) else {}
+    plane = geometry.get("plane", {}) if isinstance(geometry, dict) else {}
     elsewhere = {axis: plane[axis] for axis in "zt" if _gson.as_double(plane.get(axis, 0))}
     if elsewhere:
         raise AnnotationError(
@@ -176,7 +176,7 @@ def _add_outline(drawing: Drawing, name: str, outline: Outline, where: str) -> N
 
 def class_name_of(value: object, where: str) -> str:
     """Return the name of a class as QuPath shows it; derived classes are `A: B`."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value = value.get("names") if value.get("name") is None else value["name"]
     if value is None or value == []:
         return UNCLASSIFIED

@@ -10,7 +10,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsiseg.annotations._attributes import DEFAULT_COLORS
 from wsiseg.annotations._gson import as_uuid, strip
 from wsiseg.annotations.base import (
     UNCLASSIFIED,
@@ -21,7 +20,7 @@ from wsiseg.annotations.base import (
     ObjectType,
 )
 from wsiseg.annotations.polygons import Points, Polygons
-from wsiseg.draw.palette import class_color
+from wsiseg.draw.palette import QUPATH_COLORS, class_color
 
 __all__ = ["Columns", "Found", "FoundObjects", "Rgb", "clean_name", "usual_color"]
 
@@ -167,7 +166,7 @@ class Columns:
 
 def usual_color(name: str, index: int) -> Rgb:
     """Return the colour of a class that none was given: QuPath's own, or one of a palette."""
-    return DEFAULT_COLORS.get(name) or class_color(index)
+    return QUPATH_COLORS.get(name) or class_color(index)
 
 
 def clean_name(name: str) -> str | None:

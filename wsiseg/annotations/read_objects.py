@@ -29,6 +29,9 @@ from wsiseg.errors import AnnotationError
 
 __all__ = ["read_objects"]
 
+MAX_KNOWN = 1_000
+"""Classes remembered; a file that has more is odd, and read all the same."""
+
 
 def read_objects(path: Path | str, *, image: ImageRef | None = None) -> FoundObjects:
     """Read the objects of a GeoJSON file with all that QuPath keeps of them.
@@ -55,19 +58,19 @@ def read_objects(path: Path | str, *, image: ImageRef | None = None) -> FoundObj
         first, or the image is not known.
     """
     path = Path(path)
-    columns = Columns()
+    columns, known = Columns(), KnownClasses()
     frame: Frame = "qupath"
     for document in open_whole(path):
         try:
             walk = JsonWalk(document.content.decode("utf-8-sig"))
             for position, feature in enumerate(features_of(walk)):
-                _add(columns, feature, f"{path}: feature {position}")
+                _add(columns, known, feature, f"{path}: feature {position}")
         except AnnotationError:
             raise
         except (ValueError, RecursionError) as error:
             raise AnnotationError(f"{path}: not GeoJSON: {error}; export it anew") from error
         about = (walk.members or {}).get("wsiseg")
-        if isinstance(about, Mapping):
+        if isinstance(about, dict):
             frame = "level0" if about.get("frame") == "level0" else "qupath"
             image = image or read_image(path, about)
             _check_image(path, about, image)
@@ -88,11 +91,11 @@ def _check_image(path: Path, about: Mapping[str, Any], image: ImageRef) -> None:
         )
 
 
-def _add(columns: Columns, feature: object, where: str) -> None:
+def _add(columns: Columns, known: "KnownClasses", feature: object, where: str) -> None:
     """Add an object and its children."""
-    properties = feature.get("properties") if isinstance(feature, Mapping) else None
+    properties = feature.get("properties") if isinstance(feature, dict) else None
     properties = {} if properties is None else properties
-    if not isinstance(feature, Mapping) or not isinstance(properties, Mapping):
+    if not isinstance(feature, dict) or not isinstance(properties, dict):
         raise AnnotationError(f"{where}: not a Feature object; remove it")
     kinds = (properties[key] for key in TYPE_KEYS if key in properties)
     kind = str(next(kinds, feature.get("id")))  # QuPath 0.2 wrote the type as id
@@ -100,10 +103,10 @@ def _add(columns: Columns, feature: object, where: str) -> None:
         columns.left_out[NO_ANNOTATIONS[kind]] += 1
     else:
         outline = outline_of(feature.get("geometry"), where)
-        _add_outline(columns, _found(feature, properties, kind, where), outline)
+        _add_outline(columns, _found(known, feature, properties, kind, where), outline)
     children = properties.get("childObjects", properties.get("children"))
     for number, child in enumerate(children if isinstance(children, list) else []):
-        _add(columns, child, f"{where}, child {number}")
+        _add(columns, known, child, f"{where}, child {number}")
 
 
 def _add_outline(columns: Columns, found: Found, outline: Outline) -> None:
@@ -120,17 +123,19 @@ def _add_outline(columns: Columns, found: Found, outline: Outline) -> None:
 
 
 def _found(
-    feature: Mapping[str, Any], properties: Mapping[str, Any], kind: str, where: str
+    known: "KnownClasses",
+    feature: Mapping[str, Any],
+    properties: Mapping[str, Any],
+    kind: str,
+    where: str,
 ) -> Found:
-    classification = properties.get("classification")
-    name = class_name_of(classification, where)
-    known = TYPES.get(kind, "annotation")
+    class_name, color = known.read(properties.get("classification"), where)
     nucleus = feature.get("nucleusGeometry")
     shown = properties.get("name")
     return Found(
-        class_name=None if name == UNCLASSIFIED else clean_name(name),
-        color=_color(classification),
-        object_type=cast("ObjectType", known),
+        class_name=class_name,
+        color=color,
+        object_type=cast("ObjectType", TYPES.get(kind, "annotation")),
         id=feature["id"] if isinstance(feature.get("id"), str) else None,
         name=shown if isinstance(shown, str) else None,
         is_locked=properties.get("isLocked") is True,
@@ -139,9 +144,27 @@ def _found(
     )
 
 
+class KnownClasses:
+    """Classes of a file, each read once: a million objects have a handful."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str | None, Rgb | None]] = {}
+
+    def read(self, classification: object, where: str) -> tuple[str | None, Rgb | None]:
+        """Return name and colour."""
+        key = repr(classification)
+        known = self._known.get(key)
+        if known is None:
+            name = class_name_of(classification, where)
+            known = None if name == UNCLASSIFIED else clean_name(name), _color(classification)
+            if len(self._known) < MAX_KNOWN:
+                self._known[key] = known
+        return known
+
+
 def _color(classification: object) -> Rgb | None:
     """Return the colour of a class as any QuPath wrote it."""
-    if not isinstance(classification, Mapping):
+    if not isinstance(classification, dict):
         return None
     value = classification.get("color", classification.get("colorRGB"))
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) in {3, 4}:
@@ -155,10 +178,10 @@ def _color(classification: object) -> Rgb | None:
 
 def _measurements(values: object) -> Iterator[tuple[str, float]]:
     """Yield the measurements of a map, or of a list of {name, value} as up to QuPath 0.3."""
-    if isinstance(values, Mapping):
+    if isinstance(values, dict):
         pairs = list(values.items())
     elif isinstance(values, list):
-        items = [item for item in values if isinstance(item, Mapping)]
+        items = [item for item in values if isinstance(item, dict)]
         pairs = [(item.get("name"), item.get("value")) for item in items]
     else:
         return

@@ -1,6 +1,8 @@
-"""Colours that people with any colour vision tell apart."""
+"""Colours that people with any colour vision tell apart, and those that QuPath knows by name."""
 
-__all__ = ["OKABE_ITO", "Color", "class_color"]
+from collections.abc import Mapping
+
+__all__ = ["OKABE_ITO", "QUPATH_COLORS", "Color", "class_color"]
 
 Color = tuple[int, int, int]
 
@@ -16,6 +18,19 @@ OKABE_ITO: tuple[Color, ...] = (
 )
 """M. Okabe, K. Ito, Color Universal Design, 2008 (B. Wong, Nat. Methods 8:441, 2011,
 doi:10.1038/nmeth.1618); ordered so that the first ones stand out from pink and purple stains."""
+
+QUPATH_COLORS: Mapping[str, Color] = {
+    "Tumor": (200, 0, 0),
+    "Stroma": (150, 200, 150),
+    "Immune cells": (160, 90, 160),
+    "Necrosis": (50, 50, 50),
+    "Other": (255, 200, 0),
+    "Region*": (0, 0, 180),
+    "Ignore*": (180, 180, 180),
+    "Positive": (250, 62, 62),
+    "Negative": (112, 112, 225),
+}
+"""Classes QuPath starts with; their colors count, whatever a file says."""
 
 
 def class_color(index: int) -> Color:

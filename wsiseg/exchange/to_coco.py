@@ -46,6 +46,8 @@ def to_coco(result: FinishedResult, out: Path, request: ExportRequest) -> Export
     count = 0
     with whole_file(path, overwrite=request.overwrite) as part, part.open("wb") as file:
         categories = _Categories()
+        if (result.folder / "mask.zarr").is_dir():  # the same numbers for all slides of a model
+            categories.add(result.mask_classes()[1:])
         file.write(b'{"info":%b,"images":[%b],"annotations":[' % _head(result))
         for entry in _entries(result, request, notes, categories):
             file.write((b",\n" if count else b"\n") + orjson.dumps({"id": count + 1, **entry}))

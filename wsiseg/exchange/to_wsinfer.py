@@ -19,6 +19,8 @@ DECIMALS = 6
 def to_wsinfer(result: FinishedResult, out: Path, request: ExportRequest) -> ExportReport:
     """Write `model-outputs-csv/<name>.csv`: whole level-0 pixels and a probability per class.
 
+    Background has a column, too, as in WSInfer's own tables: what the other classes leave of 1.
+
     Raises
     ------
     RunError
@@ -35,11 +37,23 @@ def to_wsinfer(result: FinishedResult, out: Path, request: ExportRequest) -> Exp
     ):
         table = csv.writer(file)
         head = ("minx", "miny", "width", "height")
-        table.writerow([*head, *(f"prob_{name}" for name in tiles.channels)])
+        background = _left_out(result, tiles)
+        table.writerow([*head, *(f"prob_{name}" for name in (*background, *tiles.channels))])
         for some in tiles:
             x0, y0, x1, y1 = whole_edges(some.boxes).T
             places = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1).tolist()
-            probabilities = np.round(some.probabilities, DECIMALS).tolist()
+            columns = [some.probabilities]
+            if background:
+                columns.insert(0, np.clip(1 - some.probabilities.sum(axis=1, keepdims=True), 0, 1))
+            probabilities = np.round(np.concatenate(columns, axis=1), DECIMALS).tolist()
             table.writerows([*a, *b] for a, b in zip(places, probabilities, strict=True))
             count += len(some)
     return ExportReport((path,), count)
+
+
+def _left_out(result: FinishedResult, tiles: HeatmapTiles) -> list[str]:
+    """Return what background is called, where the heatmap has no channel for it."""
+    if not (result.folder / "mask.zarr").is_dir():
+        return []
+    name = result.mask_classes()[0].name
+    return [] if name in tiles.channels else [name]

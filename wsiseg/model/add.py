@@ -23,7 +23,7 @@ from wsiseg.model.importers.imported import Selection
 from wsiseg.model.package import Example, Package, npz_bytes, publish
 from wsiseg.model.registry import BUNDLED
 from wsiseg.model.weights import PICKLES, read_file
-from wsiseg.model.wsinfer import CONFIG_FILE, TORCHSCRIPT_FILE, card_from_wsinfer
+from wsiseg.model.wsinfer import CONFIG_FILE, TORCHSCRIPT_FILE, Fitting, card_from_wsinfer
 
 __all__ = ["add_model"]
 
@@ -89,9 +89,9 @@ def add_model(
     if (source / CARD_FILE).is_file():
         parsed, files = _from_package(source)
     elif (source / CONFIG_FILE).is_file():
-        content, order = card_from_wsinfer(source / CONFIG_FILE, name=name or source.name)
+        content, fitting = card_from_wsinfer(source / CONFIG_FILE, name=name or source.name)
         weights = [_torchscript(source)]
-        parsed, files = _from_weights(weights, content, trust=trust, order=order)
+        parsed, files = _from_weights(weights, content, trust=trust, fitting=fitting)
     elif pipeline := _pipeline(source):
         default = re.sub(r"[^a-z0-9]+", "-", pipeline.name.lower()).strip("-")
         content, paths = card_from_pipeline(
@@ -169,11 +169,11 @@ def _from_weights(
     content: dict[str, Any],
     *,
     trust: bool,
-    order: tuple[int, ...] | None = None,
+    fitting: Fitting | None = None,
 ) -> tuple[ModelCard, dict[str, bytes]]:
     """Return card and files for networks, one per stage; `content` is the card without hashes.
 
-    `order` is where the classes of a TorchScript classifier stand in its output.
+    `fitting` is what a TorchScript classifier needs to become that of the card.
     """
     card = _complete(content, paths)
     stages: list[StageSpec] = []
@@ -182,8 +182,10 @@ def _from_weights(
     for path, spec in zip(paths, card.stages, strict=True):
         inputs = _noise(spec)
         if path.suffix.lower() in PICKLES:
-            weights, output = _convert(path, card, inputs, trust=trust)
-            if order is not None and order != tuple(range(len(order))):
+            side = fitting.side if fitting else None
+            weights, output = _convert(path, card, inputs, trust=trust, side=side)
+            order = fitting.order if fitting else ()
+            if order != tuple(range(len(order))):
                 weights = reordered_graph(weights, order, name=str(path))
                 output = reordered_values(output, order)
         else:
@@ -270,7 +272,12 @@ def _run_onnx(
 
 
 def _convert(
-    path: Path, card: ModelCard, inputs: tuple[NDArray[Any], ...], *, trust: bool
+    path: Path,
+    card: ModelCard,
+    inputs: tuple[NDArray[Any], ...],
+    *,
+    trust: bool,
+    side: int | None = None,
 ) -> tuple[bytes, NDArray[np.float32]]:
     """Return the network as ONNX, and what the original makes of the inputs."""
     if not path.is_file():
@@ -288,6 +295,7 @@ def _convert(
     with tempfile.TemporaryDirectory(prefix="wsiseg-convert-") as temporary:
         folder = Path(temporary)
         (folder / "request.json").write_text(card.to_json(), encoding="utf-8")
+        (folder / "side.json").write_text(json.dumps(side))
         np.savez(
             folder / "inputs.npz",
             allow_pickle=False,

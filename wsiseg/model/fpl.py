@@ -163,7 +163,7 @@ def _filled(line: str, path: Path) -> str:
             )
         return found[2] or ""
 
-    return VARIABLE.sub(default, line).replace("$CURRENT_PATH$", path.parent.as_posix())
+    return VARIABLE.sub(default, line)
 
 
 def _sources(objects: Mapping[str, _Object], name: str, path: Path) -> dict[str, str]:
@@ -223,8 +223,7 @@ def _model(path: Path, item: _Object) -> Path:
     told = " ".join(item.attributes.get("model", []))
     if not told:
         raise ModelCardError(f"{path}: a {item.kind} without model; correct the file")
-    model = Path(told)
-    return model if model.is_absolute() else path.parent / model
+    return path.parent / told.replace("$CURRENT_PATH$", path.parent.absolute().as_posix())
 
 
 def _scale(path: Path, item: _Object) -> float:

@@ -5,19 +5,32 @@ in https://github.com/SBU-BMI/wsinfer-zoo (config schema 1.0). Keys it does not 
 """
 
 import colorsys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
 
+from wsiseg.draw.palette import QUPATH_COLORS
 from wsiseg.errors import ModelCardError
 from wsiseg.model.class_order import MADE_UP, background_first
 
-__all__ = ["CONFIG_FILE", "TORCHSCRIPT_FILE", "card_from_wsinfer", "spread_colors"]
+__all__ = ["CONFIG_FILE", "TORCHSCRIPT_FILE", "Fitting", "card_from_wsinfer", "spread_colors"]
 
 CONFIG_FILE = "config.json"
 TORCHSCRIPT_FILE = "torchscript_model.pt"
 MADE_UP_NAME = "background"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """How a network becomes that of its card."""
+
+    order: tuple[int, ...]
+    """For each class its place in the output; see `background_first`."""
+
+    side: int | None = None
+    """Pixels per side to which patches are enlarged before the network sees them."""
 
 
 class Transform(BaseModel):
@@ -38,13 +51,14 @@ class WsinferConfig(BaseModel):
     transform: list[Transform]
 
 
-def card_from_wsinfer(path: Path, *, name: str) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """Return the content of a card, hashes left out, and the place of each class in the output.
+def card_from_wsinfer(path: Path, *, name: str) -> tuple[dict[str, Any], Fitting]:
+    """Return the content of a card, hashes left out, and what the network needs to fit it.
 
     The card's first class stays unannotated; see `background_first`.
 
-    `Resize` becomes another spacing: a patch of 350 px at 0.25 µm resized to 224 px is a patch of
-    224 px at 0.391 µm. The slide is then sampled once.
+    `Resize` to fewer pixels becomes another spacing: a patch of 350 px at 0.25 µm resized to 224 px
+    is a patch of 224 px at 0.391 µm. The slide is then sampled once. `Resize` to more becomes part
+    of the network, as no slide has pixels so fine.
 
     Raises
     ------
@@ -66,7 +80,8 @@ def card_from_wsinfer(path: Path, *, name: str) -> tuple[dict[str, Any], tuple[i
         )
     order = background_first(config.class_names)
     names = [MADE_UP_NAME if i == MADE_UP else config.class_names[i] for i in order]
-    patch, steps = _transforms(config, path)
+    resized, steps = _transforms(config, path)
+    patch = min(resized, config.patch_size_pixels)
     spacing = config.spacing_um_px * config.patch_size_pixels / patch
     card = {
         "schema_version": 1,
@@ -103,15 +118,19 @@ def card_from_wsinfer(path: Path, *, name: str) -> tuple[dict[str, Any], tuple[i
             "limits": f"the first class, {names[0]}, stays unannotated",
         },
     }
-    return card, order
+    return card, Fitting(order, resized if resized > patch else None)
 
 
 def spread_colors(names: list[str]) -> list[dict[str, Any]]:
-    """Return classes of a card, their colours around the colour circle; the first stays grey."""
+    """Return classes of a card; the first stays grey.
+
+    Those that QuPath knows have its colours, which count there; others lie around the circle.
+    """
     classes: list[dict[str, Any]] = [{"name": names[0]}]
     for i, name in enumerate(names[1:]):
         rgb = colorsys.hsv_to_rgb(i / max(1, len(names) - 1), 0.9, 0.8)
-        classes.append({"name": name, "color": [round(255 * value) for value in rgb]})
+        own = tuple(round(255 * value) for value in rgb)
+        classes.append({"name": name, "color": list(QUPATH_COLORS.get(name, own))})
     return classes
 
 

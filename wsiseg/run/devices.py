@@ -12,10 +12,13 @@ import multiprocessing
 import re
 import signal
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
@@ -25,6 +28,7 @@ from wsiseg.errors import RunError, UsageError
 from wsiseg.machine import machine_memory, usable_cores
 from wsiseg.model.gpus import count_gpus, make_current
 from wsiseg.options import FolderOptions, RunOptions
+from wsiseg.run.child_log import levels, say_again, tell_parent
 
 __all__ = ["devices_to_use", "each_on_a_device", "on_cpu", "on_first_device", "share_of"]
 
@@ -164,7 +168,7 @@ class _Worker(Generic[Job]):
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What a process says: `ready`, `event`, `done` or `failed`, with what belongs to it."""
+    """What a process says: `ready`, `event`, `log`, `done` or `failed`, with what belongs to it."""
 
     kind: str
     value: Any = None
@@ -232,6 +236,8 @@ class _Pool(Generic[Job, Report]):
     def _answer(self, worker: _Worker[Job], message: _Message, todo: deque[Job]) -> None:
         if message.kind == "event":
             self._listen(message.value)
+        elif message.kind == "log":
+            say_again(message.value)
         elif message.kind == "failed":
             raise message.value
         else:
@@ -247,7 +253,10 @@ class _Pool(Generic[Job, Report]):
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_serve, args=(theirs, device, self._make_work), name=device, daemon=True
+            target=_serve,
+            args=(theirs, device, self._make_work, levels()),
+            name=device,
+            daemon=True,
         )
         process.start()
         theirs.close()  # so that its death closes the pipe
@@ -304,20 +313,29 @@ def _send(pipe: Connection, value: object) -> None:
         log.debug("a process has gone", exc_info=True)
 
 
-def _serve(pipe: Connection, device: str, make_work: MakeWork[Any, Any]) -> None:
+def _serve(
+    pipe: Connection, device: str, make_work: MakeWork[Any, Any], wanted: Mapping[str, int]
+) -> None:
     """Do job after job, until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
+    lock = threading.Lock()  # events and lines of the log come from several threads
+
+    def tell(kind: str, value: object = None) -> None:
+        with lock:
+            pipe.send(_Message(kind, value))
+
+    tell_parent(wanted, partial(tell, "log"))
     try:
         make_current(device)
         work = make_work(device)
-        pipe.send(_Message("ready"))
+        tell("ready")
         while True:
             try:
                 job = pipe.recv()
             except EOFError:
                 return
-            report = work(job, lambda event: pipe.send(_Message("event", event)))
-            pipe.send(_Message("done", report))
+            tell("done", work(job, partial(tell, "event")))
     except Exception as error:  # told to the parent, which raises it
         log.debug("%s failed", device, exc_info=True)
-        _send(pipe, _Message("failed", error))
+        with suppress(BrokenPipeError, ConnectionResetError):
+            tell("failed", error)

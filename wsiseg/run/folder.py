@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsiseg.engine import Listener, ignore
 from wsiseg.engine.working import sweep
-from wsiseg.errors import unwritable
+from wsiseg.errors import RunError, unwritable
 from wsiseg.options import FolderOptions
 from wsiseg.run.hands import SlideWork, hands_for
 from wsiseg.run.inputs import SlideJob, as_jobs, require_any
@@ -87,6 +87,8 @@ def _run_into(
     out: Path, jobs: Sequence[SlideJob], options: FolderOptions
 ) -> Iterator[tuple[Leases, Tables]]:
     """Yield leases and tables of a folder that can be written; leave nothing of dead processes."""
+    if out.is_file():
+        raise RunError(f"{out}: is a file: needed a folder for the results; choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()

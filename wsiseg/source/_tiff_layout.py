@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import tifffile
 from tifffile import TiffFile, TiffFrame, TiffPage
 
-from wsiseg.errors import DamagedFileError, UnsupportedFormatError
+from wsiseg.errors import DamagedFileError, IncompleteSlideWarning, UnsupportedFormatError
 from wsiseg.geometry import Box, Spacing, ceil_div
 from wsiseg.source._codec import MAX_BLOCK_BYTES, BlockDecoder
 from wsiseg.source._codecs import APERIO_J2K_YCBCR, decoder_for
@@ -123,8 +124,13 @@ def read_layout(tiff: TiffFile, name: str) -> TiffLayout:
             vendor = flag.removeprefix("is_").upper()
             raise NeedsOpenSlideError(f"{name}: {vendor} is not read directly; use OpenSlide")
     pages = [page for page in walk_pages(tiff) if isinstance(page, TiffPage)]
+    cut = f"the file ends at byte {tiff.filehandle.size}" if _is_cut(tiff, pages) else ""
     if not pages:
-        raise DamagedFileError(f"{name}: the TIFF holds no image; copy the file anew", path=name)
+        reason = f"{cut}, before its directory" if cut else "the TIFF holds no image"
+        raise DamagedFileError(f"{name}: {reason}; copy the file anew", path=name)
+    if cut:
+        text = f"{name}: {cut}, before all of its levels or pictures; copy the file anew"
+        warnings.warn(text, IncompleteSlideWarning, stacklevel=2)
     if pages[0].description.startswith("Aperio"):
         return _aperio(pages, name)
     if tiff.is_ome:
@@ -152,6 +158,19 @@ def walk_pages(tiff: TiffFile) -> Iterator[TiffPage | TiffFrame]:
             raise ValueError("its directories lead in a circle")
         seen.add(page.offset)
         yield page
+
+
+def _is_cut(tiff: TiffFile, pages: Sequence[TiffPage]) -> bool:
+    """Tell whether there are directories behind the last one that could be read, or in a page."""
+    file, form = tiff.filehandle, tiff.tiff
+    if any(offset >= file.size for page in pages for offset in page.subifds or ()):
+        return True
+    place = tiff.pages.next_page_offset
+    if place is None:
+        return False
+    file.seek(place)
+    pointer = file.read(form.offsetsize)
+    return len(pointer) < form.offsetsize or struct.unpack(form.offsetformat, pointer) != (0,)
 
 
 def _aperio(pages: list[TiffPage], name: str) -> TiffLayout:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.abc.store import ByteRequest, Store
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
@@ -109,7 +109,7 @@ class CheckedStore(WrapperStore[Store]):
     Attributes
     ----------
     chunk_limits
-        By path of an array that is not sharded: how its chunks are packed.
+        By path of an array: how its chunks are packed.
     """
 
     def __init__(self, store: Store, url: str | None = None) -> None:
@@ -126,9 +126,9 @@ class CheckedStore(WrapperStore[Store]):
         else:
             with remote.remote_errors(self._url):
                 value = await self._store.get(key, prototype, byte_range)
-        if value is not None and byte_range is None:
+        if value is not None:
             limit = self._limit(key)
-            if limit is not None:
+            if limit is not None and limit.is_of(byte_range):
                 limit.check(value.as_numpy_array().data)
         return value
 
@@ -149,12 +149,29 @@ class ChunkLimit:
     codec: str | None
     """What it was last packed by; `None` where that is none of those known."""
 
+    in_shards: bool = False
+    index_first: bool = False
+    """Whether shards begin with their index."""
+
     @classmethod
     def of(cls, metadata: Mapping[str, Any], nbytes: int) -> "ChunkLimit":
-        """Return the limit of an array, Zarr v2 or v3, that is not sharded."""
+        """Return the limit of an array, Zarr v2 or v3."""
         codecs = metadata.get("codecs") or [metadata.get("compressor")]
+        shard: Mapping[str, Any] = {}
+        if codec_names(codecs[0]) >= {"sharding_indexed"}:
+            shard = codecs[0]["configuration"]
+            codecs = shard["codecs"]
         last = codec_names(codecs[-1]) & {"blosc", "zstd", *UNPACKERS}
-        return cls(nbytes, next(iter(last), None))
+        codec = next(iter(last), None)
+        return cls(nbytes, codec, bool(shard), shard.get("index_location") == "start")
+
+    def is_of(self, byte_range: ByteRequest | None) -> bool:
+        """Tell whether what is read is one chunk: a whole file, or a part of a shard."""
+        if not self.in_shards:
+            return byte_range is None
+        if not isinstance(byte_range, RangeByteRequest):
+            return False
+        return not (self.index_first and byte_range.start == 0)
 
     def check(self, content: memoryview) -> None:
         """Raise `ValueError` where a chunk is cut short, or claims to unpack to too much, or does.
@@ -180,9 +197,7 @@ class ChunkLimit:
             raise ValueError(f"a chunk of {self.nbytes} bytes that claims {claimed}")
 
 
-def check_array(
-    array: zarr.Array[Any], path: str, name: str, block_bytes: int
-) -> ChunkLimit | None:
+def check_array(array: zarr.Array[Any], path: str, name: str, block_bytes: int) -> ChunkLimit:
     """Refuse an array whose codecs do more than decode, or whose blocks are too large.
 
     Parameters
@@ -194,8 +209,8 @@ def check_array(
 
     Returns
     -------
-    ChunkLimit or None
-        What a stored chunk may be; `None` where the array is sharded.
+    ChunkLimit
+        What a stored chunk may be.
 
     Raises
     ------
@@ -222,8 +237,6 @@ def check_array(
             f"{name}: array {path!r} has {per_shard} chunks per shard, needed at most "
             f"{MAX_SHARD_CHUNKS}; write it again in smaller shards"
         )
-    if array.shards:
-        return None
     return ChunkLimit.of(metadata, math.prod(array.chunks) * array.dtype.itemsize)
 
 

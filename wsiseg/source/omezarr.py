@@ -77,9 +77,7 @@ class OmeZarrSource:
         sizes = {layer.shape: index for index, layer in reversed(list(enumerate(layers)))}
         order = [sizes[shape] for shape in sorted(sizes, key=math.prod, reverse=True)]
         self._layers = [layers[index] for index in order]
-        self._store.chunk_limits = {
-            layer.array.path: layer.limit for layer in layers if layer.limit is not None
-        }
+        self._store.chunk_limits = {layer.array.path: layer.limit for layer in layers}
         self._metadata = SlideMetadata(
             name=self._name,
             reader="omezarr",
@@ -207,8 +205,8 @@ class _Layer:
     axes: str
     shape: tuple[int, int]
     chunk: tuple[int, int]
-    limit: ChunkLimit | None
-    """What a stored chunk may be; `None` where the array is sharded."""
+    limit: ChunkLimit
+    """What a stored chunk may be."""
 
     @classmethod
     def open(cls, image: zarr.Group, path: str, axes: str, name: str) -> "_Layer":

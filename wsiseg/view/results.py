@@ -44,7 +44,7 @@ class Shown:
 
     result: FinishedResult
     group: str
-    """Name of the folder that was named: what tells two runs on one slide apart."""
+    """Where it lies, from the folder that was named: what tells results of one name apart."""
 
     workspace: Path
     """Where indices of objects go."""
@@ -231,7 +231,7 @@ def find_shown(
     """
     moved = {path.name: path for path in _slide_files(slides)}
     found, open_slides = [], OpenSlides()
-    for out in outs:
+    for out, label in zip(outs, _labels(outs), strict=True):
         folders = list(_results_in(out, DEPTH)) if out.is_dir() else []
         if not folders:
             raise RunError(
@@ -241,8 +241,20 @@ def find_shown(
         for folder in folders:
             path = moved.get(_slide_name(folder)) if moved else None
             result = FinishedResult(folder, path)
-            found.append(Shown(result, out.resolve().name, workspace, open_slides))
+            group = "/".join([label, *folder.relative_to(out).parts[:-1]])
+            found.append(Shown(result, group, workspace, open_slides))
     return found
+
+
+def _labels(outs: Sequence[Path]) -> list[str]:
+    """Return the end of each path that tells it from the others."""
+    parts = [out.resolve().parts for out in outs]
+    labels = ["/".join(path[-1:]) for path in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        if len(set(labels)) == len(set(parts)):
+            break
+        labels = ["/".join(path[-depth:]) for path in parts]
+    return labels
 
 
 def _results_in(folder: Path, depth: int) -> Iterator[Path]:

@@ -130,7 +130,9 @@ class Viewer:
     async def thumbnail(self, request: Request) -> Response:
         """Return a small picture."""
         one = self._one(request)
-        content = await self._tile(request, (one.name, one.group, "small"), lambda: thumbnail(one))
+        content = await self._tile(
+            request, (request.path_params["s"], "small"), lambda: thumbnail(one)
+        )
         return Response(content, media_type="image/jpeg", headers=KEEP)
 
     async def slide_tile(self, request: Request) -> Response:
@@ -232,9 +234,11 @@ class Viewer:
         return self._shown[_number(request.path_params["s"], len(self._shown))]
 
     def _corrections_path(self, shown: Shown) -> Path:
-        if self._folder is not None:
-            return self._folder / f"{shown.name}.geojson"
-        return shown.result.folder / "corrections.geojson"
+        if self._folder is None:
+            return shown.result.folder / "corrections.geojson"
+        has_twin = sum(one.name == shown.name for one in self._shown) > 1
+        folder = self._folder / shown.group if has_twin else self._folder
+        return folder / f"{shown.name}.geojson"
 
     def _corrections_of(self, shown: Shown) -> Corrections:
         return Corrections(self._corrections_path(shown), shown.image, shown.colors)

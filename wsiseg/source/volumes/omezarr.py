@@ -115,7 +115,7 @@ class OmeZarrVolume:
             )
         block = math.prod(chunks.values()) * array.dtype.itemsize
         limit = check_array(array, path, self._name, block)
-        self._store.chunk_limits = {array.path: limit} if limit is not None else {}
+        self._store.chunk_limits = {array.path: limit}
         self._array, self._axes = array, axes
         self.shape = (sizes["z"], sizes["y"], sizes["x"])
         self.chunk = tuple(min(chunks[axis], sizes[axis]) for axis in "zyx")
