@@ -391,16 +391,16 @@ def flattened(objects, around) {
 }
 
 /** What a single file is: of one model and kind the new takes the place of the old. */
-def kindOf(result) {
+def kindOf(result, objects) {
     def stem = result.file.getName().replaceFirst(/(\.index)?\.(geo)?json(\.gz)?$/, '')
     if (['annotations', 'tissue', 'tiles'].contains(stem) || !result.model)
         return stem
-    return result.holds == 'tile' ? 'tiles' : 'annotations'
+    return objects.any { it.isTile() } ? 'tiles' : 'annotations'
 }
 
 /** Import the kinds that were set; returns what to tell. */
 def importResult(data, result, settings) {
-    def kinds = result.file ? [kindOf(result)] : settings.kinds.split(',').collect { it.trim() }
+    def kinds = result.file ? [''] : settings.kinds.split(',').collect { it.trim() }
     def read = [:]
     kinds.each { kind ->
         def one = readResult(result, kind)
@@ -412,7 +412,7 @@ def importResult(data, result, settings) {
             one.objects = one.objects.collect { PathObjectTools.transformObject(it, transform, true) }
         }
         refuseOutside(one.objects, data.getServer())
-        read[kind] = one
+        read[result.file ? kindOf(result, one.objects) : kind] = one
     }
     def counts = read.collectEntries { kind, one -> [kind, replaceObjects(data, kind, one, settings)] }
     def told = counts.collect { kind, count -> "${kind}: ${tell(count)}" }

@@ -55,7 +55,7 @@ if (settings.clear == 'yes') {
 
 def place = placeOfResults(settings.results, getProject() == null ? null : buildFilePath(PROJECT_BASE_DIR, 'wsiseg'))
 def export = "write them with: wsiseg export \"${place}\" --to qupath --as tiles --out \"${new File(place, 'heatmaps')}\""
-def catalog = listResults(place).findAll { it.holds == 'tile' || (it.file == null && filesOf(it.folder, 'tiles')) }
+def catalog = listResults(place).findAll { (place.isFile() && hasTiles(place)) || it.holds == 'tile' || (it.file == null && filesOf(it.folder, 'tiles')) }
 if (!catalog)
     throw new IllegalStateException("${place}: no tiles in it; ${export}")
 def result = resultFor(catalog, name, fileOf(data.getServer().getURIs()), { data.getServer() }, settings)
@@ -73,6 +73,14 @@ if (tiles && !measurements.contains(wanted))
 if (tiles)
     show(wanted, settings, tiles)
 
+
+/** Whether a file has tiles anywhere, such as in pieces of tissue. */
+def hasTiles(file) {
+    return file.withInputStream { raw ->
+        def stream = file.getName().toLowerCase().endsWith('.gz') ? new GZIPInputStream(raw) : raw
+        new BufferedReader(new InputStreamReader(stream, 'UTF-8')).lines().anyMatch { it.contains('"objectType":"tile"') }
+    }
+}
 
 def isHeatmapTile(object) {
     return object.isTile() && measurementsOf(object).any { it.startsWith('prob_') }
@@ -403,16 +411,16 @@ def flattened(objects, around) {
 }
 
 /** What a single file is: of one model and kind the new takes the place of the old. */
-def kindOf(result) {
+def kindOf(result, objects) {
     def stem = result.file.getName().replaceFirst(/(\.index)?\.(geo)?json(\.gz)?$/, '')
     if (['annotations', 'tissue', 'tiles'].contains(stem) || !result.model)
         return stem
-    return result.holds == 'tile' ? 'tiles' : 'annotations'
+    return objects.any { it.isTile() } ? 'tiles' : 'annotations'
 }
 
 /** Import the kinds that were set; returns what to tell. */
 def importResult(data, result, settings) {
-    def kinds = result.file ? [kindOf(result)] : settings.kinds.split(',').collect { it.trim() }
+    def kinds = result.file ? [''] : settings.kinds.split(',').collect { it.trim() }
     def read = [:]
     kinds.each { kind ->
         def one = readResult(result, kind)
@@ -424,7 +432,7 @@ def importResult(data, result, settings) {
             one.objects = one.objects.collect { PathObjectTools.transformObject(it, transform, true) }
         }
         refuseOutside(one.objects, data.getServer())
-        read[kind] = one
+        read[result.file ? kindOf(result, one.objects) : kind] = one
     }
     def counts = read.collectEntries { kind, one -> [kind, replaceObjects(data, kind, one, settings)] }
     def told = counts.collect { kind, count -> "${kind}: ${tell(count)}" }

@@ -1,6 +1,7 @@
 """`show_heatmap.groovy` and `export_regions.groovy`: tiles in, tiles out."""
 
 import csv
+import json
 import uuid
 
 import pytest
@@ -64,6 +65,25 @@ def test_the_import_of_annotations_leaves_tiles_alone(qupath, heatmaps):
     assert first["view"] == last["view"]
 
 
+def test_tiles_in_pieces_of_tissue_are_a_heatmap_too(qupath, heatmaps):
+    """As `--as tiles --tissue-parents` writes them; what else the model found stays."""
+    path = heatmaps / "heatmaps" / "slide.geojson"
+    written = json.loads(path.read_text())
+    tissue = feature("annotation", square(0, 0, 700), "Tissue", str(uuid.uuid4()))
+    tissue["properties"]["childObjects"] = written["features"]
+    path.write_text(json.dumps(written | {"features": [tissue]}, separators=(",", ":")))
+    steps = [
+        {"script": "import_annotations", "args": [str(heatmaps / "slide")]},
+        {"script": "show_heatmap", "args": [str(path)]},
+    ]
+    world = {"images": [image(SLIDE)], "open": 0, "folder": None, "window": True, "steps": steps}
+    _, last = qupath.run(world)
+    assert last["error"] is None, last
+    kinds = [each["kind"] for each in last["images"][0]["objects"]]
+    assert (kinds.count("tile"), kinds.count("annotation")) == (20, 2)
+    assert last["view"]["count"] == 20
+
+
 def test_without_a_window_tiles_are_imported(qupath, heatmaps):
     (first,) = shown(qupath, heatmaps / "heatmaps" / "slide.geojson", window=False)
     assert (first["error"], first["view"]) == (None, None)
@@ -74,6 +94,7 @@ def test_without_a_window_tiles_are_imported(qupath, heatmaps):
     ("where", "args", "told", "message"),
     [
         ("slide", [], {}, "no tiles in it; write them with: wsiseg export"),
+        ("slide/annotations.geojson", [], {}, "no tiles in it; write them with"),
         ("heatmaps", [], {"width": 9}, "another slide"),
         ("heatmaps", ["measurement=prob_X"], {}, "there are prob_background, prob_Tumor"),
         ("heatmaps", ["colors=Rainbow"], {}, "there are Viridis, Inferno"),
