@@ -250,6 +250,7 @@ SECTIONS: Mapping[str, Callable[[Record], list[str]]] = {
     "volume-many": _one_network,
     "volume-peak": _peaks,
     "volume-skip": _skip,
+    "volume-focus": _skip,
 }
 
 

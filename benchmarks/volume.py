@@ -1,10 +1,11 @@
 """Volumes: wsiseg beside MONAI's sliding-window inferer and nnU-Net's own functions.
 
-    python benchmarks/volume.py [--nnunet FOLDER] [--only overhead unet skip peak many export]
+    python benchmarks/volume.py [--nnunet FOLDER] [--only overhead unet skip focus peak many export]
 
 `overhead`: the network is a convolution of 1 x 1 x 1, so that nearly all of the time is the
 engine's: 160 x 160 x 160 voxels, windows of 64 with overlap 0.5, Gaussian weights, labels by
 argmax. `unet`: the same with a small U-Net on 96 x 96 x 96. `skip`: windows without body left out.
+`focus`: an organ found at 4 mm, then looked at as stored, beside windows all over the scan.
 `peak`: memory against planes. `many`: memory with 105 classes. `export`: raw values to the voxels
 of the scan, as labels.
 
@@ -79,13 +80,11 @@ def network(kind: str, classes: int) -> Any:
 
 def package(kind: str, classes: int, patch: int, frame: Mapping[str, Any]) -> Any:
     """Return a model of wsiseg that runs the network by torch."""
-    from wsiseg.model import Model
-    from wsiseg.model.card import ModelCard
-    from wsiseg.model.predictor import StagePredictor
-    from wsiseg.model.preprocessed import PreprocessedNetwork
-    from wsiseg.model.torch_backend import TorchNetwork
+    return model_of([stage_of(patch)], [network(kind, classes)], classes, frame)
 
-    stage = {
+
+def stage_of(patch: int) -> dict[str, Any]:
+    return {
         "name": "s",
         "kind": "segmenter",
         "windows": {"plan": "monai", "overlap": OVERLAP},
@@ -93,6 +92,17 @@ def package(kind: str, classes: int, patch: int, frame: Mapping[str, Any]) -> An
         "output": {"name": "m", "blend": "gaussian-monai", "stitched": "raw"},
         "weights": {"file": "w.onnx", "sha256": "0" * 64, "architecture": "onnx"},
     }
+
+
+def model_of(
+    stages: list[dict[str, Any]], networks: list[Any], classes: int, frame: Mapping[str, Any]
+) -> Any:
+    from wsiseg.model import Model
+    from wsiseg.model.card import ModelCard
+    from wsiseg.model.predictor import StagePredictor
+    from wsiseg.model.preprocessed import PreprocessedNetwork
+    from wsiseg.model.torch_backend import TorchNetwork
+
     known = dict.fromkeys(("license", "trained_on", "intended_use", "limits"), "benchmark")
     content = {
         "schema_version": 1,
@@ -102,13 +112,16 @@ def package(kind: str, classes: int, patch: int, frame: Mapping[str, Any]) -> An
         "axes": "zyx",
         "classes": [{"name": str(k)} for k in range(classes)],
         "scan": frame,
-        "stages": [stage],
+        "stages": stages,
         "provenance": known,
     }
     card = ModelCard.parse(json.dumps(content))
-    module = PreprocessedNetwork(network(kind, classes).eval(), card.stages[0]).eval()
-    one = StagePredictor(card.stages[0], classes, TorchNetwork(module, threads=1))
-    return Model(card, "0", Path(), (one,), (classes,), "torch", "cpu")
+    modules = [PreprocessedNetwork(n.eval(), s) for n, s in zip(networks, card.stages, strict=True)]
+    predictors = tuple(
+        StagePredictor(stage, classes, TorchNetwork(module.eval(), threads=1))
+        for stage, module in zip(card.stages, modules, strict=True)
+    )
+    return Model(card, "0", Path(), predictors, (classes,) * len(stages), "torch", "cpu")
 
 
 def segmented(model: Any, values: np.ndarray) -> Any:
@@ -120,7 +133,7 @@ def segmented(model: Any, values: np.ndarray) -> Any:
 
     scan = open_volume(values, affine=Affine.from_spacing((1, 1, 1)))
     with tempfile.TemporaryDirectory() as folder:
-        options = RunOptions(threads=1, batch_size=1)
+        options = RunOptions(threads=1)
         return segment_scan(scan, model, options=options, work_dir=Path(folder))
 
 
@@ -206,6 +219,45 @@ def skip() -> dict[str, Any]:
     return found
 
 
+def focus() -> dict[str, Any]:
+    """Return what looking around an organ found at 4 mm saves, and how its labels change."""
+    import torch
+
+    class Organ(torch.nn.Module):
+        """The cost of a U-Net, and an answer that is known: what is brighter than 0.5."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = network("unet", 2)
+
+        def forward(self, x: Any) -> Any:
+            return 0 * self.unet(x) + torch.cat([torch.zeros_like(x), 20 * (x - 0.5)], 1)
+
+    places = [np.linspace(-1, 1, n, dtype=np.float32) for n in (SIDE,) * 3]
+    z, y, x = np.meshgrid(*places, indexing="ij", sparse=True)
+    distance = np.sqrt((z - 0.3) ** 2 + (y + 0.2) ** 2 * 1.5 + (x - 0.1) ** 2)
+    values = np.clip((0.25 - distance) * 20 + 0.5, 0, 1) + image((SIDE,) * 3) / 50
+    fine = stage_of(PATCH // 2)
+    coarse = {**fine, "name": "coarse", "output": {**fine["output"], "name": "c"}}
+    (read,) = fine["inputs"]
+    coarse["inputs"] = [{**read, "spacing_um": [4000.0] * 3}]
+    within = {"classes": ["1"], "margin_mm": 8.0, "grow": 3}
+    ways = {"all": [fine], "focus": [coarse, {**fine, "within": within}]}
+    found: dict[str, Any] = {}
+    labels = {}
+    for name in ("all", "focus", "focus"):
+        model = model_of(ways[name], [Organ() for _ in ways[name]], 2, {})
+        result: list[Any] = []
+        used = timed(lambda m=model, r=result: r.append(segmented(m, values)), lambda _: None)
+        found[f"{name}_s"] = used["cpu_s"]
+        found[f"{name}_windows"] = sum(stage.windows for stage in result[0].plan.stages)
+        labels[name] = np.array(result[0].labels) > 0
+    truth = distance < 0.25
+    for name, mask in labels.items():
+        found[f"{name}_dice"] = 2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum())
+    return found | {"time": found["focus_s"] / found["all_s"]}
+
+
 def exported(who: str, classes: int) -> dict[str, Any]:
     source, target = EXPORT
     values = np.random.default_rng(0).normal(size=(classes, *source)).astype(np.float32)
@@ -267,8 +319,8 @@ ENGINES: dict[str, Callable[..., dict[str, Any]]] = {
 
 def child(arguments: list[str]) -> dict[str, Any]:
     what, *rest = arguments
-    if what == "skip":
-        return skip()
+    if what in ("skip", "focus"):
+        return {"skip": skip, "focus": focus}[what]()
     if what == "export":
         return exported(rest[0], int(rest[1]))
     kind, classes, patch, *shape = rest
@@ -347,6 +399,7 @@ PARTS: dict[str, Callable[[Runner], Any]] = {
     "overhead": overhead,
     "unet": unet,
     "skip": lambda runner: runner.one("skip"),
+    "focus": lambda runner: runner.one("focus"),
     "peak": peak,
     "many": many,
     "export": export,

@@ -1,6 +1,7 @@
 """Files that are whole under their name, or not there."""
 
 import csv
+import errno
 import io
 import math
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 from wsiseg.errors import unwritable
 
-__all__ = ["csv_table", "make_durable", "make_durable_name", "write_whole"]
+__all__ = ["csv_table", "make_durable", "make_durable_name", "require_file", "write_whole"]
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What spreadsheets take for the beginning of a formula."""
@@ -52,6 +53,18 @@ def _write_out(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def require_file(path: Path) -> None:
+    """Refuse a pipe or a device, such as a link in a package leads to: reading may never end.
+
+    Raises
+    ------
+    OSError
+        If something else than a file is there.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "needed a file, found a folder, a pipe or a device")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -152,6 +152,15 @@ def test_missing_weights_are_named(package: Path) -> None:
         load_model(package)
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device without an end")
+@pytest.mark.parametrize("name", ["patches.safetensors", "check.npz"])
+def test_a_link_to_what_never_ends_is_refused(package: Path, name: str) -> None:
+    (package / name).unlink()
+    (package / name).symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match=rf"{name}: cannot be read: needed a file, found"):
+        check_model(package)
+
+
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
 def test_a_changed_step_fails_the_check(package: Path, backend: Any) -> None:
     load_model(package, backend=backend)

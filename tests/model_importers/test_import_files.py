@@ -5,13 +5,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from made_models import INI, Voxelwise, export, make_raidionics, network
+from scipy.ndimage import map_coordinates
 
 from wsiseg.errors import ModelCardError, WeightsError, WsisegWarning
 from wsiseg.model import ModelCard, add_model, load_model
+from wsiseg.scans import segment_scan
 
 CARD: dict[str, Any] = {
     "schema_version": 1,
@@ -119,6 +122,44 @@ def test_raidionics_in_windows(tmp_path: Path) -> None:
     assert stage.windows.plan == "monai"
     assert stage.inputs[0].spacing_um == (1000.0, 1000.0, 2000.0)
     assert stage.inputs[0].steps[-1].model_dump() == {"name": "zscore", "region": "nonzero"}
+
+
+class Brightness(torch.nn.Module):
+    """Half of the value, and more the farther along the first axis, which tells the turn."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ramp = torch.linspace(0, 0.4, 16).reshape(1, 16, 1, 1, 1)
+        tumour = x.clamp(0, 1) / 2 + ramp
+        return torch.cat([1 - tumour, tumour], -1)
+
+
+def resized(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return values (x, y, z) linearly at the centres of so many voxels over the same extent."""
+    ends = zip(values.shape, shape, strict=True)
+    places = np.meshgrid(*(((np.arange(m) + 0.5) * n / m - 0.5) for n, m in ends), indexing="ij")
+    return map_coordinates(values.astype(np.float64), places, order=1, mode="nearest")
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_raidionics_values(tmp_path: Path, swapped: bool) -> None:
+    """Of a whole volume: resized, clipped at percentiles, scaled, turned; and back the same way."""
+    ini = INI.replace("swap_training_input=True", f"swap_training_input={swapped}")
+    folder = make_raidionics(tmp_path / "T1", ini)
+    export(Brightness().eval(), torch.zeros(1, 16, 16, 8, 1), folder / "model.onnx")
+    add_model(folder, name="made")
+    values = np.random.default_rng(0).gamma(2.0, 100.0, (30, 26, 14)).astype(np.float32)
+    affine = np.diag([1.0, 1.2, 3.0, 1.0])
+    nib.save(nib.Nifti1Image(values, affine), tmp_path / "scan.nii")
+    result = segment_scan(tmp_path / "scan.nii", "made", probabilities=["Tumor"])
+    seen = resized(values, (16, 16, 8))
+    low, high = np.percentile(seen, [0, 99.5])
+    seen = (np.clip(seen, low, high) - low) / (high - low)
+    ramp = np.linspace(0, 0.4, 16)[:, None, None]
+    wanted = resized(seen / 2 + (ramp.swapaxes(0, 1) if swapped else ramp), values.shape)
+    found = result.probabilities["Tumor"].transpose(2, 1, 0)
+    assert np.abs(found - wanted).max() < 1e-4
+    sure = np.abs(wanted - 0.35) > 1e-4
+    assert np.array_equal(result.labels.transpose(2, 1, 0)[sure], wanted[sure] > 0.35)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Which slides a command line names."""
 
+import os
 from dataclasses import replace
 
 import pytest
 
 import wsiseg
 from wsiseg.engine import finished_folder
-from wsiseg.errors import UsageError
+from wsiseg.errors import SourceError, UsageError
 from wsiseg.run.inputs import SlideJob, as_jobs, list_slides
 from wsiseg.source.naming import stem_of
 
@@ -214,3 +215,18 @@ def test_a_slide_and_its_job_have_one_stem(tmp_path):
     (job,) = list_slides([str(path)])
     with wsiseg.open(path) as slide:
         assert slide.stem == job.output == "A"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("ending", [".svs", ".dcm", ".nii"])
+def test_links_in_a_circle_pipes_and_devices_fail_alone(tmp_path, ending):
+    """None of them ends the run, or lets it wait for ever."""
+    (tmp_path / f"circle{ending}").symlink_to(f"circle{ending}")
+    os.mkfifo(tmp_path / f"pipe{ending}")
+    (tmp_path / f"zero{ending}").symlink_to("/dev/zero")
+    jobs = list_slides([str(tmp_path)], volumes=ending == ".nii")
+    assert names(jobs) == ["circle", "pipe", "zero"]
+    for name in ("circle", "pipe", "zero"):
+        for opened in (wsiseg.open, wsiseg.open_volume):
+            with pytest.raises(SourceError, match=f"{name}.*(symbolic|pipe or a device)"):
+                opened(tmp_path / f"{name}{ending}")

@@ -31,6 +31,10 @@ GPU_BATCH_VOXELS = 1 << 21
 SMALL_PATCH = 80**3
 """Patches up to this many voxels are predicted several at once, each on a core of its own."""
 
+SLOW_ALONE = 48**3
+"""Patches of up to so many voxels go in pairs where torch predicts on a CPU: for a single small one
+its convolutions do without oneDNN (`use_mkldnn` looks at the batch), 4 times as slowly."""
+
 NO_PACES: Mapping[str, Pace] = MappingProxyType({})
 
 
@@ -253,11 +257,13 @@ def _pace(model: Model, setup: StageSetup, windows: int, options: RunOptions) ->
     if model.device != "cpu":
         batch = options.batch_size or max(1, min(GPU_BATCH_VOXELS // pixels, windows))
         return Pace(batch, cores, width, on_device=True)
-    batch = options.batch_size or 1
+    alone = model.backend != "torch" or pixels > SLOW_ALONE
+    batch = options.batch_size or (1 if alone else min(2, max(1, windows)))
     workers = min(cores, max(1, ceil_div(windows, batch))) if pixels <= SMALL_PATCH else 1
-    # One more than there are workers, so that none waits while an output is stitched.
     threads = max(1, cores // workers)
-    return Pace(batch, workers, width, threads=threads, ahead=workers + 1)
+    # One more than there are workers, so that none waits while an output is stitched; where one
+    # core does both, it would only take memory.
+    return Pace(batch, workers, width, threads=threads, ahead=workers + (cores > 1))
 
 
 def _time_batch(predictor: Predictor, setup: StageSetup, pace: Pace) -> float:

@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from wsiseg.errors import ModelCardError
+from wsiseg.files import require_file
 from wsiseg.model.card_parts import (
     GAUSSIANS,
     RGB,
@@ -260,6 +261,7 @@ class ModelCard(CardPart):
     def read(cls, path: Path) -> "ModelCard":
         """Read `model.json`; raise `ModelCardError` naming the first wrong field."""
         try:
+            require_file(path)
             return cls.parse(path.read_bytes(), name=str(path))
         except OSError as error:
             raise ModelCardError(f"{path}: cannot be read: {error.strerror}") from error

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from wsiseg.errors import WeightsError
+from wsiseg.files import require_file
 
 __all__ = ["PICKLES", "hash_file", "read_file", "refuse_unsafe", "verify"]
 
@@ -41,6 +42,7 @@ def verify(path: Path, *, wanted: str, found: str) -> None:
 def read_file(path: Path) -> bytes:
     """Return a file of the package; raise `WeightsError` if that fails."""
     try:
+        require_file(path)
         return path.read_bytes()
     except OSError as error:
         raise _incomplete(path, error) from error
@@ -49,6 +51,7 @@ def read_file(path: Path) -> bytes:
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file of the package; raise `WeightsError` if that fails."""
     try:
+        require_file(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -57,6 +60,7 @@ def hash_file(path: Path) -> str:
 
 def _start(path: Path) -> bytes:
     try:
+        require_file(path)
         with path.open("rb") as file:
             return file.read(8)
     except OSError as error:

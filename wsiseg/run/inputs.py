@@ -272,12 +272,12 @@ class _Finder:
         with os.scandir(folder) as listing:
             there = [entry for entry in listing if not entry.name.startswith(".")]
         there.sort(key=lambda entry: entry.name)
-        entries = [(entry.name, entry.is_dir(), _suffix(entry.name)) for entry in there]
+        entries = [(entry.name, _is_folder(entry), _suffix(entry.name)) for entry in there]
         names = {name for name, *_ in entries}
         dicom = [
             Path(entry.path)
             for entry, (_, _, suffix) in zip(there, entries, strict=True)
-            if suffix == ".dcm" and entry.is_file()
+            if suffix == ".dcm" and Path(entry.path).is_file()
         ]
         stand_for_slides = {path.name for path in first_of_series(dicom, self._left_out)}
         parts = {path.name for path in dicom}
@@ -300,13 +300,21 @@ class _Finder:
             there = [entry for entry in listing if not entry.name.startswith(".")]
         for entry in sorted(there, key=lambda one: one.name):
             inner = f"{seen}{os.sep}{entry.name}" if seen else entry.name
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 if entry.name.lower().endswith(SCAN_SUFFIXES):
                     yield inner
             elif is_volume(entry.path):
                 yield inner
             elif self._recursive:
                 yield from self._search_scans(root, inner)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder; of links in a circle, opening will tell."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _stem(name: str) -> str:

@@ -150,6 +150,8 @@ def volume_reader(path: Path) -> str | None:
     """
     if path.is_dir():
         return _folder_reader(path)
+    if path.exists() and not path.is_file():  # a pipe or a device: reading may never end
+        return None
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if head[_DICOM_AT] == b"DICM":
