@@ -191,7 +191,14 @@ def segment(
     """Segment slides: heatmap, mask and QuPath annotations for each, in OUT/<slide>/."""
     threading.Thread(target=_prepare).start()
     from wsiseg.model import card_of
-    from wsiseg.run import SeriesChoice, list_slides, plan_folder, scan_of_channels, segment_folder
+    from wsiseg.run import (
+        SeriesChoice,
+        hold_scans,
+        list_slides,
+        plan_folder,
+        scan_of_channels,
+        segment_folder,
+    )
     from wsiseg.segmenting import SCAN_DEMO, SLIDE_DEMO
     from wsiseg.source import is_volume
 
@@ -232,7 +239,8 @@ def segment(
     named, known = parse_files("--channel", channel), parse_files("--prior", prior)
     given = slides or []
     if model is None:
-        model = SCAN_DEMO if all(is_volume(one) for one in given) else SLIDE_DEMO
+        are_scans = all(is_volume(one) for one in given) or hold_scans(given, recursive=recursive)
+        model = SCAN_DEMO if are_scans else SLIDE_DEMO
     card = card_of(model)
     if named or known:
         if len(given) > 1:

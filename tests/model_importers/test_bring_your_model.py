@@ -1,5 +1,7 @@
 """The commands of docs/bring-your-model.md, run as they stand with small real networks."""
 
+import hashlib
+import json
 import re
 import shlex
 import warnings
@@ -7,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from made_models import export, make_bundle, make_nnunet, make_raidionics, network
 from typer.testing import CliRunner
 from wsiseg_cli.main import app
 
 from wsiseg.geometry import Affine
+from wsiseg.model.card import StageSpec
+from wsiseg.model.networks import build
+from wsiseg.model.scan_card import WithinSpec
 from wsiseg.volume.nifti import write_nifti
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bring-your-model.md").read_text(encoding="utf-8")
@@ -71,7 +77,7 @@ def test_bundles_and_raidionics(tmp_path: Path) -> None:
 
 
 def test_onnx_and_torchscript_with_the_card_of_the_page(tmp_path: Path) -> None:
-    (card,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    card, *_ = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "card.json").write_text(card)
     export(network(), torch.zeros(1, 1, 8, 16, 16), tmp_path / "net.onnx")
     with warnings.catch_warnings():
@@ -86,3 +92,19 @@ def test_onnx_and_torchscript_with_the_card_of_the_page(tmp_path: Path) -> None:
         run(["segment", "scan.nii.gz", "--model", name, "--out", f"out-{name}"])
         found.append((tmp_path / f"out-{name}" / "scan" / "labels.nii.gz").read_bytes())
     assert found[0] == found[1]
+
+
+def test_parts_of_cards_on_the_page_are_understood() -> None:
+    _, within, fused = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    found = WithinSpec.model_validate_json(json.dumps(json.loads(within)["within"]), strict=True)
+    assert found.classes == ("liver",)
+    stage = StageSpec.model_validate_json(fused, strict=True)
+    assert stage.weights.sha256 == hashlib.sha256(safetensors.torch.save({})).hexdigest()
+    network = build(
+        stage.weights.architecture,
+        channels=[len(item.channels) for item in stage.inputs],
+        classes=2,
+        arguments=stage.weights.arguments,
+    )
+    one, other = torch.rand(2, 1, 2, 4, 4, 4)
+    assert torch.equal(network(one, other), torch.stack([one, other]).mean(0))

@@ -202,6 +202,19 @@ def test_command_over_a_folder(scan_file, tmp_path):
     assert "windows of 16 x 32 x 32 voxels" in planned.output
 
 
+def test_a_folder_of_scans_needs_no_model(scan_file, tmp_path):
+    """The demonstration is chosen by what is in the folder, as it is for a file."""
+    (tmp_path / "notes.txt").write_text("no scan")
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["segment", str(tmp_path), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert (out / "scan" / "labels.nii.gz").is_file()
+    (tmp_path / "empty").mkdir()
+    nothing = CliRunner().invoke(app, ["segment", str(tmp_path / "empty"), "--out", str(out)])
+    assert isinstance(nothing.exception, UsageError)
+    assert "no slides in" in str(nothing.exception)
+
+
 def test_bundled_model_finds_the_cord(data_dir, tmp_path):
     """On a scan it learned from: that package, preparation and export fit together."""
     folder = data_dir / "volumes" / "sct_testing_data" / "t2"

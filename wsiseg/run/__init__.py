@@ -6,7 +6,7 @@
 from wsiseg.run.channels import scan_of_channels
 from wsiseg.run.describe import describe_slide
 from wsiseg.run.describe_scans import describe_scan, scans_and_others
-from wsiseg.run.inputs import SeriesChoice, SlideJob, list_slides
+from wsiseg.run.inputs import SeriesChoice, SlideJob, hold_scans, list_slides
 from wsiseg.run.limits import parse_bytes, parse_seconds
 from wsiseg.run.planning import plan_folder
 from wsiseg.run.reports import FolderReport, SlideReport, failure_text
@@ -24,6 +24,7 @@ __all__ = [
     "describe_slide",
     "export_tiles",
     "failure_text",
+    "hold_scans",
     "list_slides",
     "parse_bytes",
     "parse_mpp",

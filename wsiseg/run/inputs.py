@@ -6,11 +6,12 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from wsiseg.engine.marker import is_result
-from wsiseg.errors import UsageError, WsisegWarning
+from wsiseg.errors import UsageError, WsisegError, WsisegWarning
 from wsiseg.run.channels import with_channels
 from wsiseg.run.dicom_files import first_of_series
 from wsiseg.run.jobs import SeriesChoice, SlideJob
@@ -22,6 +23,7 @@ __all__ = [
     "SeriesChoice",
     "SlideJob",
     "as_jobs",
+    "hold_scans",
     "list_slides",
     "require_any",
 ]
@@ -122,6 +124,24 @@ def list_slides(  # noqa: PLR0913 - what the commands take
         jobs = _with_folders(jobs)
     chosen = [job for place, job in zip(found, jobs, strict=True) if place in wanted]
     return _named(chosen)[:limit]
+
+
+def hold_scans(arguments: Sequence[str], *, recursive: bool = False) -> bool:
+    """Return whether there are scans and no slides in what a user named.
+
+    Parameters
+    ----------
+    arguments, recursive
+        As for `list_slides`.
+    """
+
+    def finds(*, volumes: bool) -> bool:
+        with warnings.catch_warnings(), suppress(WsisegError):
+            warnings.simplefilter("ignore", WsisegWarning)  # they come when the run begins
+            return bool(list_slides(arguments, recursive=recursive, volumes=volumes))
+        return False
+
+    return not finds(volumes=False) and finds(volumes=True)
 
 
 def _as_channels(
